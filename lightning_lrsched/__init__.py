@@ -1,0 +1,1 @@
+"""The learning-rate and momentum scheduling that Lightning users deserve."""

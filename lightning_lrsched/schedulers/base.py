@@ -1,0 +1,211 @@
+"""ClosedFormLR: a torch LRScheduler whose values are pure functions of the step, and the clock that drives it."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.hooks import RemovableHandle
+
+from lightning_lrsched.schedulers.checks import count
+from lightning_lrsched.schedulers.param_groups import ParamGroupWriter, Range, Weights, read_lrs
+
+
+class ClosedFormLR(LRScheduler):
+    """A learning-rate schedule that is a pure function of ``step``, the number of optimizer steps finished so far.
+
+    ``step`` is 0 for the first batch; it is torch's ``last_epoch`` and DeepSpeed's ``last_batch_iteration + 1``. Every
+    value is a blend of the two ends of its group's range, ``low * low_weight + high * high_weight``; a subclass gives
+    the ranges (per param group) and the weights (per step), and nothing else.
+
+    There are two ways to drive it. In a plain torch loop call :meth:`step` after ``optimizer.step()``. Or call
+    :meth:`follow_optimizer` once: then the schedule advances when the optimizer itself has stepped, and calls of
+    :meth:`step` change nothing, so that nobody can count a step twice.
+    """
+
+    def __init__(self, optimizer: Optimizer, last_batch_iteration: int = -1) -> None:
+        # torch's own __init__ wraps optimizer.step and costs more per step than the schedule itself; all that other
+        # torch classes (SequentialLR, ChainedScheduler) and Lightning rely on is set up here.
+        self.optimizer = _torch_optimizer(optimizer)
+        self.last_batch_iteration = count("last_batch_iteration", last_batch_iteration, at_least=-1)
+        self.last_epoch = self.last_batch_iteration + 1
+        self.base_lrs: list[float | Tensor] = []
+        self._clock: RemovableHandle | None = None
+        self._bind()
+        for group, base_lr in zip(self.optimizer.param_groups, read_lrs(self.optimizer.param_groups), strict=True):
+            group.setdefault("initial_lr", base_lr)
+        self._go_to(self.last_epoch)
+
+    # What a subclass gives -------------------------------------------------------------------------------------------
+
+    def _lr_ranges(self) -> list[Range]:
+        """Return (low, high) of the lr for each of the optimizer's param groups, now."""
+        raise NotImplementedError
+
+    def _momentum_ranges(self) -> list[Range] | None:
+        """Return (low, high) of the momentum for each param group, or None: momentum is left alone."""
+        return None
+
+    def _weights(self, step: int) -> Weights:
+        """Return the weights of (lr low, lr high, momentum low, momentum high) at ``step``."""
+        raise NotImplementedError
+
+    # Values ----------------------------------------------------------------------------------------------------------
+
+    def lr_at(self, step: int) -> list[float]:
+        """Return the learning rate of each param group for the optimizer step that follows ``step`` finished ones."""
+        self._bind_if_stale()
+        low_weight, high_weight, _, _ = self._weights(count("step", step))
+        return [low * low_weight + high * high_weight for low, high in self._lr_ranges()]
+
+    def momentum_at(self, step: int) -> list[float] | None:
+        """Return the momentum (or first beta) of each param group at ``step``, or None where it is not scheduled."""
+        self._bind_if_stale()
+        ranges = self._momentum_ranges()
+        if ranges is None:
+            return None
+        _, _, low_weight, high_weight = self._weights(count("step", step))
+        return [low * low_weight + high * high_weight for low, high in ranges]
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rates at the present step (torch's name for ``lr_at(last_epoch)``)."""
+        return list(self.lr_at(max(0, self.last_epoch)))
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """Return the learning rates that the optimizer's groups hold now; valid from construction on."""
+        return read_lrs(self.optimizer.param_groups)
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]
+        return self.get_last_lr()
+
+    # The clock -------------------------------------------------------------------------------------------------------
+
+    def step(self, epoch: int | None = None) -> None:
+        """Advance by one step and write the new values; with ``epoch``, go to that step.
+
+        While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
+        """
+        if epoch is None:
+            if self._clock is not None:
+                return
+            epoch = self.last_epoch + 1
+        self._go_to(epoch)
+
+    def follow_optimizer(self) -> None:
+        """Advance from now on whenever the optimizer has really stepped, and only then.
+
+        Accumulated micro-batches, steps that a gradient scaler skipped and the other optimizers of a manual loop do
+        not count. Calling it twice is the same as calling it once.
+        """
+        if self._clock is None:
+            self._clock = self.optimizer.register_step_post_hook(self._on_optimizer_step)
+
+    def unfollow_optimizer(self) -> None:
+        """Give the stepping back to calls of :meth:`step`."""
+        if self._clock is not None:
+            self._clock.remove()
+            self._clock = None
+
+    def _on_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # A fused optimizer under a gradient scaler is always called and skips inside its kernel. The scaler leaves the
+        # verdict on the device: reading it is the one unavoidable wait.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is None or not found_inf:
+            self._go_to(self.last_epoch + 1)
+
+    def _go_to(self, step: int) -> None:
+        # The hot path, once per optimizer step: few calls, no allocation that grows with the groups.
+        self.last_epoch = step
+        if self._writer.is_stale(self.optimizer):
+            self._bind()
+        # SequentialLR sets a scheduler that has not had its turn yet to -1: that one must not write.
+        if step >= 0:
+            self._writer.write(self._weights(step))
+
+    def _bind_if_stale(self) -> None:
+        if self._writer.is_stale(self.optimizer):
+            self._bind()
+
+    def _bind(self) -> None:
+        """Meet the optimizer's param groups: at construction, after its state was loaded, when one was added."""
+        groups = self.optimizer.param_groups
+        # The lrs of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
+        for group in groups[len(self.base_lrs) :]:
+            self.base_lrs.append(float(group.get("initial_lr", group["lr"])))
+        self._writer = ParamGroupWriter(self.optimizer, self._lr_ranges(), self._momentum_ranges())
+
+    # torch's hooks for SequentialLR ----------------------------------------------------------------------------------
+
+    def _initial_step(self) -> None:
+        self._go_to(self.last_epoch + 1)
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        self._go_to(self.last_epoch + 1 if epoch is None else epoch)
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def parameters(cls) -> dict[str, inspect.Parameter]:
+        """Return the hyperparameters that a configuration may give: the constructor's own, by name."""
+        signature = inspect.signature(cls.__init__).parameters
+        return {name: p for name, p in signature.items() if name not in ("self", "optimizer", "last_batch_iteration")}
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters in force, under their constructor names."""
+        return {name: getattr(self, name) for name in self.parameters()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, and the hyperparameters only to tell on loading which of them have changed."""
+        return {"last_epoch": self.last_epoch, "hyperparameters": self.hyperparameters}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to the saved position and write its values at once, computed with the configuration in force now.
+
+        A state that DeepSpeed saved (``last_batch_iteration``) is understood too.
+
+        Raises:
+            ValueError: if ``state_dict`` holds no position.
+        """
+        if "last_epoch" in state_dict:
+            position = count("last_epoch", state_dict["last_epoch"], at_least=-1)
+        elif "last_batch_iteration" in state_dict:
+            position = count("last_batch_iteration", state_dict["last_batch_iteration"], at_least=-1) + 1
+        else:
+            raise ValueError(f"{type(self).__name__}: no 'last_epoch' in the saved state, got keys {list(state_dict)}")
+        saved, current = state_dict.get("hyperparameters", {}), self.hyperparameters
+        changed = [f"{k}: {saved.get(k)!r} -> {v!r}" for k, v in current.items() if saved and saved.get(k) != v]
+        if changed:
+            warnings.warn(
+                f"{type(self).__name__} resumes at step {position} with other hyperparameters than were saved; those"
+                f" in force now are used: {'; '.join(changed)}",
+                stacklevel=2,
+            )
+        self._go_to(position)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Optimizers drop their hooks when copied or pickled; the copy registers its own.
+        return {**self.__dict__, "_clock": None, "_follow": self._clock is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        follow = state.pop("_follow")
+        self.__dict__.update(state)
+        if follow:
+            self.follow_optimizer()
+
+
+def _torch_optimizer(optimizer: Any) -> Optimizer:
+    """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's)."""
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, Optimizer) and getattr(inner, "param_groups", None) is getattr(optimizer, "param_groups", None):
+        return inner
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if isinstance(inner, Optimizer):
+        return inner
+    raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
