@@ -1,1 +1,56 @@
-"""The learning-rate and momentum scheduling that Lightning users deserve."""
+"""The learning-rate and momentum scheduling that PyTorch Lightning users deserve.
+
+Every public name is loaded when it is first used: importing this package imports neither torch nor Lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lightning_lrsched.callbacks.lr_range_test import LRRangeTestCallback as LRRangeTestCallback
+    from lightning_lrsched.callbacks.lr_scheduler import LRSchedulerCallback as LRSchedulerCallback
+    from lightning_lrsched.config.optimizers import configure_optimizers as configure_optimizers
+    from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
+    from lightning_lrsched.range_test.result import RangeTestResult as RangeTestResult
+    from lightning_lrsched.schedulers import LR_RANGE_TEST as LR_RANGE_TEST
+    from lightning_lrsched.schedulers import ONE_CYCLE as ONE_CYCLE
+    from lightning_lrsched.schedulers import VALID_LR_SCHEDULES as VALID_LR_SCHEDULES
+    from lightning_lrsched.schedulers import WARMUP_COSINE_LR as WARMUP_COSINE_LR
+    from lightning_lrsched.schedulers import WARMUP_DECAY_LR as WARMUP_DECAY_LR
+    from lightning_lrsched.schedulers import WARMUP_LR as WARMUP_LR
+    from lightning_lrsched.schedulers import LRRangeTest as LRRangeTest
+    from lightning_lrsched.schedulers import OneCycle as OneCycle
+    from lightning_lrsched.schedulers import WarmupCosineLR as WarmupCosineLR
+    from lightning_lrsched.schedulers import WarmupDecayLR as WarmupDecayLR
+    from lightning_lrsched.schedulers import WarmupLR as WarmupLR
+
+_MODULES = {
+    "callbacks.lr_range_test": ["LRRangeTestCallback"],
+    "callbacks.lr_scheduler": ["LRSchedulerCallback"],
+    "config.optimizers": ["configure_optimizers"],
+    "config.scheduler_config": ["SchedulerConfig"],
+    "range_test.result": ["RangeTestResult"],
+    "schedulers": [
+        *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],
+        *["LR_RANGE_TEST", "ONE_CYCLE", "WARMUP_LR", "WARMUP_DECAY_LR", "WARMUP_COSINE_LR", "VALID_LR_SCHEDULES"],
+    ],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the names are strings
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -31,8 +33,7 @@ class ClosedFormLR(LRScheduler):
         # torch's own __init__ wraps optimizer.step and costs more per step than the schedule itself; all that other
         # torch classes (SequentialLR, ChainedScheduler) and Lightning rely on is set up here.
         self.optimizer = _torch_optimizer(optimizer)
-        self.last_batch_iteration = count("last_batch_iteration", last_batch_iteration, at_least=-1)
-        self.last_epoch = self.last_batch_iteration + 1
+        self.last_epoch = count("last_batch_iteration", last_batch_iteration, at_least=-1) + 1
         self.base_lrs: list[float | Tensor] = []
         self._clock: RemovableHandle | None = None
         self._bind()
@@ -78,6 +79,11 @@ class ClosedFormLR(LRScheduler):
     def get_last_lr(self) -> list[float | Tensor]:
         """Return the learning rates that the optimizer's groups hold now; valid from construction on."""
         return read_lrs(self.optimizer.param_groups)
+
+    @property
+    def last_batch_iteration(self) -> int:
+        """DeepSpeed's name for the position: one less than the number of finished optimizer steps."""
+        return self.last_epoch - 1
 
     @property
     def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]
@@ -162,11 +168,20 @@ class ClosedFormLR(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and the hyperparameters only to tell on loading which of them have changed."""
-        return {"last_epoch": self.last_epoch, "hyperparameters": self.hyperparameters}
+        # A scheduler that has not had its turn yet may stand at -1 or, in nested SequentialLRs, below it.
+        position = max(-1, self.last_epoch)
+        return {"last_epoch": position, "in_charge": self._in_charge(), "hyperparameters": self.hyperparameters}
+
+    def _in_charge(self) -> bool:
+        """Tell whether the optimizer holds this schedule's lrs: in SequentialLR it may be another scheduler's turn."""
+        own = self.lr_at(max(0, self.last_epoch))
+        held = [float(lr) for lr in self.get_last_lr()]
+        return self.last_epoch >= 0 and all(map(partial(math.isclose, rel_tol=1e-6), held, own))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to the saved position and write its values at once, computed with the configuration in force now.
 
+        Only where another scheduler had set the optimizer's lr when the state was saved, nothing is written.
         A state that DeepSpeed saved (``last_batch_iteration``) is understood too.
 
         Raises:
@@ -186,7 +201,11 @@ class ClosedFormLR(LRScheduler):
                 f" in force now are used: {'; '.join(changed)}",
                 stacklevel=2,
             )
-        self._go_to(position)
+        # Loaded inside SequentialLR or ChainedScheduler, it must not overwrite the lr of the one whose turn it was.
+        if state_dict.get("in_charge", True):
+            self._go_to(position)
+        else:
+            self.last_epoch = position
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers drop their hooks when copied or pickled; the copy registers its own.
@@ -202,7 +221,9 @@ class ClosedFormLR(LRScheduler):
 def _torch_optimizer(optimizer: Any) -> Optimizer:
     """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's)."""
     inner = getattr(optimizer, "optimizer", None)
-    if isinstance(inner, Optimizer) and getattr(inner, "param_groups", None) is getattr(optimizer, "param_groups", None):
+    if isinstance(inner, Optimizer) and getattr(inner, "param_groups", None) is getattr(
+        optimizer, "param_groups", None
+    ):
         return inner
     if isinstance(optimizer, Optimizer):
         return optimizer

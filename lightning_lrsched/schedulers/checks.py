@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+LARGEST_COUNT = 2**53
+"""Up to here a float counts in ones; a schedule that long is a slip of the keyboard."""
+
 
 def did_you_mean(word: object, allowed: Sequence[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest allowed spelling, or an empty string."""
@@ -41,13 +44,15 @@ def number(
 
 
 def count(key: str, value: Any, *, at_least: int = 0) -> int:
-    """Return ``value`` as a whole number that is not below ``at_least``."""
+    """Return ``value`` as a whole number that is not below ``at_least`` (nor above ``LARGEST_COUNT``)."""
     allowed = f"a whole number, at least {at_least}"
+    if isinstance(value, Real) and value > LARGEST_COUNT:
+        allowed = f"{allowed} and at most {LARGEST_COUNT}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{key} must be {allowed}, got {value!r} ({type(value).__name__})")
     # JSON writers spell counts as 2e3 or 2000.0: the value is whole, so the meaning is clear.
     whole = isinstance(value, Integral) or (math.isfinite(value) and float(value).is_integer())
-    if not whole or int(value) < at_least:
+    if not whole or not at_least <= int(value) <= LARGEST_COUNT:
         raise ValueError(f"{key} must be {allowed}, got {value!r}")
     return int(value)
 

@@ -37,8 +37,8 @@ def reciprocal_decay(step: int, step_size: int, rate: float) -> float:
 
 
 def warmup(step: int, warmup_steps: int, shape: str) -> float:
-    """Fraction: 0 at steps 0 and 1, 1 from ``warmup_steps + 1`` on (``"log"``: from ``warmup_steps`` on)."""
-    if step > warmup_steps:
+    """Fraction: 0 at steps 0 and 1, 1 from ``warmup_steps + 1`` (``"log"``: ``warmup_steps``) on; no steps: 1."""
+    if step > warmup_steps or warmup_steps == 0:
         return 1.0
     if step <= 1:
         return 0.0

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.checks import count, flag, for_each_group, number, one_or_per_group, ordered
-from lightning_lrsched.schedulers.curves import cycle, reciprocal_decay
+from lightning_lrsched.schedulers.curves import cycle, linear_growth, reciprocal_decay
 from lightning_lrsched.schedulers.param_groups import Range, Weights, has_momentum
 
 LARGEST_MOMENTUM = 0.999
@@ -132,6 +132,9 @@ class OneCycle(ClosedFormLR):
                 self.cycle_second_stair_count,
             )
             return 1.0 - up, up, up, 1.0 - up
-        lr_factor = reciprocal_decay(step - self._total_size, self.decay_step_size, self.decay_lr_rate)
-        momentum_factor = 1.0 / reciprocal_decay(step - self._total_size, self.decay_step_size, self.decay_mom_rate)
+        if not self.decay_step_size:
+            return 1.0, 0.0, 0.0, 1.0
+        after = step - self._total_size
+        lr_factor = reciprocal_decay(after, self.decay_step_size, self.decay_lr_rate)
+        momentum_factor = linear_growth(after, self.decay_step_size, self.decay_mom_rate, staircase=False)
         return lr_factor, 0.0, 0.0, min(momentum_factor, self._largest_momentum_factor)

@@ -42,19 +42,22 @@ class ParamGroupWriter:
         lr_slots: dict[Range, list[Group]] = {}
         momentum_slots: dict[Range, list[Group]] = {}
         betas_slots: dict[tuple[Range, tuple[Any, ...]], list[Group]] = {}
-        self._lr_tensors: list[tuple[float, float, Tensor]] = []
-        self._momentum_tensors: list[tuple[float, float, Tensor]] = []
+        self._lr_tensors: list[tuple[float, float, Group]] = []
+        self._momentum_tensors: list[tuple[float, float, Group]] = []
+        ranges_of_tensors: dict[int, Range] = {}
 
         for group, range_ in zip(self._groups, lr, strict=True):
             if isinstance(group["lr"], Tensor):
-                self._lr_tensors.append((*range_, group["lr"]))
+                _same_range("lr", ranges_of_tensors.setdefault(id(group["lr"]), range_), range_)
+                self._lr_tensors.append((*range_, group))
             else:
                 lr_slots.setdefault(range_, []).append(group)
         for group, range_ in zip(self._groups, momentum or [], strict=momentum is not None):
             key = momentum_key(group)
             value = group["betas"][0] if key == "betas" else group.get("momentum")
             if isinstance(value, Tensor):
-                self._momentum_tensors.append((*range_, value))
+                _same_range(str(key), ranges_of_tensors.setdefault(id(value), range_), range_)
+                self._momentum_tensors.append((*range_, group))
             elif key == "betas":
                 betas_slots.setdefault((range_, tuple(group["betas"][1:])), []).append(group)
             elif key == "momentum":
@@ -82,10 +85,28 @@ class ParamGroupWriter:
             value = low * momentum_low + high * momentum_high
             for group in groups:
                 group["momentum"] = value
-        for low, high, tensor in self._lr_tensors:
-            tensor.fill_(low * lr_low + high * lr_high)
-        for low, high, tensor in self._momentum_tensors:
-            tensor.fill_(low * momentum_low + high * momentum_high)
+        for low, high, group in self._lr_tensors:
+            _put(group, "lr", low * lr_low + high * lr_high)
+        for low, high, group in self._momentum_tensors:
+            _put(group, "betas" if "betas" in group else "momentum", low * momentum_low + high * momentum_high)
+
+
+def _same_range(key: str, known: Range, range_: Range) -> None:
+    """Refuse one tensor for two ranges: torch gives groups without a tensor of their own the optimizer's default."""
+    if known != range_:
+        raise ValueError(
+            f"{key}: param groups with different ranges, {known} and {range_}, share one tensor;"
+            " give each param group a tensor of its own"
+        )
+
+
+def _put(group: Group, key: str, value: float) -> None:
+    """Fill the tensor that ``group`` holds now, or replace the float that someone has put in its place."""
+    held = group[key][0] if key == "betas" else group[key]
+    if isinstance(held, Tensor):
+        held.fill_(value)
+    else:
+        group[key] = (value, *group[key][1:]) if key == "betas" else value
 
 
 class _Betas:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from torch.optim import Optimizer
@@ -66,7 +67,8 @@ class WarmupLR(ClosedFormLR):
         self.warmup_type = choice("warmup_type", warmup_type, WARMUP_TYPES)
         self._warmup_steps = _effective_steps(self.warmup_num_steps)
         super().__init__(optimizer, last_batch_iteration)
-        replaced = [lr for lr in self.base_lrs if lr != DEFAULT_WARMUP_MAX_LR]
+        # A float32 tensor holds 0.001 only to seven digits.
+        replaced = [lr for lr in self.base_lrs if not math.isclose(lr, DEFAULT_WARMUP_MAX_LR, rel_tol=1e-6)]
         if max_lr_by_default and replaced:
             warnings.warn(
                 f"{type(self).__name__}: warmup_max_lr was not given, so its default {DEFAULT_WARMUP_MAX_LR} replaces"
@@ -79,7 +81,9 @@ class WarmupLR(ClosedFormLR):
         lows = for_each_group("warmup_min_lr", self.warmup_min_lr, groups)
         if self.warmup_max_lr is None:
             return ordered("warmup_min_lr", lows, "the optimizer's lr", [float(lr) for lr in self.base_lrs])
-        return ordered("warmup_min_lr", lows, "warmup_max_lr", for_each_group("warmup_max_lr", self.warmup_max_lr, groups))
+        return ordered(
+            "warmup_min_lr", lows, "warmup_max_lr", for_each_group("warmup_max_lr", self.warmup_max_lr, groups)
+        )
 
     def _weights(self, step: int) -> Weights:
         up = warmup(step, self._warmup_steps, self.warmup_type)

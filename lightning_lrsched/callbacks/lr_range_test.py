@@ -1,0 +1,251 @@
+"""LRRangeTestCallback: one fit that finds a learning rate, and leaves no other trace."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lightning_lrsched.callbacks.isolation import TrainerSnapshot
+from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
+from lightning_lrsched.range_test.record import LossRecord
+from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.trend import LossTrend
+from lightning_lrsched.schedulers import LRRangeTest
+from lightning_lrsched.schedulers.checks import count, number
+
+DEFAULT_MIN_LR = 1e-6
+DEFAULT_MAX_LR = 10.0
+DEFAULT_NUM_STEPS = 200
+
+
+class LRRangeTestCallback(Callback):
+    """Turns one ``trainer.fit`` into an LR range test.
+
+    The learning rate grows from step to step while the loss of every optimizer step is recorded (the mean over
+    accumulated micro-batches and over ranks). The run stops when the loss diverges or is no longer finite, at
+    ``max_lr``, or after ``num_steps``. Then weights, optimizer states, random number generators and the trainer's
+    progress are put back as they were, and :attr:`result` leads on to a training configuration.
+
+    During the test no validation runs, and callbacks that write checkpoints, stop the run or move weights or lr are set
+    aside. Loss, smoothed loss and lr go to the trainer's loggers under ``lr_range_test/``, at the end also a figure.
+
+    Args:
+        lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the
+            largest lr: the ratios between the groups' own learning rates are kept.
+        lr_range_test_step_size: length of one interval of linear growth [optimizer steps].
+        lr_range_test_step_rate: growth per interval, as a multiple of ``lr_range_test_min_lr``.
+        lr_range_test_staircase: hold the lr within each interval.
+        mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
+            else exponential.
+        max_lr: stop beyond this lr (exponential growth: reach it after ``num_steps``; 10 unless given).
+        num_steps: stop after so many optimizer steps (exponential growth: 200 unless given).
+        divergence_factor: share of the fall so far that the smoothed loss may climb back before the test stops.
+        smoothing: weight of the past in the smoothed loss, in [0, 1).
+        optimizer_index: which of several optimizers to sweep, counted from 0; the others keep their own lr.
+        log: send curves and figure to the trainer's loggers.
+
+    Attributes:
+        result: the :class:`RangeTestResult` of the last test, None before it.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range, or under DeepSpeedStrategy.
+
+    Source:
+        L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186), section 3.3;
+        DeepSpeed's tutorial "Learning Rate Range Test".
+
+    Example:
+        >>> callback = LRRangeTestCallback(max_lr=1.0, num_steps=100)
+        >>> # Trainer(callbacks=[callback]).fit(module, dataloader)
+        >>> # callback.result.one_cycle(total_num_steps=1000)
+        >>> callback.result is None
+        True
+    """
+
+    def __init__(
+        self,
+        lr_range_test_min_lr: float | list[float] | None = None,
+        lr_range_test_step_size: int | None = None,
+        lr_range_test_step_rate: float | None = None,
+        lr_range_test_staircase: bool | None = None,
+        *,
+        mode: str | None = None,
+        max_lr: float | None = None,
+        num_steps: int | None = None,
+        divergence_factor: float = 0.5,
+        smoothing: float = 0.9,
+        optimizer_index: int = 0,
+        log: bool = True,
+    ) -> None:
+        super().__init__()
+        linear = {
+            "lr_range_test_step_size": lr_range_test_step_size,
+            "lr_range_test_step_rate": lr_range_test_step_rate,
+            "lr_range_test_staircase": lr_range_test_staircase,
+        }
+        given = {key: value for key, value in linear.items() if value is not None}
+        self._mode = mode or ("linear" if given else "exponential")
+        self._params: dict[str, Any] = {"mode": self._mode, **given}
+        if self._mode == "exponential":
+            if given:
+                raise ValueError(f"{next(iter(given))} belongs to mode='linear'; exponential growth takes max_lr and num_steps")
+            max_lr = DEFAULT_MAX_LR if max_lr is None else max_lr
+            num_steps = DEFAULT_NUM_STEPS if num_steps is None else num_steps
+            self._params.update(max_lr=max_lr, num_steps=num_steps)
+            lr_range_test_min_lr = DEFAULT_MIN_LR if lr_range_test_min_lr is None else lr_range_test_min_lr
+        elif lr_range_test_min_lr is None:
+            lr_range_test_min_lr = LRRangeTest.parameters()["lr_range_test_min_lr"].default
+        self._min_lr = lr_range_test_min_lr
+        self._max_lr = None if max_lr is None else number("max_lr", max_lr, above=0)
+        self._num_steps = None if num_steps is None else count("num_steps", num_steps, at_least=1)
+        self._divergence_factor = number("divergence_factor", divergence_factor, above=0)
+        self._smoothing = number("smoothing", smoothing, at_least=0, below=1)
+        self._optimizer_index = optimizer_index
+        self._log = log
+        self._snapshot: TrainerSnapshot | None = None
+        self.result: RangeTestResult | None = None
+        # Wrong values are told now, not when training starts.
+        rehearsal = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        min_lr = lr_range_test_min_lr[0] if isinstance(lr_range_test_min_lr, list) else lr_range_test_min_lr
+        LRRangeTest(rehearsal, min_lr, **self._params)
+
+    # Before -----------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self._snapshot = TrainerSnapshot(trainer)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        assert self._snapshot is not None
+        owner = type(self).__name__
+        refuse_deepspeed(trainer, owner)
+        _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
+        self._snapshot.capture(trainer, pl_module)
+        self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None, limit_val_batches=0)
+        if self._num_steps is not None or self._max_lr is not None:
+            # The test has an end of its own; the trainer's may come too early, in the middle of the sweep.
+            self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
+        # For the test our schedule replaces those of the module; the next fit makes them anew.
+        trainer.strategy.lr_scheduler_configs = []
+        own_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        ratios = [lr / max(own_lrs) for lr in own_lrs] if max(own_lrs) > 0 else [1.0] * len(own_lrs)
+        min_lr = self._min_lr if isinstance(self._min_lr, list) else [self._min_lr * ratio for ratio in ratios]
+        self._scheduler = LRRangeTest(optimizer, min_lr, **self._params)
+        self._scheduler.follow_optimizer()
+        lrs = self._scheduler.lr_at(0)
+        self._ratios = [lr / max(lrs) for lr in lrs]
+        self._warn_if_narrow(max(lrs))
+        trend = LossTrend(self._smoothing, self._divergence_factor)
+        self._record = LossRecord(trend, trainer.strategy.root_device)
+        self._loss_sum: Tensor | None = None
+        self._micro_batches = 0
+        self._recorded = 0
+        self._ended_by = "trainer"
+        self.result = RangeTestResult([], [], [], [], "trainer", self._mode, self._ratios)
+
+    def _warn_if_narrow(self, low: float) -> None:
+        last = max(self._scheduler.lr_at(self._num_steps)) if self._num_steps is not None else self._max_lr
+        if last is not None and last < 10 * low:
+            warnings.warn(
+                f"the LR range test goes only from {low:g} to {last:g}, less than one decade: it can hardly show where"
+                " the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
+                stacklevel=2,
+            )
+
+    # During -----------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
+        if loss is not None:
+            # Lightning divides by the number of accumulated batches, under automatic optimization only.
+            scale = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            loss = loss.detach() * scale
+            self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+            self._micro_batches += 1
+        finished = self._scheduler.last_epoch
+        if finished > self._recorded:
+            if self._loss_sum is not None:
+                step = finished - 1
+                self._record.add(step, max(self._scheduler.lr_at(step)), self._loss_sum / self._micro_batches)
+            self._recorded = finished
+            self._loss_sum, self._micro_batches = None, 0
+            self._take(trainer, all_of_them=False)
+            if not trainer.should_stop:
+                self._stop_at_end(trainer)
+        elif pl_module.automatic_optimization and not trainer.fit_loop._should_accumulate():
+            # The gradient scaler skipped this step: its losses belong to no step.
+            self._loss_sum, self._micro_batches = None, 0
+
+    def _take(self, trainer: Any, *, all_of_them: bool) -> None:
+        """Move the rows that have arrived into the result; stop where one of them says so."""
+        assert self.result is not None
+        for row in self._record.rows(all_of_them=all_of_them):
+            if self.result.stop_reason != "trainer":
+                return  # arrived after the verdict: no part of the test
+            self.result.steps.append(row.step)
+            self.result.lrs.append(row.lr)
+            self.result.losses.append(row.loss)
+            self.result.smoothed_losses.append(row.smoothed_loss)
+            if self._log:
+                values = {"loss": row.loss, "smoothed_loss": row.smoothed_loss, "lr": row.lr}
+                for logger in trainer.loggers:
+                    logger.log_metrics({f"lr_range_test/{k}": v for k, v in values.items()}, step=row.step)
+            if row.diverged:
+                self._stop(trainer, "diverged" if math.isfinite(row.loss) else "non-finite loss")
+
+    def _stop_at_end(self, trainer: Any) -> None:
+        if self._num_steps is not None and self._recorded > self._num_steps:
+            self._ended_by = "num_steps"
+        elif self._max_lr is not None and max(self._scheduler.lr_at(self._recorded)) > self._max_lr * (1 + 1e-9):
+            self._ended_by = "max_lr"
+        else:
+            return
+        trainer.should_stop = True
+
+    def _stop(self, trainer: Any, reason: str) -> None:
+        assert self.result is not None
+        self.result.stop_reason = reason
+        trainer.should_stop = True
+
+    # After ------------------------------------------------------------------------------------------------------------
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        assert self.result is not None and self._snapshot is not None
+        self._take(trainer, all_of_them=True)
+        if self.result.stop_reason == "trainer":
+            self.result.stop_reason = self._ended_by
+        self._scheduler.unfollow_optimizer()
+        self._snapshot.restore_model(trainer, pl_module)
+        if self._log:
+            self._log_figure(trainer)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        # Before the teardown hooks, so that the callbacks set aside get theirs.
+        if self._snapshot is not None:
+            self._snapshot.restore_trainer(trainer)
+            self._snapshot = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self._snapshot is not None:
+            self._snapshot.restore_model(trainer, pl_module)
+            self._snapshot.restore_trainer(trainer)
+            self._snapshot = None
+
+    def _log_figure(self, trainer: Any) -> None:
+        assert self.result is not None
+        boards = [logger for logger in trainer.loggers if hasattr(logger.experiment, "add_figure")]
+        if not boards or not self.result.steps or not trainer.is_global_zero:
+            return
+        try:
+            figure = self.result.plot()
+        except ImportError:
+            warnings.warn("no loss-vs-lr figure: matplotlib is not installed (pip install lightning-lrsched[plots])", stacklevel=2)
+            return
+        for board in boards:
+            board.experiment.add_figure("lr_range_test/loss_vs_lr", figure, global_step=self.result.steps[-1])

@@ -1,0 +1,132 @@
+"""LRSchedulerCallback: add it to a Trainer, and lr and momentum follow a schedule, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+
+from lightning_lrsched.callbacks.trainer_facts import (
+    callbacks_named,
+    curve_tags,
+    pick_optimizer,
+    refuse_deepspeed,
+)
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.schedulers import ClosedFormLR
+
+Scheduler = SchedulerConfig | dict[str, Any] | str | Path
+
+
+class LRSchedulerCallback(Callback):
+    """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
+
+    Before the first batch the schedule's first values are set; after every finished optimizer step the next ones. Not
+    counted are accumulated micro-batches and steps that a gradient scaler skipped; under manual optimization each
+    schedule counts its own optimizer's steps. The position is saved in Lightning's checkpoints and restored from them.
+
+    The curves go to every logger of the trainer under the tags of Lightning's LearningRateMonitor (``lr-SGD``,
+    ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. What a
+    LearningRateMonitor of the same trainer logs already is not logged twice.
+
+    Args:
+        scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
+            :class:`SchedulerConfig`; or a list of these, one for each of the module's optimizers (None: leave that
+            optimizer alone).
+        optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and
+            ``scheduler`` is not a list.
+        log: send the lr and momentum curves to the trainer's loggers.
+
+    Attributes:
+        schedulers: the schedules of the current fit, in the order of ``scheduler``.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
+            scheduler for the same optimizer, if StochasticWeightAveraging or DeepSpeedStrategy is in use.
+
+    Example:
+        >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
+        >>> callback.schedulers  # made when training starts
+        []
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler | Sequence[Scheduler | None],
+        *,
+        optimizer_index: int | None = None,
+        log: bool = True,
+    ) -> None:
+        super().__init__()
+        several = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
+        if several and optimizer_index is not None:
+            raise ValueError("optimizer_index: not together with a list of schedulers, whose order says it")
+        listed: list[Scheduler | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
+        self._configs = [None if item is None else SchedulerConfig.of(item) for item in listed]
+        self._one_for_each = several
+        self._optimizer_index = optimizer_index
+        self._log = log
+        self._logged_steps: list[int] = []
+        self.schedulers: list[ClosedFormLR] = []
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
+        owner = type(self).__name__
+        refuse_deepspeed(trainer, owner)
+        if callbacks_named(trainer, "StochasticWeightAveraging"):
+            raise ValueError(f"{owner}: StochasticWeightAveraging sets the lr of the same optimizer; use only one of them")
+        self.schedulers = []
+        for index, config in self._targets(trainer):
+            optimizer = trainer.optimizers[index]
+            for other in trainer.lr_scheduler_configs:
+                if other.scheduler.optimizer is optimizer:
+                    raise ValueError(
+                        f"{owner}: the module's configure_optimizers already returns a scheduler"
+                        f" ({type(other.scheduler).__name__}) for optimizer {index}; keep that one or this callback"
+                    )
+            scheduler = config.build(optimizer)
+            scheduler.follow_optimizer()
+            trainer.strategy.lr_scheduler_configs.append(LRSchedulerConfig(scheduler, interval="step"))
+            self.schedulers.append(scheduler)
+
+    def _targets(self, trainer: Any) -> list[tuple[int, SchedulerConfig]]:
+        if not self._one_for_each:
+            index, _ = pick_optimizer(trainer, self._optimizer_index, type(self).__name__)
+            return [(index, config) for config in self._configs if config is not None]
+        if len(self._configs) != len(trainer.optimizers):
+            raise ValueError(
+                f"scheduler lists {len(self._configs)} schedules, but the module has {len(trainer.optimizers)} optimizers"
+            )
+        return [(index, config) for index, config in enumerate(self._configs) if config is not None]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._logged_steps = [scheduler.last_epoch for scheduler in self.schedulers]
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        every = trainer.log_every_n_steps
+        for number, scheduler in enumerate(self.schedulers):
+            finished = scheduler.last_epoch
+            if finished != self._logged_steps[number]:
+                self._logged_steps[number] = finished
+                if self._log and every and finished % every == 0:
+                    self._log_step(trainer, scheduler, finished - 1)
+
+    def _log_step(self, trainer: Any, scheduler: ClosedFormLR, step: int) -> None:
+        """Log the values with which optimizer step ``step`` (counted from 0) was made."""
+        tags = curve_tags(trainer)[id(scheduler.optimizer)]
+        monitors = callbacks_named(trainer, "LearningRateMonitor")
+        values: dict[str, float] = {}
+        if not monitors:
+            values.update(zip(tags, scheduler.lr_at(step), strict=True))
+        momenta = scheduler.momentum_at(step)
+        if momenta is not None and not any(monitor.log_momentum for monitor in monitors):
+            values.update(zip([f"{tag}-momentum" for tag in tags], momenta, strict=True))
+        if values:
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=step)
+
+

@@ -1,0 +1,1 @@
+"""How a schedule is asked for: DeepSpeed-style dictionaries and files."""

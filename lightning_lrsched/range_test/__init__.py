@@ -1,0 +1,1 @@
+"""What an LR range test found: the smoothed loss, the stop rule, the suggestions, the result."""

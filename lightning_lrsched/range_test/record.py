@@ -1,0 +1,72 @@
+"""LossRecord: losses come in on the device, rows of numbers come out on the host, without waiting for the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_lrsched.range_test.trend import LossTrend
+
+LAG = 8
+"""Optimizer steps between a loss on an accelerator and its arrival on the host; the same on every rank."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recorded optimizer step."""
+
+    step: int
+    lr: float
+    loss: float
+    smoothed_loss: float
+    diverged: bool
+
+
+class LossRecord:
+    """Feeds a :class:`LossTrend` and reads it back a fixed number of steps late (0 on CPU).
+
+    The same number on every rank, whatever the speed of its device, so that all ranks decide at the same step.
+    """
+
+    def __init__(self, trend: LossTrend, device: torch.device) -> None:
+        self.trend = trend.to(device)
+        self._on_host = device.type == "cpu"
+        self._pending: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, step: int, lr: float, loss: Tensor) -> None:
+        """Record the loss of optimizer step ``step``; a scalar tensor, the mean over the ranks is taken here."""
+        loss = mean_over_ranks(loss.detach().to(self.trend.average.dtype))
+        self.trend.update(loss)
+        row = torch.stack([loss, self.trend.compute(), self.trend.diverged.to(loss.dtype)])
+        if row.device.type == "cuda":
+            host = torch.empty(3, dtype=row.dtype, pin_memory=True)
+            host.copy_(row, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+            self._pending.append((step, lr, host, arrived))
+        else:
+            self._pending.append((step, lr, row, None))
+
+    def rows(self, *, all_of_them: bool = False) -> list[Row]:
+        """Return the rows that have arrived since the last call; with ``all_of_them`` wait for the rest."""
+        late = 0 if all_of_them or self._on_host else LAG
+        arrived = []
+        while len(self._pending) > late:
+            step, lr, values, event = self._pending.popleft()
+            if event is not None:
+                event.synchronize()  # LAG steps old: normally long past
+            loss, smoothed, diverged = values.tolist()
+            arrived.append(Row(step, lr, loss, smoothed, bool(diverged)))
+        return arrived
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of ``value`` over all ranks; not finite if it is not finite on any of them."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()

@@ -1,0 +1,145 @@
+"""RangeTestResult: the record of an LR range test, and the way from it to a training configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_lrsched.range_test import suggestions
+from lightning_lrsched.schedulers.checks import choice, count
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class RangeTestResult:
+    """What an LR range test recorded, one entry per optimizer step, and what follows from it.
+
+    Args:
+        steps: optimizer steps finished before each recorded one.
+        lrs: learning rate of each step; with several param groups, the largest of theirs.
+        losses: loss of each step.
+        smoothed_losses: its running average.
+        stop_reason: why the test ended: ``"diverged"``, ``"non-finite loss"``, ``"max_lr"``, ``"num_steps"``,
+            ``"trainer"`` (the Trainer's own limits).
+        mode: how the lr grew, ``"linear"`` or ``"exponential"``.
+        group_ratios: each param group's lr as a share of the largest.
+
+    Example:
+        >>> lrs = [1e-4 * 1.1**step for step in range(100)]
+        >>> losses = [1.0 - min(lr, 0.1) * 8 + max(0.0, lr - 0.2) for lr in lrs]
+        >>> result = RangeTestResult(list(range(100)), lrs, losses, losses, "num_steps", "exponential")
+        >>> low, high = result.bounds()
+        >>> low < result.suggestion() < 1.0
+        True
+        >>> result.one_cycle(total_num_steps=1000)["type"]
+        'OneCycle'
+    """
+
+    steps: list[int]
+    lrs: list[float]
+    losses: list[float]
+    smoothed_losses: list[float]
+    stop_reason: str
+    mode: str
+    group_ratios: list[float] = field(default_factory=lambda: [1.0])
+
+    def curve(self) -> suggestions.Curve:
+        """Return the smoothed loss against log lr, on which the suggestions work."""
+        return suggestions.Curve(self.lrs, self.losses)
+
+    def suggestion(self, method: str | None = None) -> float:
+        """Return a good fixed learning rate.
+
+        Args:
+            method: ``"valley"``, ``"steep"``, ``"minimum"`` or ``"slide"``; None: the geometric mean of all four.
+
+        Raises:
+            ValueError: if the method is unknown, or the record does not show one; the message says what to change.
+        """
+        curve = self.curve()
+        if method is not None:
+            return suggestions.METHODS[choice("method", method, list(suggestions.METHODS))](curve)
+        return math.exp(sum(math.log(rule(curve)) for rule in suggestions.METHODS.values()) / len(suggestions.METHODS))
+
+    def bounds(self) -> tuple[float, float]:
+        """Return (low, high): the lowest lr at which the loss clearly falls, the highest before it turns."""
+        return suggestions.bounds(self.curve())
+
+    def one_cycle(self, total_num_steps: int, *, cycle_momentum: bool = True) -> dict[str, Any]:
+        """Return a ready OneCycle configuration for a training of ``total_num_steps`` optimizer steps.
+
+        The lr goes from the low bound to the high one in the first 30 % of the steps, back in the next 60 %, and falls
+        to a hundredth of the low bound in the last 10 %. With several param groups their ratios are kept.
+
+        Args:
+            total_num_steps: length of the training [optimizer steps], at least 10.
+            cycle_momentum: cycle momentum between 0.95 and 0.85 too.
+
+        Raises:
+            ValueError: if the record shows no bounds; the message says what to change.
+        """
+        total = count("total_num_steps", total_num_steps, at_least=10)
+        low, high = self.bounds()
+        first, decay = round(0.3 * total), round(0.1 * total)
+        params: dict[str, Any] = {
+            "cycle_min_lr": self._for_groups(low),
+            "cycle_max_lr": self._for_groups(high),
+            "cycle_first_step_size": first,
+            "cycle_second_step_size": total - first - decay,
+            "decay_step_size": decay,
+            "decay_lr_rate": 99.0,
+            "cycle_momentum": cycle_momentum,
+        }
+        if cycle_momentum:
+            params.update(cycle_min_mom=0.85, cycle_max_mom=0.95)
+        return {"type": "OneCycle", "params": params}
+
+    def _for_groups(self, lr: float) -> float | list[float]:
+        return lr if len(set(self.group_ratios)) == 1 else [lr * ratio for ratio in self.group_ratios]
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON; missing folders are made."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # JSON has no NaN and no infinity: they are written as strings, which float() reads back.
+        record = {
+            key: [_plain(item) for item in value] if isinstance(value, list) else value
+            for key, value in asdict(self).items()
+        }
+        path.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> RangeTestResult:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: if the file is no complete record.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            lists = {key: [float(item) for item in content[key]] for key in ("lrs", "losses", "smoothed_losses")}
+            ratios = [float(item) for item in content["group_ratios"]]
+            steps = [int(item) for item in content["steps"]]
+            reason, mode = str(content["stop_reason"]), choice("mode", content["mode"], ("linear", "exponential"))
+        except (ValueError, KeyError, TypeError) as error:
+            names = ", ".join(f.name for f in fields(cls))
+            raise ValueError(f"{path}: no range test record (a JSON object with {names}): {error!r}") from None
+        if {len(values) for values in lists.values()} != {len(steps)}:
+            raise ValueError(f"{path}: steps, lrs, losses and smoothed_losses must be equally long")
+        return cls(steps, **lists, stop_reason=reason, mode=mode, group_ratios=ratios)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: loss against lr, with the bounds and the suggestion marked."""
+        from lightning_lrsched.range_test.report import draw  # noqa: PLC0415 - matplotlib is optional
+
+        return draw(self)
+
+
+def _plain(item: float) -> float | str:
+    return item if math.isfinite(item) else str(item)
