@@ -1,0 +1,55 @@
+# Everything runs in .venv, which is made from nothing but Python and pip; constraints.txt says what goes into it.
+#   make demo       the example           make test       the test suite        make lint     the checks
+#   make format     repair what ruff can  make test-all   + slow, browser       make clean    remove what make made
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint $(CONSTRAINTS)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
+
+# One thread of torch per test process: the models are tiny, and processes that share cores otherwise fight for them.
+test test-all: export OMP_NUM_THREADS = 1
+
+.NOTPARALLEL:  # two pips must not write to .venv at once
+.PHONY: demo test test-all lint format clean
+
+demo: .venv/ready-examples
+	$(BIN)/python examples/digits.py
+
+test: .venv/ready-test
+	$(PYTEST) -m "not slow and not browser"
+
+test-all: .venv/ready-test
+	$(PYTEST)
+
+lint: .venv/ready-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/ready-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist lightning_logs demo_output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An empty file marks each finished step, so that a failed one is repeated and a finished one is not.
+# torch comes first and alone: nothing that needs it can bring another build than the pinned one, and the largest
+# download is seen to happen.
+.venv/ready-torch: $(CONSTRAINTS)
+	@echo "Making .venv with $$($(PYTHON) --version); torch first, this can take a few minutes ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch
+	@touch $@
+
+# ready-test, ready-lint, ...: the package itself, editable, with that extra.
+.venv/ready-%: .venv/ready-torch pyproject.toml $(CONSTRAINTS)
+	@echo "Installing lightning-lrsched[$*] ..."
+	@$(PIP) --editable ".[$*]"
+	@touch $@
