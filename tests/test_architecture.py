@@ -1,0 +1,52 @@
+"""Imports point one way, and the check of it can fail."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "lightning_lrsched"
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("importlinter", reason="import-linter is not installed (it is part of the test extra)")
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_imports_point_one_way():
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "contract"),
+    [
+        ("schedulers/warmup.py", "lightning_lrsched.config", "Imports point one way"),
+        ("config/__init__.py", "lightning_lrsched.range_test", "Imports point one way"),
+        ("schedulers/param_groups.py", "lightning_lrsched.schedulers.base", "A schedule's class is built on the base"),
+        ("schedulers/curves.py", "torch", "The curves are plain functions"),
+        ("range_test/__init__.py", "lightning", "Only callbacks and the CLI need Lightning"),
+    ],
+)
+def test_the_check_notices_an_import_against_the_direction(tmp_path, importer, imported, contract):
+    shutil.copytree(ROOT / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / PACKAGE / importer).open("a") as file:
+        file.write(f"\nimport {imported}\n")
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert any(contract in line and line.endswith("BROKEN") for line in result.stdout.splitlines()), result.stdout
+
+
+def test_all_but_the_callbacks_and_the_cli_work_without_lightning():
+    # The contract reads import statements; this runs them, with everything that other packages import in turn.
+    script = (
+        f"import sys, {PACKAGE}.schedulers, {PACKAGE}.config, {PACKAGE}.range_test\n"
+        "print([name for name in ('lightning', 'pytorch_lightning') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
