@@ -128,8 +128,8 @@ class LRRangeTestCallback(Callback):
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
         self._snapshot.capture(trainer, pl_module)
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None, limit_val_batches=0)
-        if self._num_steps is not None or self._max_lr is not None:
-            # The test has an end of its own; the trainer's may come too early, in the middle of the sweep.
+        if self._has_own_end():
+            # The trainer's may come too early, in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
         # For the test our schedule replaces those of the module; the next fit makes them anew.
         trainer.strategy.lr_scheduler_configs = []
@@ -158,7 +158,18 @@ class LRRangeTestCallback(Callback):
                 stacklevel=2,
             )
 
+    def _has_own_end(self) -> bool:
+        return self._num_steps is not None or self._max_lr is not None
+
     # During -----------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        batches = trainer.num_training_batches
+        if self._num_steps is not None and math.isfinite(batches):
+            # Only for the progress bar; asked again in each epoch, so that it never ends the test early.
+            left = (self._num_steps + 1 - self._recorded) * trainer.accumulate_grad_batches
+            epochs = trainer.current_epoch + max(1, math.ceil(left / batches))
+            TrainerSnapshot.set_limits(trainer, max_epochs=epochs)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
