@@ -134,7 +134,8 @@ def main() -> None:
     medians = [statistics.median(column) for column in list(zip(*rows, strict=True))[2:]]
     print(f"{'median':<57}  {medians[0]:>6.2f} %         {medians[1]:>6.2f} %   test accuracy")
     print(f"\nPictures:  {args.out / 'loss_vs_lr.png'}  {args.out / 'schedule.png'}")
-    print(f"Took {time.perf_counter() - start:.0f} s. See the curves:\n\n    tensorboard --logdir {args.out / 'tensorboard'}\n")
+    print(f"Took {time.perf_counter() - start:.0f} s. See the curves:\n")
+    print(f"    tensorboard --logdir {args.out / 'tensorboard'}\n")
 
 
 def quieten() -> None:

@@ -94,7 +94,9 @@ class LRRangeTestCallback(Callback):
         self._params: dict[str, Any] = {"mode": self._mode, **given}
         if self._mode == "exponential":
             if given:
-                raise ValueError(f"{next(iter(given))} belongs to mode='linear'; exponential growth takes max_lr and num_steps")
+                raise ValueError(
+                    f"{next(iter(given))} belongs to mode='linear'; exponential growth takes max_lr and num_steps"
+                )
             max_lr = DEFAULT_MAX_LR if max_lr is None else max_lr
             num_steps = DEFAULT_NUM_STEPS if num_steps is None else num_steps
             self._params.update(max_lr=max_lr, num_steps=num_steps)
@@ -227,7 +229,8 @@ class LRRangeTestCallback(Callback):
     # After ------------------------------------------------------------------------------------------------------------
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        assert self.result is not None and self._snapshot is not None
+        assert self.result is not None
+        assert self._snapshot is not None
         self._take(trainer, all_of_them=True)
         if self.result.stop_reason == "trainer":
             self.result.stop_reason = self._ended_by
@@ -256,7 +259,9 @@ class LRRangeTestCallback(Callback):
         try:
             figure = self.result.plot()
         except ImportError:
-            warnings.warn("no loss-vs-lr figure: matplotlib is not installed (pip install lightning-lrsched[plots])", stacklevel=2)
+            warnings.warn(
+                "no loss-vs-lr figure: matplotlib is not installed (pip install lightning-lrsched[plots])", stacklevel=2
+            )
             return
         for board in boards:
             board.experiment.add_figure("lr_range_test/loss_vs_lr", figure, global_step=self.result.steps[-1])

@@ -78,7 +78,9 @@ class LRSchedulerCallback(Callback):
         owner = type(self).__name__
         refuse_deepspeed(trainer, owner)
         if callbacks_named(trainer, "StochasticWeightAveraging"):
-            raise ValueError(f"{owner}: StochasticWeightAveraging sets the lr of the same optimizer; use only one of them")
+            raise ValueError(
+                f"{owner}: StochasticWeightAveraging sets the lr of the same optimizer; use only one of them"
+            )
         self.schedulers = []
         for index, config in self._targets(trainer):
             optimizer = trainer.optimizers[index]
@@ -99,7 +101,8 @@ class LRSchedulerCallback(Callback):
             return [(index, config) for config in self._configs if config is not None]
         if len(self._configs) != len(trainer.optimizers):
             raise ValueError(
-                f"scheduler lists {len(self._configs)} schedules, but the module has {len(trainer.optimizers)} optimizers"
+                f"scheduler lists {len(self._configs)} schedules,"
+                f" but the module has {len(trainer.optimizers)} optimizers"
             )
         return [(index, config) for index, config in enumerate(self._configs) if config is not None]
 
@@ -128,5 +131,3 @@ class LRSchedulerCallback(Callback):
         if values:
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=step)
-
-

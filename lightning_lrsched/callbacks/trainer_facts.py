@@ -21,7 +21,8 @@ def callbacks_named(trainer: Any, *class_names: str) -> list[Any]:
 def pick_optimizer(trainer: Any, index: int | None, owner: str) -> tuple[int, Optimizer]:
     """Return the index and the optimizer meant by ``optimizer_index``, which may be None when there is only one."""
     optimizers = trainer.optimizers
-    if not optimizers:
+    # Lightning puts a stand-in without param groups where a module returns no optimizer.
+    if not any(optimizer.param_groups for optimizer in optimizers):
         raise ValueError(f"{owner}: the module's configure_optimizers returned no optimizer")
     if index is None:
         if len(optimizers) > 1:
@@ -39,8 +40,8 @@ def refuse_deepspeed(trainer: Any, owner: str) -> None:
     """Raise where DeepSpeed owns the optimizer and its steps cannot be followed."""
     if is_a(trainer.strategy, "DeepSpeedStrategy"):
         raise ValueError(
-            f"{owner} cannot follow the optimizer under DeepSpeedStrategy, because DeepSpeed wraps it;"
-            " return lightning_lrsched.configure_optimizers(self, config) from the module's configure_optimizers instead"
+            f"{owner} cannot follow the optimizer under DeepSpeedStrategy, because DeepSpeed wraps it; instead,"
+            " return lightning_lrsched.configure_optimizers(self, config) from the module's configure_optimizers"
         )
 
 

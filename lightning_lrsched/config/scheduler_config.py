@@ -1,4 +1,4 @@
-"""SchedulerConfig: which schedule, with which hyperparameters; checked when it is made, built when there is an optimizer."""
+"""SchedulerConfig: which schedule, with which hyperparameters; checked when made, built for an optimizer."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class LossTrend(Metric):
     finite, or when its average lies above its best value so far by more than
     ``max(divergence_factor * (first - best), NOISE_FACTOR * noise)``; ``first`` is the mean of the first
     10 losses. The rule knows only differences, so adding a constant to the loss, or a loss below zero, changes nothing.
-    The noise, a standard deviation, comes from the jitter between neighbouring losses up to the best one: an explosion must not
-    widen the tolerance that it is to be measured by.
+    The noise, a standard deviation, comes from the jitter between neighbouring losses up to the best one: an explosion
+    must not widen the tolerance that it is to be measured by.
 
     All state lives on the metric's device; nothing here waits for it. All ranks feed the same (averaged) loss and so
     reach the same verdict.

@@ -23,3 +23,19 @@ SCHEDULERS: dict[str, type[ClosedFormLR]] = {
 """DeepSpeed's type name -> class."""
 
 VALID_LR_SCHEDULES = list(SCHEDULERS)
+
+__all__ = [
+    "ClosedFormLR",
+    "LRRangeTest",
+    "LR_RANGE_TEST",
+    "ONE_CYCLE",
+    "OneCycle",
+    "SCHEDULERS",
+    "VALID_LR_SCHEDULES",
+    "WARMUP_COSINE_LR",
+    "WARMUP_DECAY_LR",
+    "WARMUP_LR",
+    "WarmupCosineLR",
+    "WarmupDecayLR",
+    "WarmupLR",
+]

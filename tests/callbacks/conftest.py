@@ -1,0 +1,66 @@
+"""A small module, its data, and a Trainer that is quiet and writes only where a test asks it to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Regression(LightningModule):
+    """A linear regression; ``optimizer`` makes its optimizer, ``seen`` notes lr and momentum of each step."""
+
+    def __init__(self, optimizer: Callable[[Any], Any] | None = None) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
+        self.make_optimizer = optimizer or (lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
+        self.seen: list[tuple[float, float]] = []
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        group = optimizer.param_groups[0]
+        self.seen.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
+
+    def configure_optimizers(self) -> Any:
+        return self.make_optimizer(self.parameters())
+
+
+class ValidatedRegression(Regression):
+    """The same, with a validation."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+
+def data(batches: int = 10, batch_size: int = 8, **options: Any) -> DataLoader:
+    """Batches of a learnable regression."""
+    inputs = torch.randn(batches * batch_size, 4, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size, **options)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    def make(*callbacks: Any, **options: Any) -> Trainer:
+        defaults = {
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": tmp_path,
+            "max_epochs": 3,
+        }
+        return Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+    return make
