@@ -37,8 +37,6 @@ class ClosedFormLR(LRScheduler):
         self.base_lrs: list[float | Tensor] = []
         self._clock: RemovableHandle | None = None
         self._bind()
-        for group, base_lr in zip(self.optimizer.param_groups, read_lrs(self.optimizer.param_groups), strict=True):
-            group.setdefault("initial_lr", base_lr)
         self._go_to(self.last_epoch)
 
     # What a subclass gives -------------------------------------------------------------------------------------------
@@ -141,9 +139,12 @@ class ClosedFormLR(LRScheduler):
         """Meet the optimizer's param groups: at construction, after its state was loaded, when one was added."""
         groups = self.optimizer.param_groups
         # The lrs of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
-        for group in groups[len(self.base_lrs) :]:
-            self.base_lrs.append(float(group.get("initial_lr", group["lr"])))
+        new_groups = groups[len(self.base_lrs) :]
+        self.base_lrs += [float(group.get("initial_lr", group["lr"])) for group in new_groups]
         self._writer = ParamGroupWriter(self.optimizer, self._lr_ranges(), self._momentum_ranges())
+        # Only now: a refused constructor leaves the optimizer as it was.
+        for group, own_lr in zip(new_groups, read_lrs(new_groups), strict=True):
+            group.setdefault("initial_lr", own_lr)
 
     # torch's hooks for SequentialLR ----------------------------------------------------------------------------------
 

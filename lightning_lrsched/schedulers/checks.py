@@ -46,10 +46,11 @@ def number(
 def count(key: str, value: Any, *, at_least: int = 0) -> int:
     """Return ``value`` as a whole number that is not below ``at_least`` (nor above ``LARGEST_COUNT``)."""
     allowed = f"a whole number, at least {at_least}"
-    if isinstance(value, Real) and value > LARGEST_COUNT:
-        allowed = f"{allowed} and at most {LARGEST_COUNT}"
-    if isinstance(value, bool) or not isinstance(value, Real):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
         raise TypeError(f"{key} must be {allowed}, got {value!r} ({type(value).__name__})")
+    if value > LARGEST_COUNT:
+        allowed = f"{allowed} and at most {LARGEST_COUNT}"
     # JSON writers spell counts as 2e3 or 2000.0: the value is whole, so the meaning is clear.
     whole = isinstance(value, Integral) or (math.isfinite(value) and float(value).is_integer())
     if not whole or not at_least <= int(value) <= LARGEST_COUNT:

@@ -73,7 +73,7 @@ class WarmupLR(ClosedFormLR):
             warnings.warn(
                 f"{type(self).__name__}: warmup_max_lr was not given, so its default {DEFAULT_WARMUP_MAX_LR} replaces"
                 f" the optimizer's own lr ({replaced[0]!r}); give warmup_max_lr, or None to keep each group's own lr",
-                stacklevel=2,
+                stacklevel=2 if type(self) is WarmupLR else 3,  # a subclass's constructor lies between
             )
 
     def _lr_ranges(self) -> list[Range]:
