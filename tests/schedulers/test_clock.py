@@ -1,0 +1,169 @@
+"""A following schedule advances when its optimizer really stepped, and only then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import LBFGS, AdamW, Optimizer
+
+from lightning_lrsched.schedulers import OneCycle
+
+from .helpers import NAMES, adamw, lrs, parameter, sgd, small, train_step
+
+every_schedule = pytest.mark.parametrize("name", NAMES)
+
+
+@every_schedule
+def test_it_advances_with_the_optimizer(name: str) -> None:
+    optimizer = sgd()
+    schedule = small(name, optimizer)
+    schedule.follow_optimizer()
+    for step in range(12):
+        assert (schedule.last_epoch, lrs(optimizer)) == (step, schedule.lr_at(step))
+        train_step(optimizer)
+
+
+@every_schedule
+def test_calls_of_step_do_not_count_while_it_follows(name: str) -> None:
+    optimizer = sgd()
+    schedule = small(name, optimizer)
+    schedule.follow_optimizer()
+    train_step(optimizer)
+    for _ in range(3):
+        schedule.step()
+    assert (schedule.last_epoch, lrs(optimizer)) == (1, schedule.lr_at(1))
+
+
+def test_following_twice_counts_once() -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    schedule.follow_optimizer()
+    schedule.follow_optimizer()
+    train_step(optimizer)
+    assert schedule.last_epoch == 1
+
+
+def test_unfollowing_gives_the_stepping_back() -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    schedule.unfollow_optimizer()
+    schedule.follow_optimizer()
+    train_step(optimizer)
+    schedule.unfollow_optimizer()
+    schedule.unfollow_optimizer()
+    assert not optimizer._optimizer_step_post_hooks
+    train_step(optimizer)
+    assert schedule.last_epoch == 1
+    schedule.step()
+    assert schedule.last_epoch == 2
+
+
+def test_without_following_only_calls_of_step_count() -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    train_step(optimizer)
+    assert (schedule.last_epoch, optimizer._optimizer_step_post_hooks) == (0, {})
+
+
+def test_accumulated_batches_do_not_count() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = AdamW([weight], lr=0.1)
+    schedule = small("OneCycle", optimizer)
+    schedule.follow_optimizer()
+    for batch_idx in range(12):
+        (weight * 2).sum().backward()
+        if (batch_idx + 1) % 4 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert schedule.last_epoch == 3
+
+
+def test_each_schedule_follows_its_own_optimizer() -> None:
+    generator, discriminator = sgd(), adamw()
+    schedules = [small("OneCycle", generator), small("WarmupLR", discriminator)]
+    for schedule in schedules:
+        schedule.follow_optimizer()
+    for step in range(6):
+        train_step(discriminator)
+        if step % 3 == 0:
+            train_step(generator)
+    assert [schedule.last_epoch for schedule in schedules] == [2, 6]
+
+
+def test_a_step_with_a_closure_counts_once() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = LBFGS([weight], lr=0.1, max_iter=5)
+    schedule = small("WarmupLR", optimizer)
+    schedule.follow_optimizer()
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert schedule.last_epoch == 1
+
+
+def scaled_step(scaler: torch.amp.GradScaler, optimizer: Optimizer, weight: torch.Tensor, overflow: bool) -> None:
+    optimizer.zero_grad()
+    scaler.scale((weight * (float("inf") if overflow else 1.0)).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_steps_that_a_gradient_scaler_skips_do_not_count(fused: bool) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = AdamW([weight], lr=0.1, fused=fused)
+    schedule = OneCycle(optimizer, 0.1, 1.0, cycle_first_step_size=4)
+    schedule.follow_optimizer()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    taken = 0
+    for overflow in (False, True, True, False, True, False):
+        before = weight.item()
+        scaled_step(scaler, optimizer, weight, overflow)
+        taken += not overflow
+        assert (weight.item() != before) is not overflow
+        assert (schedule.last_epoch, lrs(optimizer)) == (taken, schedule.lr_at(taken))
+
+
+def test_a_fused_step_that_found_inf_does_not_count() -> None:
+    found_inf = torch.tensor(1.0)
+    optimizer = AdamW([parameter()], lr=0.1, fused=True)
+    schedule = small("OneCycle", optimizer)
+    schedule.follow_optimizer()
+    optimizer.found_inf = found_inf
+    train_step(optimizer)
+    assert schedule.last_epoch == 0
+    found_inf.zero_()
+    train_step(optimizer)
+    assert schedule.last_epoch == 1
+    del optimizer.found_inf
+    train_step(optimizer)
+    assert schedule.last_epoch == 2
+
+
+def test_an_optimizer_step_that_raises_does_not_count() -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    schedule.follow_optimizer()
+
+    def closure() -> Any:
+        raise RuntimeError("no loss today")
+
+    with pytest.raises(RuntimeError, match="no loss today"):
+        optimizer.step(closure)
+    assert schedule.last_epoch == 0
+
+
+@every_schedule
+def test_building_a_schedule_leaves_the_optimizers_step_alone(name: str) -> None:
+    optimizer = sgd()
+    step = optimizer.step
+    small(name, optimizer)
+    assert optimizer.step == step
+    assert "step" not in vars(optimizer)
