@@ -11,16 +11,19 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_lrsched.callbacks.isolation import TrainerSnapshot
+from lightning_lrsched.callbacks.range_test_board import show_result, show_row
 from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
 from lightning_lrsched.range_test.record import LossRecord
 from lightning_lrsched.range_test.result import RangeTestResult
-from lightning_lrsched.range_test.trend import LossTrend
+from lightning_lrsched.range_test.trend import SETTLING_STEPS, LossTrend
 from lightning_lrsched.schedulers import LRRangeTest
-from lightning_lrsched.schedulers.checks import count, number
+from lightning_lrsched.schedulers.checks import count, did_you_mean, number
 
 DEFAULT_MIN_LR = 1e-6
 DEFAULT_MAX_LR = 10.0
 DEFAULT_NUM_STEPS = 200
+SETTLING_VALIDATIONS = 3
+"""A validation loss is a mean over many batches, and there are few of them."""
 
 
 class LRRangeTestCallback(Callback):
@@ -31,8 +34,9 @@ class LRRangeTestCallback(Callback):
     ``max_lr``, or after ``num_steps``. Then weights, optimizer states, random number generators and the trainer's
     progress are put back as they were, and :attr:`result` leads on to a training configuration.
 
-    During the test no validation runs, and callbacks that write checkpoints, stop the run or move weights or lr are set
-    aside. Loss, smoothed loss and lr go to the trainer's loggers under ``lr_range_test/``, at the end also a figure.
+    During the test no validation runs (unless ``monitor`` needs it), and callbacks that write checkpoints, stop the run
+    or move weights or lr are set aside. Loss, smoothed loss and lr go to the trainer's loggers under
+    ``lr_range_test/``; at the end also a figure and a table.
 
     Args:
         lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the
@@ -44,6 +48,8 @@ class LRRangeTestCallback(Callback):
             else exponential.
         max_lr: stop beyond this lr (exponential growth: reach it after ``num_steps``; 10 unless given).
         num_steps: stop after so many optimizer steps (exponential growth: 200 unless given).
+        monitor: name of a metric that the module logs in validation (``"val_loss"``): the test then goes by it, not by
+            the training loss, one record per validation; let the trainer validate often (``val_check_interval``).
         divergence_factor: share of the fall so far that the smoothed loss may climb back before the test stops.
         smoothing: weight of the past in the smoothed loss, in [0, 1).
         optimizer_index: which of several optimizers to sweep, counted from 0; the others keep their own lr.
@@ -78,6 +84,7 @@ class LRRangeTestCallback(Callback):
         mode: str | None = None,
         max_lr: float | None = None,
         num_steps: int | None = None,
+        monitor: str | None = None,
         divergence_factor: float = 0.5,
         smoothing: float = 0.9,
         optimizer_index: int = 0,
@@ -106,6 +113,7 @@ class LRRangeTestCallback(Callback):
         self._min_lr = lr_range_test_min_lr
         self._max_lr = None if max_lr is None else number("max_lr", max_lr, above=0)
         self._num_steps = None if num_steps is None else count("num_steps", num_steps, at_least=1)
+        self._monitor = monitor
         self._divergence_factor = number("divergence_factor", divergence_factor, above=0)
         self._smoothing = number("smoothing", smoothing, at_least=0, below=1)
         self._optimizer_index = optimizer_index
@@ -129,7 +137,9 @@ class LRRangeTestCallback(Callback):
         refuse_deepspeed(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
         self._snapshot.capture(trainer, pl_module)
-        self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None, limit_val_batches=0)
+        self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
+        if self._monitor is None:
+            self._snapshot.set_limits(trainer, limit_val_batches=0)
         if self._has_own_end():
             # The trainer's may come too early, in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
@@ -143,11 +153,12 @@ class LRRangeTestCallback(Callback):
         lrs = self._scheduler.lr_at(0)
         self._ratios = [lr / max(lrs) for lr in lrs]
         self._warn_if_narrow(max(lrs))
-        trend = LossTrend(self._smoothing, self._divergence_factor)
+        settling = SETTLING_STEPS if self._monitor is None else SETTLING_VALIDATIONS
+        trend = LossTrend(self._smoothing, self._divergence_factor, settling)
         self._record = LossRecord(trend, trainer.strategy.root_device)
         self._loss_sum: Tensor | None = None
         self._micro_batches = 0
-        self._recorded = 0
+        self._finished = 0
         self._ended_by = "trainer"
         self.result = RangeTestResult([], [], [], [], "trainer", self._mode, self._ratios)
 
@@ -166,34 +177,54 @@ class LRRangeTestCallback(Callback):
     # During -----------------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self._extend(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._extend(trainer)
+
+    def _extend(self, trainer: Any) -> None:
+        """Set as many epochs as the test still needs: enough to finish, and a number that the progress bar can show."""
         batches = trainer.num_training_batches
-        if self._num_steps is not None and math.isfinite(batches):
-            # Only for the progress bar; asked again in each epoch, so that it never ends the test early.
-            left = (self._num_steps + 1 - self._recorded) * trainer.accumulate_grad_batches
-            epochs = trainer.current_epoch + max(1, math.ceil(left / batches))
-            TrainerSnapshot.set_limits(trainer, max_epochs=epochs)
+        left = 0 if self._num_steps is None else self._num_steps + 1 - self._finished
+        if left > 0 and math.isfinite(batches):
+            epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
+            TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        automatic = pl_module.automatic_optimization
         loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
         if loss is not None:
             # Lightning divides by the number of accumulated batches, under automatic optimization only.
-            scale = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-            loss = loss.detach() * scale
+            loss = loss.detach() * (trainer.accumulate_grad_batches if automatic else 1)
             self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
             self._micro_batches += 1
         finished = self._scheduler.last_epoch
-        if finished > self._recorded:
-            if self._loss_sum is not None:
-                step = finished - 1
-                self._record.add(step, max(self._scheduler.lr_at(step)), self._loss_sum / self._micro_batches)
-            self._recorded = finished
-            self._loss_sum, self._micro_batches = None, 0
-            self._take(trainer, all_of_them=False)
+        stepped = finished > self._finished
+        if stepped:
+            self._finished = finished
+            if self._loss_sum is not None and self._monitor is None:
+                self._add(trainer, self._loss_sum / self._micro_batches)
             if not trainer.should_stop:
                 self._stop_at_end(trainer)
-        elif pl_module.automatic_optimization and not trainer.fit_loop._should_accumulate():
-            # The gradient scaler skipped this step: its losses belong to no step.
+        # A window that ends without a step was skipped by the gradient scaler: its losses belong to no step.
+        if stepped or (automatic and not trainer.fit_loop._should_accumulate()):
             self._loss_sum, self._micro_batches = None, 0
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._monitor is None or trainer.sanity_checking or not self._finished:
+            return
+        if self._monitor not in trainer.callback_metrics:
+            logged = list(trainer.callback_metrics)
+            raise ValueError(
+                f"monitor={self._monitor!r} was not logged in validation{did_you_mean(self._monitor, logged)};"
+                f" logged were {', '.join(logged) or 'no metrics'}"
+            )
+        self._add(trainer, trainer.callback_metrics[self._monitor])
+
+    def _add(self, trainer: Any, loss: Tensor) -> None:
+        step = self._finished - 1
+        self._record.add(step, max(self._scheduler.lr_at(step)), loss)
+        self._take(trainer, all_of_them=False)
 
     def _take(self, trainer: Any, *, all_of_them: bool) -> None:
         """Move the rows that have arrived into the result; stop where one of them says so."""
@@ -206,16 +237,14 @@ class LRRangeTestCallback(Callback):
             self.result.losses.append(row.loss)
             self.result.smoothed_losses.append(row.smoothed_loss)
             if self._log:
-                values = {"loss": row.loss, "smoothed_loss": row.smoothed_loss, "lr": row.lr}
-                for logger in trainer.loggers:
-                    logger.log_metrics({f"lr_range_test/{k}": v for k, v in values.items()}, step=row.step)
+                show_row(trainer, row)
             if row.diverged:
                 self._stop(trainer, "diverged" if math.isfinite(row.loss) else "non-finite loss")
 
     def _stop_at_end(self, trainer: Any) -> None:
-        if self._num_steps is not None and self._recorded > self._num_steps:
+        if self._num_steps is not None and self._finished > self._num_steps:
             self._ended_by = "num_steps"
-        elif self._max_lr is not None and max(self._scheduler.lr_at(self._recorded)) > self._max_lr * (1 + 1e-9):
+        elif self._max_lr is not None and max(self._scheduler.lr_at(self._finished)) > self._max_lr * (1 + 1e-9):
             self._ended_by = "max_lr"
         else:
             return
@@ -237,7 +266,7 @@ class LRRangeTestCallback(Callback):
         self._scheduler.unfollow_optimizer()
         self._snapshot.restore_model(trainer, pl_module)
         if self._log:
-            self._log_figure(trainer)
+            show_result(trainer, self.result)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         # Before the teardown hooks, so that the callbacks set aside get theirs.
@@ -250,18 +279,3 @@ class LRRangeTestCallback(Callback):
             self._snapshot.restore_model(trainer, pl_module)
             self._snapshot.restore_trainer(trainer)
             self._snapshot = None
-
-    def _log_figure(self, trainer: Any) -> None:
-        assert self.result is not None
-        boards = [logger for logger in trainer.loggers if hasattr(logger.experiment, "add_figure")]
-        if not boards or not self.result.steps or not trainer.is_global_zero:
-            return
-        try:
-            figure = self.result.plot()
-        except ImportError:
-            warnings.warn(
-                "no loss-vs-lr figure: matplotlib is not installed (pip install lightning-lrsched[plots])", stacklevel=2
-            )
-            return
-        for board in boards:
-            board.experiment.add_figure("lr_range_test/loss_vs_lr", figure, global_step=self.result.steps[-1])

@@ -1,42 +1,118 @@
-"""The picture of a range test: loss against learning rate, with what was found."""
+"""A range test shown: loss against learning rate as a figure, the findings as a table."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+from lightning_lrsched.range_test.suggestions import METHODS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from lightning_lrsched.range_test.result import RangeTestResult
+
+EXAMPLE_STEPS = 1000
+"""The length of training for which the table spells out a configuration."""
+
+DIVERGED = ("diverged", "non-finite loss")
 
 
 def draw(result: RangeTestResult) -> Figure:
-    """Draw loss and smoothed loss against the lr; mark bounds and suggestion where the record shows them."""
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(result.lrs, result.losses, color="0.75", linewidth=1.0, label="loss")
+    axes.plot(result.lrs, result.losses, color="0.7", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if result.mode == "exponential":
         axes.set_xscale("log")
-    finite = sorted(loss for loss in result.smoothed_losses if math.isfinite(loss))
-    if finite:
-        # An explosion at the end would press the interesting part flat.
-        low, high = finite[0], finite[min(len(finite) - 1, int(0.9 * len(finite)))]
-        axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+    _limit_losses(axes, result.losses)
     try:
-        low_lr, high_lr = result.bounds()
-        suggested = result.suggestion()
+        (low, high), suggested = result.bounds(), result.suggestion()
     except ValueError:
         axes.set_title(f"LR range test: no suggestion (stopped: {result.stop_reason})")
     else:
-        axes.axvspan(low_lr, high_lr, color="tab:green", alpha=0.12, label=f"bounds {low_lr:.2g} .. {high_lr:.2g}")
-        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggestion {suggested:.2g}")
         axes.set_title(f"LR range test (stopped: {result.stop_reason})")
-    if result.stop_reason in ("diverged", "non-finite loss") and result.lrs:
+        axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
+        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggestion {suggested:.2g}")
+        top = axes.get_ylim()[1]
+        for name in METHODS:
+            lr = result.suggestion(name)
+            axes.plot([lr], [top], marker="v", color="tab:red", markersize=7, clip_on=False)
+            axes.annotate(name, (lr, top), (0, -7), textcoords="offset points", rotation=90, ha="center", va="top",
+                          fontsize=7, color="tab:red")  # fmt: skip
+    if result.stop_reason in DIVERGED and result.lrs:
         axes.axvline(result.lrs[-1], color="black", linestyle=":", label=f"diverged at {result.lrs[-1]:.2g}")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower left", fontsize=8)
     axes.grid(alpha=0.3)
     return figure
+
+
+def draw_comparison(results: Mapping[str, RangeTestResult]) -> Figure:
+    """Draw several tests over each other: smoothed loss (left) and lr (right) against the optimizer step."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
+
+    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, result in results.items():
+        left.plot(result.steps, result.smoothed_losses, linewidth=2.0, label=name)
+        right.plot(result.steps, result.lrs, linewidth=2.0, label=name)
+    _limit_losses(left, [loss for result in results.values() for loss in result.smoothed_losses])
+    for axes, what in ((left, "smoothed loss"), (right, "learning rate")):
+        axes.set_xlabel("optimizer steps")
+        axes.set_ylabel(what)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _limit_losses(axes: Axes, losses: list[float]) -> None:
+    """Keep an explosion at the end from pressing the interesting part flat."""
+    finite = sorted(loss for loss in losses if math.isfinite(loss))
+    if finite:
+        low, high = finite[0], finite[int(0.9 * (len(finite) - 1))]
+        margin = (high - low) or 1.0
+        axes.set_ylim(low - 0.08 * margin, high + 0.4 * margin)
+
+
+def describe(result: RangeTestResult) -> str:
+    """Return the findings as a Markdown table, and below it the configuration they lead to."""
+    rows = [("steps", str(len(result.steps))), ("stopped because", result.stop_reason), ("growth", result.mode)]
+    if result.lrs:
+        finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
+        rows.append(("learning rates", f"{result.lrs[0]:.4g} .. {result.lrs[-1]:.4g}"))
+        rows.append(("lowest smoothed loss", f"{min(finite):.6g}" if finite else "none is finite"))
+    try:
+        low, high = result.bounds()
+        rows.append(("bounds", f"{low:.4g} .. {high:.4g}"))
+        rows.append(("suggested lr", f"{result.suggestion():.4g}"))
+        rows += [(f"suggested lr: {name}", f"{result.suggestion(name):.4g}") for name in METHODS]
+        config = json.dumps({"scheduler": result.one_cycle(EXAMPLE_STEPS)}, indent=2)
+        ready = f"Ready for a training of {EXAMPLE_STEPS} optimizer steps:\n\n```json\n{config}\n```"
+    except ValueError as reason:
+        ready = f"No suggestion: {reason}"
+    lines = ["| LR range test | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    return "\n".join([*lines, "", ready, ""])
+
+
+def as_html(result: RangeTestResult) -> str:
+    """Return figure and findings as HTML; the findings alone where matplotlib is missing."""
+    text = f"<pre>{html.escape(describe(result))}</pre>"
+    try:
+        figure = draw(result)
+    except ImportError:
+        return text
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    encoded = base64.b64encode(picture.getvalue()).decode("ascii")
+    return f'<img alt="LR range test" src="data:image/png;base64,{encoded}"/>{text}'

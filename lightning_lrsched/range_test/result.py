@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.range_test import suggestions
@@ -101,6 +104,76 @@ class RangeTestResult:
 
     def _for_groups(self, lr: float) -> float | list[float]:
         return lr if len(set(self.group_ratios)) == 1 else [lr * ratio for ratio in self.group_ratios]
+
+    def warmup_decay(self, total_num_steps: int) -> dict[str, Any]:
+        """Return a ready WarmupDecayLR configuration: to :meth:`suggestion` in a tenth of the steps, then down to 0.
+
+        Args:
+            total_num_steps: length of the training [optimizer steps], at least 10.
+
+        Raises:
+            ValueError: if the record shows no suggestion; the message says what to change.
+        """
+        total = count("total_num_steps", total_num_steps, at_least=10)
+        params = {
+            "total_num_steps": total,
+            "warmup_min_lr": self._for_groups(0.0),
+            "warmup_max_lr": self._for_groups(self.suggestion()),
+            "warmup_num_steps": round(0.1 * total),
+            "warmup_type": "linear",
+        }
+        return {"type": "WarmupDecayLR", "params": params}
+
+    @classmethod
+    def combine(cls, results: Sequence[RangeTestResult]) -> RangeTestResult:
+        """Return the mean of several tests that differ in their seed only, up to where the first of them ended.
+
+        Raises:
+            ValueError: if there are none, or their learning rates differ.
+        """
+        if not results:
+            raise ValueError("results: at least one is needed")
+        shortest = min(results, key=lambda result: len(result.steps))
+        length = len(shortest.steps)
+        for number, result in enumerate(results):
+            if (result.lrs[:length], result.group_ratios) != (shortest.lrs, shortest.group_ratios):
+                raise ValueError(f"results[{number}]: its learning rates differ; only repetitions of one test combine")
+        return replace(
+            shortest,
+            losses=[fmean(losses) for losses in zip(*(r.losses[:length] for r in results), strict=True)],
+            smoothed_losses=[
+                fmean(losses) for losses in zip(*(r.smoothed_losses[:length] for r in results), strict=True)
+            ],
+        )
+
+    @staticmethod
+    def compare(results: Mapping[str, RangeTestResult]) -> Figure:
+        """Return a figure that overlays several tests (a slow and a fast one): loss, and lr, against the steps."""
+        from lightning_lrsched.range_test.report import draw_comparison  # noqa: PLC0415 - matplotlib is optional
+
+        return draw_comparison(results)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the record as CSV, one line per step; missing folders are made."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = ("steps", "lrs", "losses", "smoothed_losses")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("step", "lr", "loss", "smoothed_loss"))
+            writer.writerows(zip(*(getattr(self, column) for column in columns), strict=True))
+
+    def to_markdown(self) -> str:
+        """Return what was found as a Markdown table, with the ready configuration below it."""
+        from lightning_lrsched.range_test.report import describe  # noqa: PLC0415 - imports this module
+
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        """Show figure and numbers in a notebook."""
+        from lightning_lrsched.range_test.report import as_html  # noqa: PLC0415 - matplotlib is optional
+
+        return as_html(self)
 
     def save(self, path: str | Path) -> None:
         """Write the record as JSON; missing folders are made."""

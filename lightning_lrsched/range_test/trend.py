@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 SETTLING_STEPS = 10
-"""Losses that are taken to be the beginning: their mean is where the loss came from, their jitter is its noise."""
+"""Losses at the beginning: their mean is where the loss came from, their jitter is its noise; no verdict before."""
 
 NOISE_FACTOR = 4.0
 """Standard deviations of a single loss that a rise must exceed, however little the loss has fallen before."""
@@ -20,7 +20,7 @@ class LossTrend(Metric):
     ``average(t) = sum(b**(t-i) * loss(i)) / sum(b**(t-i))``, ``b = smoothing``. The loss has diverged when it is not
     finite, or when its average lies above its best value so far by more than
     ``max(divergence_factor * (first - best), NOISE_FACTOR * noise)``; ``first`` is the mean of the first
-    10 losses. The rule knows only differences, so adding a constant to the loss, or a loss below zero, changes nothing.
+    ``settling`` losses. The rule knows only differences: a constant added to the loss, or its sign, changes nothing.
     The noise, a standard deviation, comes from the jitter between neighbouring losses up to the best one: an explosion
     must not widen the tolerance that it is to be measured by.
 
@@ -30,6 +30,7 @@ class LossTrend(Metric):
     Args:
         smoothing: weight of the past in the average, in [0, 1); 0: no smoothing.
         divergence_factor: share of the fall so far that the loss may climb back.
+        settling: how many losses are taken to be the beginning.
     """
 
     full_state_update = False
@@ -43,10 +44,11 @@ class LossTrend(Metric):
     noise: Tensor
     diverged: Tensor
 
-    def __init__(self, smoothing: float = 0.9, divergence_factor: float = 0.5) -> None:
+    def __init__(self, smoothing: float = 0.9, divergence_factor: float = 0.5, settling: int = SETTLING_STEPS) -> None:
         super().__init__(sync_on_compute=False)
         self.smoothing = smoothing
         self.divergence_factor = divergence_factor
+        self.settling = settling
         for name in ("average", "weight", "losses", "first", "last", "jitter", "noise"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="mean")
         self.add_state("best", torch.full((), torch.inf, dtype=torch.float64), dist_reduce_fx="min")
@@ -58,7 +60,7 @@ class LossTrend(Metric):
         self.average = self.smoothing * self.average + (1 - self.smoothing) * loss
         self.weight = self.smoothing * self.weight + (1 - self.smoothing)
         self.losses = self.losses + 1
-        settling = self.losses <= SETTLING_STEPS
+        settling = self.losses <= self.settling
         self.first = torch.where(settling, self.first + (loss - self.first) / self.losses, self.first)
         self.jitter = torch.where(self.losses > 1, self.jitter + (loss - self.last) ** 2, self.jitter)
         self.last = loss

@@ -25,16 +25,16 @@ SCHEDULERS: dict[str, type[ClosedFormLR]] = {
 VALID_LR_SCHEDULES = list(SCHEDULERS)
 
 __all__ = [
-    "ClosedFormLR",
-    "LRRangeTest",
     "LR_RANGE_TEST",
     "ONE_CYCLE",
-    "OneCycle",
     "SCHEDULERS",
     "VALID_LR_SCHEDULES",
     "WARMUP_COSINE_LR",
     "WARMUP_DECAY_LR",
     "WARMUP_LR",
+    "ClosedFormLR",
+    "LRRangeTest",
+    "OneCycle",
     "WarmupCosineLR",
     "WarmupDecayLR",
     "WarmupLR",
