@@ -45,7 +45,7 @@ def test_the_check_notices_an_import_against_the_direction(tmp_path, importer, i
 def test_all_but_the_callbacks_and_the_cli_work_without_lightning():
     # The contract reads import statements; this runs them, with everything that other packages import in turn.
     script = (
-        f"import sys, {PACKAGE}.schedulers, {PACKAGE}.config, {PACKAGE}.range_test\n"
+        f"import sys, {PACKAGE}.schedulers, {PACKAGE}.config, {PACKAGE}.range_test, {PACKAGE}.preview\n"
         "print([name for name in ('lightning', 'pytorch_lightning') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
