@@ -34,6 +34,7 @@ class LossTrend(Metric):
     """
 
     full_state_update = False
+    origin: Tensor
     average: Tensor
     weight: Tensor
     losses: Tensor
@@ -49,7 +50,7 @@ class LossTrend(Metric):
         self.smoothing = smoothing
         self.divergence_factor = divergence_factor
         self.settling = settling
-        for name in ("average", "weight", "losses", "first", "last", "jitter", "noise"):
+        for name in ("origin", "average", "weight", "losses", "first", "last", "jitter", "noise"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="mean")
         self.add_state("best", torch.full((), torch.inf, dtype=torch.float64), dist_reduce_fx="min")
         self.add_state("diverged", torch.zeros((), dtype=torch.bool), dist_reduce_fx="max")
@@ -57,6 +58,9 @@ class LossTrend(Metric):
     def update(self, loss: Tensor) -> None:
         """Add the loss of one optimizer step."""
         loss = loss.detach().to(self.average)
+        # Averaged is the distance from the first loss: of a constant it is exactly 0, without any rounding.
+        self.origin = torch.where(self.losses == 0, loss, self.origin)
+        loss = loss - self.origin
         self.average = self.smoothing * self.average + (1 - self.smoothing) * loss
         self.weight = self.smoothing * self.weight + (1 - self.smoothing)
         self.losses = self.losses + 1
@@ -77,4 +81,4 @@ class LossTrend(Metric):
 
     def compute(self) -> Tensor:
         """Return the smoothed loss."""
-        return self.average / self.weight
+        return self.origin + self.average / self.weight

@@ -1,10 +1,10 @@
-"""DeepSpeed itself, imported once, and the line that quotes how far from it the schedules are."""
+"""DeepSpeed itself, imported once, and the errors that the comparison with it finds."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
@@ -23,15 +23,9 @@ def deepspeed() -> ModuleType:
     return lr_schedules
 
 
-@pytest.fixture(scope="session")
-def largest_errors(request: pytest.FixtureRequest) -> Iterator[dict[str, float]]:
-    """What the parity tests found: name of a quantity -> largest relative error; printed at the end of the session."""
+@pytest.fixture
+def largest_errors(record_property: Callable[[str, object], None]) -> Iterator[dict[str, float]]:
+    """What a parity test finds: name of a quantity -> largest relative error; quoted at the end of the whole run."""
     errors: dict[str, float] = {}
     yield errors
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    if reporter is not None and capture is not None:
-        with capture.global_and_fixture_disabled():
-            reporter.write_line("\nLargest relative error against DeepSpeed:")
-            for name, error in sorted(errors.items()):
-                reporter.write_line(f"  {name:<28} {error:.1e}")
+    record_property("largest relative errors", errors)

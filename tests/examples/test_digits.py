@@ -1,0 +1,73 @@
+"""The demo, run as a user runs it, and its event files read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_lrsched import RangeTestResult, SchedulerConfig
+
+ROOT = Path(__file__).parents[2]
+EPOCHS, BATCHES = 3, 22
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, ROOT / "examples" / "digits.py", "--seeds", "1", "--epochs", str(EPOCHS), "--out", out]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert run.returncode == 0, run.stderr
+    return out, run.stdout
+
+
+def test_the_report_names_what_was_found_and_the_next_command(demo):
+    out, report = demo
+    result = RangeTestResult.load(out / "range_test.json")
+    assert f"{result.suggestion():.4f}" in report
+    assert "median" in report
+    assert f"tensorboard --logdir {out / 'tensorboard'}" in report
+
+
+def test_the_pictures_are_there(demo):
+    for name in ("loss_vs_lr.png", "schedule.png"):
+        picture = (demo[0] / name).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 5000
+
+
+def test_the_event_files_hold_the_schedules_own_values(demo):
+    out, _ = demo
+    total = EPOCHS * BATCHES
+    config = RangeTestResult.load(out / "range_test.json").one_cycle(total)
+    schedule = SchedulerConfig.of(config).build(torch.optim.SGD([torch.zeros(1)], 0.001, momentum=0.9))
+    events = EventAccumulator(str(out / "tensorboard" / "one_cycle_seed0")).Reload()
+    expected = list(range(4, total, 5))  # log_every_n_steps=5
+    for tag, value_at in (("lr-SGD", schedule.lr_at), ("lr-SGD-momentum", schedule.momentum_at)):
+        points = {event.step: event.value for event in events.Scalars(tag)}
+        assert list(points) == expected
+        for step, value in points.items():
+            assert value == pytest.approx(value_at(step)[0], rel=1e-6)  # event files hold float32
+
+
+def test_the_event_files_hold_the_range_test(demo):
+    out, _ = demo
+    result = RangeTestResult.load(out / "range_test.json")
+    events = EventAccumulator(str(out / "tensorboard" / "range_test_seed0"), {"images": 0}).Reload()
+    for tag, values in (("loss", result.losses), ("lr", result.lrs)):
+        points = events.Scalars(f"lr_range_test/{tag}")
+        assert [event.step for event in points] == result.steps
+        assert [event.value for event in points] == pytest.approx(values, rel=1e-6)
+    assert len(events.Images("lr_range_test/loss_vs_lr")) == 1
+
+
+def test_the_configuration_is_plain_json(demo):
+    config = RangeTestResult.load(demo[0] / "range_test.json").one_cycle(1000)
+    assert json.loads(json.dumps(config)) == config
