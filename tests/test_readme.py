@@ -1,0 +1,44 @@
+"""Every code block of the README runs, one after the other, as a reader would type them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:.*GPU available")
+def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "readme"}
+    for number, block in enumerate(blocks("python"), start=1):
+        exec(compile(block, f"README.md, block {number}", "exec"), names)  # noqa: S102 - our own README
+    assert names["schedule"].lr_at(100) == [0.002]
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_every_block_has_a_language_that_a_test_runs():
+    fences = re.findall(r"^```(\w*)$", README, re.MULTILINE)
+    assert set(fences[::2]) <= {"python", "sh"}
+    assert set(fences[1::2]) == {""}
+
+
+def test_the_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE)
+    assert len(targets) >= 2
+    for target in targets:
+        assert re.search(rf"^[\w -]*\b{target}\b[\w -]*:", makefile, re.MULTILINE), target
+
+
+def test_links_to_files_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
