@@ -20,7 +20,7 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "readme"}
     for number, block in enumerate(blocks("python"), start=1):
-        exec(compile(block, f"README.md, block {number}", "exec"), names)  # noqa: S102 - our own README
+        exec(compile(block, f"README.md, block {number}", "exec"), names)
     assert names["schedule"].lr_at(100) == [0.002]
     assert "diverged" in capsys.readouterr().out
 

@@ -1,13 +1,23 @@
-"""Reading configuration files: JSON as DeepSpeed reads it, and YAML; safely, with bounded size."""
+"""Reading and writing configuration files: JSON as DeepSpeed reads it, and YAML; safely, with bounded size."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LARGEST_FILE = 1_000_000
-"""Bytes; real configuration files stay below a hundredth of it."""
+LARGEST_FILE = 256 * 1024
+"""Bytes; real configuration files stay below a tenth of it."""
+
+MOST_VALUES = 100_000
+"""Values in a file with its YAML aliases written out: a few lines of aliases of aliases can stand for billions."""
+
+DEEPEST = 60
+"""Levels of mappings and lists inside one another; real configuration files have less than ten."""
+
+YAML_SUFFIXES = (".yaml", ".yml")
+SUFFIXES = (".json", *YAML_SUFFIXES)
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -15,44 +25,110 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
     JSON may hold comments and trailing commas, as in DeepSpeed. Nothing in the file is executed or imported.
 
+    Args:
+        path: the file; with the suffix ``.yaml`` or ``.yml`` it is read as YAML, otherwise as JSON.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is too large, cannot be parsed, repeats a key, or holds no mapping.
+        ValueError: if the file is too large or too deeply nested, cannot be parsed, repeats a key, or holds no mapping.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no configuration file {str(path)!r}")
-    if path.stat().st_size > LARGEST_FILE:
+        raise FileNotFoundError(f"{path}: no such file")
+    # Not the size that the file system tells: some special files have none.
+    with path.open("rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
         raise ValueError(f"{path}: larger than {LARGEST_FILE} bytes, this is no scheduler configuration")
-    text = path.read_text(encoding="utf-8")
     try:
-        content = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else _parse_json(text)
+        text = content.decode("utf-8-sig")
+        parsed = _parse_yaml(text) if path.suffix.lower() in YAML_SUFFIXES else _parse_json(text)
     except RecursionError:
         raise ValueError(f"{path}: nested too deeply, this is no scheduler configuration") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: must hold a mapping of keys to values, got {type(content).__name__}")
-    return dict(content)
+    if not isinstance(parsed, Mapping):
+        raise ValueError(f"{path}: must hold a mapping of keys to values, got {type(parsed).__name__}")
+    return dict(parsed)
+
+
+def dump_mapping(content: Mapping[str, Any], form: str) -> str:
+    """Return ``content`` as the text of a file; ``form`` is ``"json"`` or ``"yaml"``."""
+    if form == "json":
+        return json.dumps(content, indent=2, default=str) + "\n"
+    import yaml  # noqa: PLC0415 - most users pass a dict and need no parser
+
+    # By way of JSON: what a tuple or a read-only mapping is, the safe dumper does not know.
+    text: str = yaml.safe_dump(json.loads(json.dumps(content, default=str)), sort_keys=False)
+    return text
 
 
 def _parse_json(text: str) -> Any:
     import hjson  # noqa: PLC0415 - most users pass a dict and need no parser
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"key {key!r} stands here twice")
-        return dict(pairs)
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {repeated!r} stands twice in one section")
+        return mapping
 
-    return hjson.loads(text, object_pairs_hook=no_duplicates)
+    parsed = hjson.loads(text, object_pairs_hook=no_duplicates)
+    if _depth(parsed) > DEEPEST:
+        raise RecursionError
+    return parsed
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
 
 
 def _parse_yaml(text: str) -> Any:
     import yaml  # noqa: PLC0415 - most users pass a dict and need no parser
 
+    # The safe loader knows plain values only, no tags that name a class. In two halves: the tree is weighed
+    # before the values are made, because making them follows the aliases.
+    loader = yaml.SafeLoader(text)
     try:
-        return yaml.safe_load(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _weigh(node, {}, 1)
+        _refuse_duplicates(node, set())
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from None
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+def _children(node: Any) -> list[Any]:
+    parts = node.value if isinstance(node.value, list) else []
+    return [part for item in parts for part in (item if isinstance(item, tuple) else (item,))]
+
+
+def _weigh(node: Any, known: dict[int, int], depth: int) -> int:
+    """Return the number of values in ``node``, aliases written out; refuse what is too heavy, too deep or circular."""
+    if depth > DEEPEST or known.get(id(node)) == 0:
+        raise RecursionError
+    if id(node) not in known:
+        known[id(node)] = 0  # being weighed: to meet it again inside itself is a circle
+        known[id(node)] = 1 + sum(_weigh(child, known, depth + 1) for child in _children(node))
+        if known[id(node)] > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES} values, this is no scheduler configuration")
+    return known[id(node)]
+
+
+def _refuse_duplicates(node: Any, seen: set[int]) -> None:
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if node.id == "mapping":
+        keys = [key.value for key, _ in node.value if key.id == "scalar" and key.value != "<<"]
+        repeated = [key for key in keys if keys.count(key) > 1] if len(set(keys)) < len(keys) else []
+        if repeated:
+            raise ValueError(f"the key {repeated[0]!r} stands twice in one section")
+    for child in _children(node):
+        _refuse_duplicates(child, seen)

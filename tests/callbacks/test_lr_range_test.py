@@ -224,6 +224,10 @@ class Interrupt(Callback):
             raise self.exception
 
 
+def global_numpy_state() -> np.ndarray:
+    return np.random.get_state()[1].copy()  # noqa: NPY002 - the old global generator is what user code may use
+
+
 def state_of(module) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in [*module.parameters(), *module.buffers()]]
 
@@ -246,7 +250,7 @@ def test_weights_random_states_generators_and_trainer_are_as_before(make_trainer
     trainer = make_trainer(callback, checkpoint, stopping, Interrupt(exception), enable_checkpointing=True, min_steps=2)
     callbacks_before = list(trainer.callbacks)
     before, generator_before = state_of(module), generator.get_state()
-    random_before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    random_before = random.getstate(), global_numpy_state(), torch.get_rng_state()
 
     if exception is None:
         trainer.fit(module, loader)
@@ -257,7 +261,7 @@ def test_weights_random_states_generators_and_trainer_are_as_before(make_trainer
     assert all(torch.equal(a, b) for a, b in zip(before, state_of(module), strict=True))
     assert torch.equal(generator_before, generator.get_state())
     assert random_before[0] == random.getstate()
-    assert (random_before[1] == np.random.get_state()[1]).all()
+    assert (random_before[1] == global_numpy_state()).all()
     assert torch.equal(random_before[2], torch.get_rng_state())
     assert optimizer.state_dict()["state"] == {}
     assert optimizer.param_groups[0]["lr"] == 0.01
