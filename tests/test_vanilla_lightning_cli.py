@@ -14,7 +14,11 @@ PARAMS = {
     "LRRangeTest": ["--lr_scheduler.lr_range_test_min_lr=0.5"],
     "OneCycle": ["--lr_scheduler.cycle_min_lr=0.01", "--lr_scheduler.cycle_max_lr=[0.1]"],
     "WarmupLR": ["--lr_scheduler.warmup_max_lr=null"],
-    "WarmupDecayLR": ["--lr_scheduler.total_num_steps=30", "--lr_scheduler.warmup_max_lr=0.1"],
+    "WarmupDecayLR": [
+        "--lr_scheduler.total_num_steps=30",
+        "--lr_scheduler.warmup_num_steps=5",
+        "--lr_scheduler.warmup_max_lr=0.1",
+    ],
     "WarmupCosineLR": ["--lr_scheduler.total_num_steps=2000"],
 }
 
