@@ -174,6 +174,10 @@ class LRRangeTestCallback(Callback):
     def _has_own_end(self) -> bool:
         return self._num_steps is not None or self._max_lr is not None
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        # A checkpoint that the fit began from has brought back its own lr.
+        self._scheduler.step(self._scheduler.last_epoch)
+
     # During -----------------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

@@ -32,6 +32,8 @@ class LossRecord:
     """
 
     def __init__(self, trend: LossTrend, device: torch.device) -> None:
+        if device.type == "mps":
+            trend.set_dtype(torch.float32)  # Apple's GPUs have no float64
         self.trend = trend.to(device)
         self._on_host = device.type == "cpu"
         self._pending: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()

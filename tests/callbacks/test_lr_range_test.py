@@ -299,6 +299,18 @@ def test_the_same_trainer_can_train_after_the_test(make_trainer):
     assert schedule.schedulers[0].last_epoch == 30
 
 
+def test_the_test_can_start_from_a_checkpoint(make_trainer, tmp_path):
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(Regression(), data())
+    trainer.save_checkpoint(tmp_path / "trained.ckpt")
+    trained = state_of(trainer.lightning_module)
+
+    module, callback = Regression(), LRRangeTestCallback(num_steps=20)
+    make_trainer(callback).fit(module, data(), ckpt_path=tmp_path / "trained.ckpt")
+    assert [lr for lr, _ in module.seen] == callback.result.lrs
+    assert all(torch.equal(a, b) for a, b in zip(trained, state_of(module), strict=True))
+
+
 def test_a_modules_own_scheduler_and_our_callback_give_way_during_the_test(make_trainer):
     def wired(parameters):
         optimizer = torch.optim.SGD(parameters, 0.1)
