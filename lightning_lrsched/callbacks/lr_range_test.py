@@ -13,9 +13,11 @@ from torch import Tensor
 from lightning_lrsched.callbacks.isolation import TrainerSnapshot
 from lightning_lrsched.callbacks.range_test_board import show_result, show_row
 from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
+from lightning_lrsched.config.durations import resolve_steps
+from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.range_test.record import LossRecord
 from lightning_lrsched.range_test.result import RangeTestResult
-from lightning_lrsched.range_test.trend import SETTLING_STEPS, LossTrend
+from lightning_lrsched.range_test.trend import DIVERGENCE_FACTOR, SETTLING_STEPS, LossTrend
 from lightning_lrsched.schedulers import LRRangeTest
 from lightning_lrsched.schedulers.checks import count, did_you_mean, number
 
@@ -41,13 +43,15 @@ class LRRangeTestCallback(Callback):
     Args:
         lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the
             largest lr: the ratios between the groups' own learning rates are kept.
-        lr_range_test_step_size: length of one interval of linear growth [optimizer steps].
+        lr_range_test_step_size: length of one interval of linear growth [optimizer steps]; also a fraction of the run
+            (0.01), epochs (``"2ep"``) or ``"auto"`` (a hundredth of the run).
         lr_range_test_step_rate: growth per interval, as a multiple of ``lr_range_test_min_lr``.
         lr_range_test_staircase: hold the lr within each interval.
         mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
             else exponential.
         max_lr: stop beyond this lr (exponential growth: reach it after ``num_steps``; 10 unless given).
-        num_steps: stop after so many optimizer steps (exponential growth: 200 unless given).
+        num_steps: stop after so many optimizer steps (exponential growth: 200 unless given); also a fraction of the
+            run, epochs or ``"auto"`` (as long as the run).
         monitor: name of a metric that the module logs in validation (``"val_loss"``): the test then goes by it, not by
             the training loss, one record per validation; let the trainer validate often (``val_check_interval``).
         divergence_factor: share of the fall so far that the smoothed loss may climb back before the test stops.
@@ -77,15 +81,15 @@ class LRRangeTestCallback(Callback):
     def __init__(
         self,
         lr_range_test_min_lr: float | list[float] | None = None,
-        lr_range_test_step_size: int | None = None,
+        lr_range_test_step_size: int | float | str | None = None,
         lr_range_test_step_rate: float | None = None,
         lr_range_test_staircase: bool | None = None,
         *,
         mode: str | None = None,
         max_lr: float | None = None,
-        num_steps: int | None = None,
+        num_steps: int | float | str | None = None,
         monitor: str | None = None,
-        divergence_factor: float = 0.5,
+        divergence_factor: float = DIVERGENCE_FACTOR,
         smoothing: float = 0.9,
         optimizer_index: int = 0,
         log: bool = True,
@@ -112,7 +116,7 @@ class LRRangeTestCallback(Callback):
             lr_range_test_min_lr = LRRangeTest.parameters()["lr_range_test_min_lr"].default
         self._min_lr = lr_range_test_min_lr
         self._max_lr = None if max_lr is None else number("max_lr", max_lr, above=0)
-        self._num_steps = None if num_steps is None else count("num_steps", num_steps, at_least=1)
+        self._given_num_steps = num_steps
         self._monitor = monitor
         self._divergence_factor = number("divergence_factor", divergence_factor, above=0)
         self._smoothing = number("smoothing", smoothing, at_least=0, below=1)
@@ -123,7 +127,15 @@ class LRRangeTestCallback(Callback):
         # Wrong values are told now, not when training starts.
         rehearsal = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         min_lr = lr_range_test_min_lr[0] if isinstance(lr_range_test_min_lr, list) else lr_range_test_min_lr
-        LRRangeTest(rehearsal, min_lr, **self._params)
+        LRRangeTest(rehearsal, min_lr, **self._resolve_steps(RunLength(10**6, 10**3)))
+
+    def _resolve_steps(self, trainer: Any) -> dict[str, Any]:
+        """Turn lengths given in shares of the run into optimizer steps."""
+        counts = {**self._params, "num_steps": self._given_num_steps}
+        counted = {key: resolve_steps(key, value, trainer) for key, value in counts.items()}
+        given = counted["num_steps"]
+        self._num_steps = None if given is None else count("num_steps", given, at_least=1)
+        return {key: counted[key] for key in self._params}
 
     # Before -----------------------------------------------------------------------------------------------------------
 
@@ -136,6 +148,7 @@ class LRRangeTestCallback(Callback):
         owner = type(self).__name__
         refuse_deepspeed(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
+        params = self._resolve_steps(trainer)  # before the trainer's own limits are lifted
         self._snapshot.capture(trainer, pl_module)
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
@@ -148,7 +161,7 @@ class LRRangeTestCallback(Callback):
         own_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         ratios = [lr / max(own_lrs) for lr in own_lrs] if max(own_lrs) > 0 else [1.0] * len(own_lrs)
         min_lr = self._min_lr if isinstance(self._min_lr, list) else [self._min_lr * ratio for ratio in ratios]
-        self._scheduler = LRRangeTest(optimizer, min_lr, **self._params)
+        self._scheduler = LRRangeTest(optimizer, min_lr, **params)
         self._scheduler.follow_optimizer()
         lrs = self._scheduler.lr_at(0)
         self._ratios = [lr / max(lrs) for lr in lrs]
