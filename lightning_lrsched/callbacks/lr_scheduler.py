@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.callbacks.trainer_facts import (
     callbacks_named,
@@ -15,8 +16,9 @@ from lightning_lrsched.callbacks.trainer_facts import (
     pick_optimizer,
     refuse_deepspeed,
 )
+from lightning_lrsched.config.announce import announce_resolved
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
 
 Scheduler = SchedulerConfig | dict[str, Any] | str | Path
 
@@ -32,6 +34,10 @@ class LRSchedulerCallback(Callback):
     ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. What a
     LearningRateMonitor of the same trainer logs already is not logged twice.
 
+    Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
+    they become optimizer steps, which a table in the log tells and the loggers keep among the hyperparameters. A class
+    of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer steps.
+
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
             :class:`SchedulerConfig`; or a list of these, one for each of the module's optimizers (None: leave that
@@ -46,7 +52,8 @@ class LRSchedulerCallback(Callback):
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
-            scheduler for the same optimizer, if StochasticWeightAveraging or DeepSpeedStrategy is in use.
+            scheduler for the same optimizer, if StochasticWeightAveraging or DeepSpeedStrategy is in use, or if a value
+            depends on the length of a run that the Trainer does not know.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -71,7 +78,8 @@ class LRSchedulerCallback(Callback):
         self._optimizer_index = optimizer_index
         self._log = log
         self._logged_steps: list[int] = []
-        self.schedulers: list[ClosedFormLR] = []
+        self._lrs_in_force: list[list[Any]] = []
+        self.schedulers: list[LRScheduler] = []
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
@@ -90,8 +98,15 @@ class LRSchedulerCallback(Callback):
                         f"{owner}: the module's configure_optimizers already returns a scheduler"
                         f" ({type(other.scheduler).__name__}) for optimizer {index}; keep that one or this callback"
                     )
-            scheduler = config.build(optimizer)
-            scheduler.follow_optimizer()
+            scheduler = config.build(optimizer, trainer)
+            if isinstance(scheduler, ClosedFormLR):
+                scheduler.follow_optimizer()
+            elif not pl_module.automatic_optimization:
+                raise ValueError(
+                    f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
+                    f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"
+                )
+            announce_resolved(trainer, config, optimizer, index)
             trainer.strategy.lr_scheduler_configs.append(LRSchedulerConfig(scheduler, interval="step"))
             self.schedulers.append(scheduler)
 
@@ -108,6 +123,7 @@ class LRSchedulerCallback(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._logged_steps = [scheduler.last_epoch for scheduler in self.schedulers]
+        self._lrs_in_force = [scheduler.get_last_lr() for scheduler in self.schedulers]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         every = trainer.log_every_n_steps
@@ -116,16 +132,22 @@ class LRSchedulerCallback(Callback):
             if finished != self._logged_steps[number]:
                 self._logged_steps[number] = finished
                 if self._log and every and finished % every == 0:
-                    self._log_step(trainer, scheduler, finished - 1)
+                    self._log_step(trainer, scheduler, finished - 1, self._lrs_in_force[number])
+                if not isinstance(scheduler, ClosedFormLR):
+                    # torch's own cannot be asked for the lr of a step that is past.
+                    self._lrs_in_force[number] = scheduler.get_last_lr()
 
-    def _log_step(self, trainer: Any, scheduler: ClosedFormLR, step: int) -> None:
+    def _log_step(self, trainer: Any, scheduler: LRScheduler, step: int, lrs_in_force: list[Any]) -> None:
         """Log the values with which optimizer step ``step`` (counted from 0) was made."""
         tags = curve_tags(trainer)[id(scheduler.optimizer)]
         monitors = callbacks_named(trainer, "LearningRateMonitor")
         values: dict[str, float] = {}
+        if isinstance(scheduler, ClosedFormLR):
+            lrs, momenta = scheduler.lr_at(step), scheduler.momentum_at(step)
+        else:
+            lrs, momenta = [float(lr) for lr in lrs_in_force], None
         if not monitors:
-            values.update(zip(tags, scheduler.lr_at(step), strict=True))
-        momenta = scheduler.momentum_at(step)
+            values.update(zip(tags, lrs, strict=True))
         if momenta is not None and not any(monitor.log_momentum for monitor in monitors):
             values.update(zip([f"{tag}-momentum" for tag in tags], momenta, strict=True))
         if values:

@@ -74,7 +74,10 @@ def _parse_json(text: str) -> Any:
             raise ValueError(f"the key {repeated!r} stands twice in one section")
         return mapping
 
-    parsed = hjson.loads(text, object_pairs_hook=no_duplicates)
+    try:
+        parsed = hjson.loads(text, object_pairs_hook=no_duplicates)
+    except hjson.HjsonDecodeError as error:
+        raise ValueError(f"not valid JSON, even with comments and trailing commas allowed: {error}") from None
     if _depth(parsed) > DEEPEST:
         raise RecursionError
     return parsed
@@ -117,7 +120,9 @@ def _weigh(node: Any, known: dict[int, int], depth: int) -> int:
         known[id(node)] = 0  # being weighed: to meet it again inside itself is a circle
         known[id(node)] = 1 + sum(_weigh(child, known, depth + 1) for child in _children(node))
         if known[id(node)] > MOST_VALUES:
-            raise ValueError(f"its aliases stand for more than {MOST_VALUES} values, this is no scheduler configuration")
+            raise ValueError(
+                f"its aliases stand for more than {MOST_VALUES} values, this is no scheduler configuration"
+            )
     return known[id(node)]
 
 

@@ -2,88 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+import warnings
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_lrsched.config import durations
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
+from lightning_lrsched.config.run_length import RunLength
+from lightning_lrsched.config.sections import Sections, type_and_params
+from lightning_lrsched.config.torch_schedulers import (
+    NOT_FROM_A_FILE,
+    build_torch_scheduler,
+    parameters_of,
+    torch_schedulers,
+)
+from lightning_lrsched.config.unknown_keys import explain
+from lightning_lrsched.config.values import repair
+from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.checks import did_you_mean
 
+POSITION = inspect.Parameter("last_batch_iteration", inspect.Parameter.KEYWORD_ONLY, default=-1, annotation="int")
+"""DeepSpeed's files often have it; it is where the schedule starts, no hyperparameter."""
 
-@dataclass(frozen=True)
+PARAMS = "scheduler.params."
+LARGE_LR = 1e300
+"""Stands for the optimizer's own lr as long as there is no optimizer: no other lr is larger."""
+
+
+@dataclass(frozen=True, init=False, repr=False)
 class SchedulerConfig:
     """A schedule's type and hyperparameters, in DeepSpeed's ``{"type": ..., "params": {...}}`` form.
 
+    Everything that can be known without an optimizer is checked at once; what depends on the training run
+    (``"auto"``, a fraction of the run such as 0.1, epochs such as ``"2ep"``: see ``config/durations.py``) becomes
+    numbers in :meth:`build`.
+
     Args:
-        type: name of the schedule: LRRangeTest, OneCycle, WarmupLR, WarmupDecayLR or WarmupCosineLR.
+        type: name of the schedule: LRRangeTest, OneCycle, WarmupLR, WarmupDecayLR, WarmupCosineLR, or a class of
+            ``torch.optim.lr_scheduler``.
         params: the hyperparameters under the names of the schedule's constructor. Numbers written as strings
             (``"1e-5"``, as YAML reads ``1e-5``) become numbers.
+        **hyperparameters: the same, one by one.
 
     Raises:
-        TypeError: if ``params`` is no mapping.
-        ValueError: if the type or a key is unknown, or a required key is missing.
+        TypeError: if a value has the wrong type.
+        ValueError: if the type or a key is unknown, a required key is missing, or a value is out of range.
 
     Source:
         DeepSpeed 0.19.8, section ``scheduler`` of its configuration.
 
     Example:
         >>> SchedulerConfig("WarmupLR", {"warmup_num_steps": "1e2"})
-        SchedulerConfig(type='WarmupLR', params={'warmup_num_steps': 100.0})
+        SchedulerConfig(type='WarmupLR', params={'warmup_num_steps': 100})
+        >>> SchedulerConfig("WarmupLR", warmup_max_lr="auto").to_dict()
+        {'type': 'WarmupLR', 'params': {'warmup_max_lr': 'auto'}}
     """
 
     type: str
     params: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.type, str) or self.type not in SCHEDULERS:
-            raise ValueError(
-                f"scheduler.type must be one of {', '.join(SCHEDULERS)}, got {self.type!r}"
-                f"{did_you_mean(self.type, list(SCHEDULERS))}"
-            )
-        if not isinstance(self.params, Mapping):
-            raise TypeError(f"scheduler.params must be a mapping of keys to values, got {self.params!r}")
-        allowed = SCHEDULERS[self.type].parameters()
-        for key in self.params:
+    def __init__(self, type: str, params: Mapping[str, Any] | None = None, **hyperparameters: Any) -> None:  # noqa: A002 - DeepSpeed's key
+        if params is not None and not isinstance(params, Mapping):
+            raise TypeError(f"scheduler.params must be a mapping of keys to values, got {params!r}")
+        given = {**(params or {}), **hyperparameters}
+        allowed = _parameters(type)
+        for key in given:
             if key not in allowed:
-                raise ValueError(
-                    f"scheduler.params.{key}: {self.type} has no such parameter{did_you_mean(key, list(allowed))};"
-                    f" it takes {', '.join(allowed)}"
-                )
+                raise ValueError(f"{PARAMS}{key}: {explain(key, type, list(allowed))}")
         for key, parameter in allowed.items():
-            if parameter.default is parameter.empty and key not in self.params:
-                raise ValueError(f"scheduler.params.{key} is missing: {self.type} needs it")
-        object.__setattr__(self, "params", {key: _repair_number(value) for key, value in self.params.items()})
+            if parameter.default is parameter.empty and key not in given:
+                raise ValueError(f"{PARAMS}{key} is missing: {type} needs it")
+        with _key_path(PARAMS):
+            checked = {key: _read(key, value, allowed[key]) for key, value in given.items()}
+        object.__setattr__(self, "type", type)
+        object.__setattr__(self, "params", MappingProxyType(checked))
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Make the schedule once for an optimizer of no consequence: wrong values are told now, not in training."""
+        if self.type not in SCHEDULERS:
+            return  # what torch's own take as a list is not known
+        lengths = {key: len(value) for key, value in self.params.items() if isinstance(value, tuple) and value}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise ValueError(f"scheduler.params: lists need one value for each param group, got as many as: {listed}")
+        groups = [{"params": [torch.zeros(1)]} for _ in range(max(lengths.values(), default=1))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when it is built
+            # A run that is so long that no share of it is 0, and no warmup longer than the rest.
+            self.build(torch.optim.SGD(groups, lr=LARGE_LR, momentum=0.9), RunLength(10**6, 10**3))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
-        """Read a ``{"type", "params"}`` section, or the ``scheduler`` section of a whole DeepSpeed configuration."""
-        if not isinstance(config, Mapping):
-            raise TypeError(f"a scheduler configuration must be a mapping, got {config!r}")
-        section = config.get("scheduler", config) if "type" not in config else config
-        if not isinstance(section, Mapping):
-            raise TypeError(f"scheduler must be a mapping with the keys type and params, got {section!r}")
-        if "type" not in section:
-            raise ValueError(f"no 'type' in the scheduler configuration, got the keys {', '.join(map(repr, section))}")
-        unknown = [key for key in section if key not in ("type", "params")]
-        if unknown:
-            raise ValueError(
-                f"scheduler.{unknown[0]}: a scheduler section has only the keys type and params;"
-                f" hyperparameters belong into params"
-            )
-        return cls(section["type"], section.get("params") or {})
+        """Read a ``{"type", "params"}`` section, or the ``scheduler`` section of a whole DeepSpeed configuration.
+
+        The section may also stand one level down, under ``deepspeed``. What else the configuration holds is left alone.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if there is no scheduler section, or something in it is wrong.
+        """
+        sections = Sections.find(config)
+        if sections.scheduler is None:
+            raise ValueError(f"{sections.prefix}scheduler is missing; the configuration has the keys {_keys(config)}")
+        with _key_path(sections.prefix):
+            return cls(*type_and_params("scheduler", sections.scheduler))
 
     @classmethod
     def load(cls, path: str | Path) -> SchedulerConfig:
-        """Read a JSON or YAML file that holds what :meth:`from_dict` takes; errors begin with the file's name."""
+        """Read a JSON or YAML file that holds what :meth:`from_dict` takes; errors begin with the file's name.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            TypeError: if a value has the wrong type.
+            ValueError: if the file is no configuration, or something in it is wrong.
+        """
         content = read_mapping(path)
-        try:
+        with _key_path(f"{path}: "):
             return cls.from_dict(content)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{path}: {error}") from None
 
     @classmethod
     def of(cls, scheduler: SchedulerConfig | Mapping[str, Any] | str | Path) -> SchedulerConfig:
@@ -94,22 +140,122 @@ class SchedulerConfig:
             return cls.load(scheduler)
         return cls.from_dict(scheduler)
 
-    def build(self, optimizer: Optimizer) -> ClosedFormLR:
-        """Make the schedule for ``optimizer`` and write its first values."""
-        return SCHEDULERS[self.type](optimizer, **self.params)
+    @property
+    def needs_run(self) -> list[str]:
+        """The keys whose values depend on the length of the training run."""
+        return [key for key, value in self.params.items() if durations.Duration.of(key, value) is not None]
+
+    @property
+    def needs_optimizer(self) -> list[str]:
+        """The keys whose values depend on the optimizer's own learning rates."""
+        return [key for key, value in self.params.items() if durations.is_auto_lr(key, value)]
+
+    def resolve(self, optimizer: Optimizer, trainer: Any = None) -> SchedulerConfig:
+        """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
+
+        Args:
+            optimizer: whose param groups' learning rates ``"auto"`` means.
+            trainer: the Trainer that is about to fit, or a :class:`~lightning_lrsched.config.run_length.RunLength`;
+                asked only where a value depends on the run.
+
+        Raises:
+            ValueError: if the run does not tell its length; the message names the key and the remedy.
+        """
+        if not self.needs_run and not self.needs_optimizer:
+            return self
+        # The trainer has to load its data to answer.
+        run = RunLength.of(trainer if self.needs_run else None)
+        own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        with _key_path(PARAMS):
+            return SchedulerConfig(self.type, durations.resolve(self.params, run, own_lrs))
+
+    def build(self, optimizer: Optimizer, trainer: Any = None) -> LRScheduler:
+        """Make the schedule for ``optimizer`` and write its first values.
+
+        Args:
+            optimizer: the optimizer whose learning rate is scheduled.
+            trainer: the Trainer that is about to fit (or a RunLength); needed only where a value depends on the run.
+
+        Returns:
+            One of this package's schedules; or, where ``type`` names a class of ``torch.optim.lr_scheduler``, that.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is out of range, or the run does not tell its length.
+        """
+        params = self.resolve(optimizer, trainer).to_dict()["params"]
+        if durations.is_auto(self.params.get("warmup_max_lr")):
+            params["warmup_max_lr"] = None  # each group's own lr; also that of a group that is added later
+        if self.type in SCHEDULERS:
+            with _key_path(PARAMS, only=params):
+                return SCHEDULERS[self.type](optimizer, **params)
+        with _key_path(PARAMS.replace("params.", "params: ")):
+            return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it."""
-        return {"type": self.type, "params": dict(self.params)}
+        """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run."""
+        listed = {key: list(value) if isinstance(value, tuple) else value for key, value in self.params.items()}
+        return {"type": self.type, "params": listed}
+
+    def __repr__(self) -> str:
+        return f"SchedulerConfig(type={self.type!r}, params={dict(self.params)!r})"
+
+    def __hash__(self) -> int:
+        return hash((self.type, frozenset(self.params.items())))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A read-only view of a dict can neither be copied nor pickled.
+        return SchedulerConfig, (self.type, dict(self.params))
 
 
-def _repair_number(value: Any) -> Any:
-    """Turn a string that spells a number into that number; leave everything else to the constructor's checks."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    if isinstance(value, (list, tuple)):
-        return [_repair_number(item) for item in value]
-    return value
+def _parameters(type_name: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters that a configuration of this type may give, by name."""
+    if isinstance(type_name, str):
+        if type_name in SCHEDULERS:
+            return {**SCHEDULERS[type_name].parameters(), POSITION.name: POSITION}
+        others = torch_schedulers()
+        if type_name in others:
+            return parameters_of(others[type_name])
+        if type_name in NOT_FROM_A_FILE:
+            raise ValueError(
+                f"scheduler.type: {type_name} cannot come from a configuration: {NOT_FROM_A_FILE[type_name]}"
+            )
+    known = [*SCHEDULERS, *torch_schedulers()]
+    kind = ValueError if isinstance(type_name, str) else TypeError
+    raise kind(
+        f"scheduler.type must be one of {', '.join(SCHEDULERS)}, or a class of torch.optim.lr_scheduler,"
+        f" got {_short(type_name)}{did_you_mean(_short(type_name), known)}"
+    )
+
+
+def _read(key: str, value: Any, parameter: inspect.Parameter) -> Any:
+    # A word such as "auto" or "2ep" stays; so does a fraction of the run.
+    if durations.Duration.of(key, value) is not None or durations.is_auto_lr(key, value):
+        return value
+    if durations.is_auto(value):
+        raise ValueError(
+            f'{key}: "auto" is possible for {", ".join((*durations.AUTO_SHARES, *durations.AUTO_LRS))} only'
+        )
+    return repair(key, value, parameter)
+
+
+@contextmanager
+def _key_path(prefix: str, only: Container[str] | None = None) -> Iterator[None]:
+    """Put ``prefix`` before the messages of errors; ``only`` before those that begin with one of these keys."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        if only is not None and re.split(r"\W", message, maxsplit=1)[0] not in only:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{prefix}{message}") from None
+
+
+def _keys(config: Mapping[str, Any]) -> str:
+    return ", ".join(_short(key) for key in list(config)[:8]) or "none"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

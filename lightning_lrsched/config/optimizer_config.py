@@ -1,0 +1,147 @@
+"""The optimizer that a DeepSpeed ``optimizer`` section asks for, made from torch's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from lightning_lrsched.config.durations import is_auto
+from lightning_lrsched.config.sections import type_and_params
+from lightning_lrsched.config.values import repair
+from lightning_lrsched.schedulers.checks import did_you_mean, flag
+
+NEAREST = {
+    **dict.fromkeys(("onebitadam", "zerooneadam", "deepspeedcpuadam", "cpuadam", "fusedadam", "muadam"), "AdamW"),
+    **dict.fromkeys(("lamb", "onebitlamb", "fusedlamb", "muadamw", "lion", "deepspeedcpulion"), "AdamW"),
+    **dict.fromkeys(("adam8bit", "pagedadamw", "adamw_torch", "adamw8bit", "lars", "sm3"), "AdamW"),
+    **dict.fromkeys(("musgd",), "SGD"),
+    **dict.fromkeys(("deepspeedcpuadagrad",), "Adagrad"),
+}
+"""Optimizers that torch lacks, in lower case -> the nearest one that it has."""
+
+CASELESS = {"adam": "Adam", "adamw": "AdamW", "adagrad": "Adagrad", "muon": "Muon"}
+"""DeepSpeed's own names, which it reads in any case."""
+
+UNUSED_IN_TORCH = ("set_grad_none", "fp32_optimizer_states")
+"""Parameters of DeepSpeed's Adam that change its memory, not its numbers."""
+
+AUTO_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+"""What "auto" means where the module does not say it: the values that Hugging Face fills in."""
+
+OTHER_AUTO_NAMES = {"lr": ("lr", "learning_rate")}
+
+
+def build_optimizer(module: Module, section: Any, params: Iterable[Any] | None = None, prefix: str = "") -> Optimizer:
+    """Return the torch optimizer that a ``{"type", "params"}`` section asks for.
+
+    Args:
+        module: whose parameters it optimizes, and where ``"auto"`` looks for ``lr`` and the like: an attribute of the
+            module or of its ``hparams``.
+        section: DeepSpeed's ``optimizer`` section.
+        params: parameters or param groups; None: the module's own.
+        prefix: key path to the section, for messages.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if torch has no such optimizer, or it has no such parameter.
+    """
+    where = f"{prefix}optimizer"
+    type_name, given = type_and_params(where, section)
+    name, options = _read_adam(f"{where}.params", _known_name(where, type_name), dict(given))
+    optimizer_class: type[Optimizer] = getattr(torch.optim, name)
+    options = _check_options(f"{where}.params", optimizer_class, options, module)
+    try:
+        return optimizer_class(_param_groups(module) if params is None else list(params), **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{where}.params: {name} says: {error}") from None
+
+
+def _known_name(where: str, name: Any) -> str:
+    known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)]
+    known.remove("Optimizer")
+    if not isinstance(name, str):
+        raise TypeError(f"{where}.type must be the name of an optimizer, got {str(name)[:80]!r}")
+    found = CASELESS.get(name.lower(), name)
+    if found in known:
+        return found
+    short = name.rpartition(".")[2][:60]
+    nearest = NEAREST.get(short.lower().replace("-", "").replace("_", ""))
+    hint = f" (the nearest one is {nearest!r})" if nearest else did_you_mean(short, known)
+    if not hint and "adam" in short.lower():
+        hint = " (the nearest one is 'AdamW')"
+    raise ValueError(
+        f"{where}.type: torch.optim has no {name[:80]!r}{hint}; an optimizer of another package can be made in your own"
+        " code and passed instead of the module"
+    )
+
+
+def _read_adam(where: str, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Read the parameters of DeepSpeed's Adam: it decouples the weight decay unless told otherwise."""
+    if name not in ("Adam", "AdamW"):
+        return name, options
+    decoupled = _pop_flag(where, options, "adam_w_mode", default=True)
+    # DeepSpeed's own kernels decay nothing unless told to; torch's AdamW by 0.01.
+    if not _pop_flag(where, options, "torch_adam", default=False):
+        options.setdefault("weight_decay", 0.0)
+    if not _pop_flag(where, options, "bias_correction", default=True):
+        raise ValueError(f"{where}.bias_correction: torch's {name} always corrects the bias, false is not possible")
+    for key in UNUSED_IN_TORCH:
+        options.pop(key, None)
+    return ("AdamW" if decoupled or name == "AdamW" else "Adam"), options
+
+
+def _pop_flag(where: str, options: dict[str, Any], key: str, *, default: bool) -> bool:
+    return flag(f"{where}.{key}", options.pop(key, default))
+
+
+def _check_options(
+    where: str, optimizer_class: type[Optimizer], options: Mapping[str, Any], module: Module
+) -> dict[str, Any]:
+    allowed = dict(inspect.signature(optimizer_class.__init__).parameters)
+    for key in ("self", "params"):
+        del allowed[key]
+    checked: dict[str, Any] = {}
+    for key, value in options.items():
+        if key == "max_grad_norm":
+            raise ValueError(
+                f"{where}.max_grad_norm: gradient clipping is no parameter of an optimizer; set"
+                f" Trainer(gradient_clip_val={value!r}) instead"
+            )
+        if key not in allowed:
+            raise ValueError(
+                f"{where}.{key}: {optimizer_class.__name__} has no such parameter{did_you_mean(key, list(allowed))};"
+                f" it takes {', '.join(allowed)}"
+            )
+        found = _auto(where, key, module) if is_auto(value) else value
+        checked[key] = repair(f"{where}.{key}", found, allowed[key])
+    return checked
+
+
+def _auto(where: str, key: str, module: Module) -> Any:
+    names = OTHER_AUTO_NAMES.get(key, (key,))
+    for owner in (module, getattr(module, "hparams", None)):
+        for name in names:
+            value = getattr(owner, name, None)
+            if isinstance(value, (Real, tuple, list)):
+                return value
+    if key in AUTO_DEFAULTS:
+        return AUTO_DEFAULTS[key]
+    looked = " or ".join(f"self.{name}, self.hparams.{name}" for name in names)
+    raise ValueError(f'{where}.{key}: "auto" takes it from the module, which has no number as {looked}')
+
+
+def _param_groups(module: Module) -> list[Any]:
+    own = getattr(module, "param_groups", None)
+    if callable(own):
+        return list(own())
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ValueError("the module has no trainable parameters")
+    return trainable

@@ -1,0 +1,78 @@
+"""The sections of a configuration that matter here: scheduler and optimizer, wherever a DeepSpeed file has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SECTION_KEYS = ("type", "params")
+IGNORED_SECTION_KEYS = ("legacy_fusion",)  # DeepSpeed's own, of its fused optimizers
+
+MISSPELLED = {
+    **dict.fromkeys(("lr_scheduler", "lr_schedule", "schedulers", "schedule", "schedular", "sheduler"), "scheduler"),
+    **dict.fromkeys(("optimizers", "optim", "optimiser"), "optimizer"),
+}
+"""Top-level keys that DeepSpeed ignores without a word, although their author meant something."""
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The two sections of a configuration, as they stand there, and the key path that leads to them."""
+
+    scheduler: Any = None
+    optimizer: Any = None
+    prefix: str = ""
+
+    @classmethod
+    def find(cls, config: Mapping[str, Any]) -> Sections:
+        """Look for the sections in a whole DeepSpeed configuration, also one level down under ``deepspeed:``.
+
+        A mapping with a ``type`` is a scheduler section itself. Keys of other purpose are left alone.
+
+        Raises:
+            TypeError: if ``config`` is no mapping.
+            ValueError: if a key looks like a misspelled section.
+        """
+        if not isinstance(config, Mapping):
+            raise TypeError(f"a scheduler configuration must be a mapping, got {type(config).__name__}")
+        if "type" in config or "params" in config:
+            return cls(scheduler=config)
+        prefix, found = "", config
+        nested = config.get("deepspeed")
+        if isinstance(nested, Mapping) and not {"scheduler", "optimizer"} & set(config):
+            prefix, found = "deepspeed.", nested
+        for key in found:
+            spelled = str(key).lower().replace("-", "_")
+            meant = MISSPELLED.get(spelled, spelled if spelled in ("scheduler", "optimizer") else key)
+            if meant != key:
+                raise ValueError(f"{prefix}{key}: DeepSpeed ignores this section (did you mean {meant!r}?)")
+        return cls(found.get("scheduler"), found.get("optimizer"), prefix)
+
+
+def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return type and hyperparameters of a section ``{"type": ..., "params": {...}}``.
+
+    Args:
+        name: what the section is called, for messages: ``"scheduler"`` or ``"optimizer"``.
+        section: the section.
+
+    Raises:
+        TypeError: if the section or its params are no mapping.
+        ValueError: if it has no type, or keys that belong into ``params``.
+    """
+    if not isinstance(section, Mapping):
+        raise TypeError(f"{name} must be a mapping with the keys type and params, got {type(section).__name__}")
+    if "type" not in section:
+        raise ValueError(f"{name}.type is missing; the section has the keys {', '.join(map(repr, section)) or 'none'}")
+    for key in section:
+        if key not in (*SECTION_KEYS, *IGNORED_SECTION_KEYS):
+            raise ValueError(
+                f"{name}.{key}: this section has only the keys type and params; did you mean {name}.params.{key}?"
+            )
+    params = section.get("params")
+    if params is None:
+        params = {}
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{name}.params must be a mapping of keys to values, got {type(params).__name__}")
+    return section["type"], params
