@@ -13,6 +13,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lightning_lrsched.callbacks.lr_range_test import LRRangeTestCallback as LRRangeTestCallback
     from lightning_lrsched.callbacks.lr_scheduler import LRSchedulerCallback as LRSchedulerCallback
+    from lightning_lrsched.config.arguments import add_tuning_arguments as add_tuning_arguments
+    from lightning_lrsched.config.arguments import get_config_from_args as get_config_from_args
+    from lightning_lrsched.config.arguments import get_lr_from_config as get_lr_from_config
+    from lightning_lrsched.config.arguments import override_params as override_params
     from lightning_lrsched.config.optimizers import configure_optimizers as configure_optimizers
     from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
     from lightning_lrsched.range_test.result import RangeTestResult as RangeTestResult
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "callbacks.lr_range_test": ["LRRangeTestCallback"],
     "callbacks.lr_scheduler": ["LRSchedulerCallback"],
+    "config.arguments": ["add_tuning_arguments", "override_params", "get_config_from_args", "get_lr_from_config"],
     "config.optimizers": ["configure_optimizers"],
     "config.scheduler_config": ["SchedulerConfig"],
     "range_test.result": ["RangeTestResult"],

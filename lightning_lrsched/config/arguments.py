@@ -1,0 +1,246 @@
+"""Command-line flags for every parameter of every schedule, under DeepSpeed's names.
+
+The functions are DeepSpeed's, by name and by what they return. Two of them return a pair, because who calls DeepSpeed's
+unpacks one: :func:`get_config_from_args` gives ``(None, message)`` when no ``--lr_schedule`` was typed (the caller then
+trains without one), and :func:`get_lr_from_config` gives ``(None, message)`` for a schedule whose configuration holds
+no learning rate. Everything that is a mistake is raised as ValueError or TypeError instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_lrsched.config import durations
+from lightning_lrsched.config.documentation import default_of, parameter_docs
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.config.values import is_count, is_flag, is_text, to_number
+from lightning_lrsched.schedulers import (
+    LR_RANGE_TEST,
+    ONE_CYCLE,
+    SCHEDULERS,
+    VALID_LR_SCHEDULES,
+    WARMUP_COSINE_LR,
+    WARMUP_DECAY_LR,
+    WARMUP_LR,
+)
+from lightning_lrsched.schedulers.lr_range_test import GROWTH_MODES
+from lightning_lrsched.schedulers.warmup import WARMUP_TYPES
+
+LR_SCHEDULE = "lr_schedule"
+
+FLAG_NAMES = {
+    "mode": "lr_range_test_mode",
+    "max_lr": "lr_range_test_max_lr",
+    "num_steps": "lr_range_test_num_steps",
+}
+"""Parameter -> flag, where the parameter's own name is too common for a command line."""
+
+CHOICES = {"warmup_type": WARMUP_TYPES, "mode": GROWTH_MODES}
+
+
+def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add ``--lr_schedule`` and one flag for each parameter of each schedule, and return the parser.
+
+    A flag that was not typed is None in the parsed arguments: only what was typed overrides a configuration. Lengths
+    take optimizer steps, a fraction of the run, epochs (``2ep``) or ``auto``; learning rates several values, one per
+    param group; switches ``--cycle_momentum``, ``--cycle_momentum false``.
+
+    Args:
+        parser: any argparse parser.
+
+    Source:
+        DeepSpeed 0.19.8, ``deepspeed.runtime.lr_schedules.add_tuning_arguments``.
+
+    Example:
+        >>> parser = add_tuning_arguments(argparse.ArgumentParser())
+        >>> args = parser.parse_args(["--lr_schedule", "WarmupLR", "--warmup_num_steps", "2ep"])
+        >>> args.warmup_num_steps, args.warmup_max_lr
+        ('2ep', None)
+    """
+    group = parser.add_argument_group(
+        "learning rate schedule", "a flag that is not given leaves the configuration alone"
+    )
+    group.add_argument(f"--{LR_SCHEDULE}", choices=VALID_LR_SCHEDULES, default=None, help="type of the schedule")
+    for name, parameter in _all_parameters().items():
+        group.add_argument(f"--{FLAG_NAMES.get(name, name)}", default=None, help=_help(name), **_kind(name, parameter))
+    return parser
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Parse ``sys.argv`` and return what belongs to the schedule, and what is left for others.
+
+    Source:
+        DeepSpeed 0.19.8, ``deepspeed.runtime.lr_schedules.parse_arguments``.
+    """
+    return add_tuning_arguments(argparse.ArgumentParser()).parse_known_args()
+
+
+def override_params(args: argparse.Namespace, params: dict[str, Any]) -> None:
+    """Write every parameter that was typed into ``params``, whichever schedule it belongs to.
+
+    Args:
+        args: what a parser with :func:`add_tuning_arguments` returned.
+        params: hyperparameters by name, changed in place.
+
+    Source:
+        DeepSpeed 0.19.8, ``deepspeed.runtime.lr_schedules.override_params``.
+
+    Example:
+        >>> params = {"warmup_num_steps": 10, "warmup_type": "linear"}
+        >>> override_params(argparse.Namespace(warmup_num_steps=20), params)
+        >>> params
+        {'warmup_num_steps': 20, 'warmup_type': 'linear'}
+    """
+    for schedule in SCHEDULERS:
+        _override(schedule, args, params)
+
+
+def override_lr_range_test_params(args: argparse.Namespace, params: dict[str, Any]) -> None:
+    """Write the typed parameters of LRRangeTest into ``params``, in place."""
+    _override(LR_RANGE_TEST, args, params)
+
+
+def override_1cycle_params(args: argparse.Namespace, params: dict[str, Any]) -> None:
+    """Write the typed parameters of OneCycle into ``params``, in place."""
+    _override(ONE_CYCLE, args, params)
+
+
+def override_warmupLR_params(args: argparse.Namespace, params: dict[str, Any]) -> None:  # noqa: N802 - DeepSpeed's name
+    """Write the typed parameters of WarmupLR into ``params``, in place."""
+    _override(WARMUP_LR, args, params)
+
+
+def override_warmupDecayLR_params(args: argparse.Namespace, params: dict[str, Any]) -> None:  # noqa: N802 - as its siblings
+    """Write the typed parameters of WarmupDecayLR into ``params``, in place."""
+    _override(WARMUP_DECAY_LR, args, params)
+
+
+def override_warmupCosineLR_params(args: argparse.Namespace, params: dict[str, Any]) -> None:  # noqa: N802 - DeepSpeed's name
+    """Write the typed parameters of WarmupCosineLR into ``params``, in place."""
+    _override(WARMUP_COSINE_LR, args, params)
+
+
+def get_config_from_args(args: argparse.Namespace) -> tuple[dict[str, Any], None] | tuple[None, str]:
+    """Return ``(config, None)`` with the ``{"type", "params"}`` that was typed; ``(None, message)`` if no schedule was.
+
+    Args:
+        args: what a parser with :func:`add_tuning_arguments` returned.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if the schedule is unknown, or a value is missing or out of range.
+
+    Source:
+        DeepSpeed 0.19.8, ``deepspeed.runtime.lr_schedules.get_config_from_args``.
+
+    Example:
+        >>> parser = add_tuning_arguments(argparse.ArgumentParser())
+        >>> get_config_from_args(parser.parse_args(["--lr_schedule", "WarmupLR", "--warmup_max_lr", "0.1"]))
+        ({'type': 'WarmupLR', 'params': {'warmup_max_lr': 0.1}}, None)
+        >>> get_config_from_args(parser.parse_args([]))
+        (None, 'no --lr_schedule on the command line')
+    """
+    name = getattr(args, LR_SCHEDULE, None)
+    if name is None:
+        return None, f"no --{LR_SCHEDULE} on the command line"
+    params: dict[str, Any] = {}
+    if name in SCHEDULERS:
+        _override(name, args, params)
+    return SchedulerConfig(name, params).to_dict(), None
+
+
+def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return ``(lr, "")``: the learning rate that a ``{"type", "params"}`` configuration starts or peaks at.
+
+    That is the start of a range test, the top of a cycle or warmup (the default, where the configuration does not say
+    it). For a schedule that only multiplies the optimizer's own lr: ``(None, message)``.
+
+    Args:
+        config: a ``{"type", "params"}`` section.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if the schedule or a key is unknown, or a value is missing or out of range.
+
+    Source:
+        DeepSpeed 0.19.8, ``deepspeed.runtime.lr_schedules.get_lr_from_config``.
+
+    Example:
+        >>> get_lr_from_config({"type": "OneCycle", "params": {"cycle_min_lr": 0.1, "cycle_max_lr": 1.0}})
+        (1.0, '')
+    """
+    checked = SchedulerConfig.from_dict(config)
+    key = {LR_RANGE_TEST: "lr_range_test_min_lr", ONE_CYCLE: "cycle_max_lr"}.get(checked.type, "warmup_max_lr")
+    parameters = SCHEDULERS[checked.type].parameters() if checked.type in SCHEDULERS else {}
+    lr = checked.to_dict()["params"].get(key, parameters[key].default) if key in parameters else None
+    if lr is None or durations.is_auto(lr):
+        return None, f"{checked.type}: the optimizer's own learning rate decides, the configuration holds none"
+    return lr, ""
+
+
+def _all_parameters() -> dict[str, inspect.Parameter]:
+    return {name: p for schedule in SCHEDULERS.values() for name, p in schedule.parameters().items()}
+
+
+def _override(schedule: str, args: argparse.Namespace, params: dict[str, Any]) -> None:
+    for name in SCHEDULERS[schedule].parameters():
+        typed = getattr(args, FLAG_NAMES.get(name, name), None)
+        if typed is not None:
+            params[name] = typed
+
+
+def _help(name: str) -> str:
+    owners = [schedule for schedule, cls in SCHEDULERS.items() if name in cls.parameters()]
+    first = SCHEDULERS[owners[0]]
+    text = (
+        f"{', '.join(owners)}: {parameter_docs(first).get(name, '')} Default: {default_of(first.parameters()[name])}."
+    )
+    return text.replace("%", "%%")
+
+
+def _kind(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
+    """Return argparse's settings for one flag."""
+    if is_text(parameter):
+        return {"choices": CHOICES[name]}
+    if is_flag(parameter):
+        return {"nargs": "?", "const": True, "type": _flag, "metavar": "true|false"}
+    metavar = "STEPS" if is_count(parameter) else "X"
+    several = {"nargs": "+", "action": _OneOrSeveral} if "list" in str(parameter.annotation) else {}
+    words = name in durations.AUTO_SHARES or name in durations.AUTO_LRS
+    return {"type": _number_or_word if words else _number, "metavar": metavar, **several}
+
+
+class _OneOrSeveral(argparse.Action):
+    """One value for all param groups stays one value; several become a list."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        several: Sequence[Any] = values
+        setattr(namespace, self.dest, several[0] if len(several) == 1 else list(several))
+
+
+def _flag(text: str) -> bool:
+    spelled = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
+    if spelled is None:
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return spelled
+
+
+def _number(text: str) -> int | float:
+    number = to_number(text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+    return number
+
+
+def _number_or_word(text: str) -> Any:
+    if durations.is_auto(text) or durations.EPOCHS.fullmatch(text):
+        return text
+    number = to_number(text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"must be a number, epochs such as 2ep, or auto; got {text!r}")
+    return number
