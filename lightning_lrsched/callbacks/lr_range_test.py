@@ -15,9 +15,10 @@ from lightning_lrsched.callbacks.range_test_board import show_result, show_row
 from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
 from lightning_lrsched.config.durations import resolve_steps
 from lightning_lrsched.config.run_length import RunLength
+from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_LOSSES, Divergence
 from lightning_lrsched.range_test.record import LossRecord
 from lightning_lrsched.range_test.result import RangeTestResult
-from lightning_lrsched.range_test.trend import DIVERGENCE_FACTOR, SETTLING_STEPS, LossTrend
+from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING
 from lightning_lrsched.schedulers import LRRangeTest
 from lightning_lrsched.schedulers.checks import count, did_you_mean, number
 
@@ -90,7 +91,7 @@ class LRRangeTestCallback(Callback):
         num_steps: int | float | str | None = None,
         monitor: str | None = None,
         divergence_factor: float = DIVERGENCE_FACTOR,
-        smoothing: float = 0.9,
+        smoothing: float = DEFAULT_SMOOTHING,
         optimizer_index: int = 0,
         log: bool = True,
     ) -> None:
@@ -166,9 +167,9 @@ class LRRangeTestCallback(Callback):
         lrs = self._scheduler.lr_at(0)
         self._ratios = [lr / max(lrs) for lr in lrs]
         self._warn_if_narrow(max(lrs))
-        settling = SETTLING_STEPS if self._monitor is None else SETTLING_VALIDATIONS
-        trend = LossTrend(self._smoothing, self._divergence_factor, settling)
-        self._record = LossRecord(trend, trainer.strategy.root_device)
+        settling = SETTLING_LOSSES if self._monitor is None else SETTLING_VALIDATIONS
+        self._divergence = Divergence(self._divergence_factor, settling)
+        self._record = LossRecord(trainer.strategy.root_device, self._smoothing)
         self._loss_sum: Tensor | None = None
         self._micro_batches = 0
         self._finished = 0
@@ -255,7 +256,7 @@ class LRRangeTestCallback(Callback):
             self.result.smoothed_losses.append(row.smoothed_loss)
             if self._log:
                 show_row(trainer, row)
-            if row.diverged:
+            if self._divergence.update(row.loss, row.smoothed_loss):
                 self._stop(trainer, "diverged" if math.isfinite(row.loss) else "non-finite loss")
 
     def _stop_at_end(self, trainer: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_lrsched.range_test.trend import LossTrend
+from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING, LossTrend
 
 LAG = 8
 """Optimizer steps between a loss on an accelerator and its arrival on the host; the same on every rank."""
@@ -22,29 +22,29 @@ class Row:
     lr: float
     loss: float
     smoothed_loss: float
-    diverged: bool
 
 
 class LossRecord:
-    """Feeds a :class:`LossTrend` and reads it back a fixed number of steps late (0 on CPU).
+    """Smooths losses on their device and reads them back a fixed number of steps late (0 on CPU).
 
     The same number on every rank, whatever the speed of its device, so that all ranks decide at the same step.
     """
 
-    def __init__(self, trend: LossTrend, device: torch.device) -> None:
+    def __init__(self, device: torch.device, smoothing: float = DEFAULT_SMOOTHING) -> None:
+        self.trend = LossTrend(smoothing)
         if device.type == "mps":
-            trend.set_dtype(torch.float32)  # Apple's GPUs have no float64
-        self.trend = trend.to(device)
+            self.trend.set_dtype(torch.float32)  # Apple's GPUs have no float64
+        self.trend.to(device)
         self._on_host = device.type == "cpu"
         self._pending: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, step: int, lr: float, loss: Tensor) -> None:
         """Record the loss of optimizer step ``step``; a scalar tensor, the mean over the ranks is taken here."""
-        loss = mean_over_ranks(loss.detach().to(self.trend.average.dtype))
+        loss = mean_over_ranks(loss.detach().to(self.trend.origin))
         self.trend.update(loss)
-        row = torch.stack([loss, self.trend.compute(), self.trend.diverged.to(loss.dtype)])
+        row = torch.stack((loss, self.trend.smoothed))
         if row.device.type == "cuda":
-            host = torch.empty(3, dtype=row.dtype, pin_memory=True)
+            host = torch.empty(2, dtype=row.dtype, pin_memory=True)
             host.copy_(row, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
@@ -60,8 +60,7 @@ class LossRecord:
             step, lr, values, event = self._pending.popleft()
             if event is not None:
                 event.synchronize()  # LAG steps old: normally long past
-            loss, smoothed, diverged = values.tolist()
-            arrived.append(Row(step, lr, loss, smoothed, bool(diverged)))
+            arrived.append(Row(step, lr, *values.tolist()))
         return arrived
 
 
