@@ -21,7 +21,7 @@ def show_row(trainer: Any, row: Row) -> None:
 
 def show_result(trainer: Any, result: RangeTestResult) -> None:
     """Give figure and table to every logger: TensorBoard as image and text, others as files in their folder."""
-    if not result.steps or not trainer.is_global_zero:
+    if not (trainer.loggers and result.steps and trainer.is_global_zero):
         return
     figure = _figure_of(result)
     for logger in trainer.loggers:
