@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
+from lightning_lrsched.schedulers.capturable import make_capturable
 from lightning_lrsched.schedulers.checks import count
 from lightning_lrsched.schedulers.param_groups import ParamGroupWriter, Range, Weights, read_lrs
 
@@ -36,7 +40,12 @@ class ClosedFormLR(LRScheduler):
         self.last_epoch = count("last_batch_iteration", last_batch_iteration, at_least=-1) + 1
         self.base_lrs: list[float | Tensor] = []
         self._clock: RemovableHandle | None = None
-        self._bind()
+        self._outside_compiler: Callable[[Optimizer], None] | None = None
+        self._capturable = False
+        self._lrs_between: list[Range] = []
+        self._momenta_between: list[Range] | None = None
+        self._load_hook: RemovableHandle | None = None
+        self._writer: ParamGroupWriter | None = None
         self._go_to(self.last_epoch)
 
     # What a subclass gives -------------------------------------------------------------------------------------------
@@ -59,16 +68,15 @@ class ClosedFormLR(LRScheduler):
         """Return the learning rate of each param group for the optimizer step that follows ``step`` finished ones."""
         self._bind_if_stale()
         low_weight, high_weight, _, _ = self._weights(count("step", step))
-        return [low * low_weight + high * high_weight for low, high in self._lr_ranges()]
+        return [low * low_weight + high * high_weight for low, high in self._lrs_between]
 
     def momentum_at(self, step: int) -> list[float] | None:
         """Return the momentum (or first beta) of each param group at ``step``, or None where it is not scheduled."""
         self._bind_if_stale()
-        ranges = self._momentum_ranges()
-        if ranges is None:
+        if self._momenta_between is None:
             return None
         _, _, low_weight, high_weight = self._weights(count("step", step))
-        return [low * low_weight + high * high_weight for low, high in ranges]
+        return [low * low_weight + high * high_weight for low, high in self._momenta_between]
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates at the present step (torch's name for ``lr_at(last_epoch)``)."""
@@ -107,7 +115,23 @@ class ClosedFormLR(LRScheduler):
         not count. Calling it twice is the same as calling it once.
         """
         if self._clock is None:
+            # A compiled optimizer step would compile its hooks too, and anew for every step: a step is a number.
+            self._outside_compiler = torch.compiler.disable(self._advance)  # type: ignore[no-untyped-call]
             self._clock = self.optimizer.register_step_post_hook(self._on_optimizer_step)
+
+    def make_capturable(self) -> None:
+        """Turn the optimizer's float lr (and first beta, where momentum is scheduled) into tensors, now and for good.
+
+        For a compiled or captured optimizer step, which would not see a new float. To be called before compiling and
+        capturing. An optimizer's state that is loaded later is turned as well.
+
+        Raises:
+            ValueError: if the optimizer does not support it; nothing is changed then.
+        """
+        make_capturable(self.optimizer, momentum=self._momenta_between is not None)
+        self._capturable = True
+        self._writer = None
+        self._go_to(self.last_epoch)
 
     def unfollow_optimizer(self) -> None:
         """Give the stepping back to calls of :meth:`step`."""
@@ -116,6 +140,18 @@ class ClosedFormLR(LRScheduler):
             self._clock = None
 
     def _on_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() and self._outside_compiler is not None:
+            self._outside_compiler(optimizer)
+        else:
+            self._advance(optimizer)
+
+    def _advance(self, optimizer: Optimizer) -> None:
+        if self._writer is not None and self._writer.on_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{type(self).__name__} follows an optimizer whose step is being captured in a CUDA graph: a replay"
+                " runs no hooks, so the schedule would stand still. Call unfollow_optimizer() before capturing, and"
+                " step() after each replay."
+            )
         # A fused optimizer under a gradient scaler is always called and skips inside its kernel. The scaler leaves the
         # verdict on the device: reading it is the one unavoidable wait.
         found_inf = getattr(optimizer, "found_inf", None)
@@ -125,26 +161,36 @@ class ClosedFormLR(LRScheduler):
     def _go_to(self, step: int) -> None:
         # The hot path, once per optimizer step: few calls, no allocation that grows with the groups.
         self.last_epoch = step
-        if self._writer.is_stale(self.optimizer):
-            self._bind()
+        writer, groups = self._writer, self.optimizer.param_groups
+        if writer is None or writer.groups is not groups or writer.size != len(groups):
+            writer = self._bind()
         # SequentialLR sets a scheduler that has not had its turn yet to -1: that one must not write.
-        if step >= 0:
-            self._writer.write(self._weights(step))
+        if step >= 0 and not writer.write(self._weights(step)):
+            self._bind().write(self._weights(step))
 
     def _bind_if_stale(self) -> None:
-        if self._writer.is_stale(self.optimizer):
+        groups = self.optimizer.param_groups
+        if self._writer is None or self._writer.groups is not groups or self._writer.size != len(groups):
             self._bind()
 
-    def _bind(self) -> None:
+    def _bind(self) -> ParamGroupWriter:
         """Meet the optimizer's param groups: at construction, after its state was loaded, when one was added."""
         groups = self.optimizer.param_groups
+        if self._capturable:
+            make_capturable(self.optimizer, momentum=self._momenta_between is not None)
         # The lrs of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         new_groups = groups[len(self.base_lrs) :]
         self.base_lrs += [float(group.get("initial_lr", group["lr"])) for group in new_groups]
-        self._writer = ParamGroupWriter(self.optimizer, self._lr_ranges(), self._momentum_ranges())
+        self._lrs_between, self._momenta_between = self._lr_ranges(), self._momentum_ranges()
+        self._writer = ParamGroupWriter(self.optimizer, self._lrs_between, self._momenta_between)
+        if self._writer.has_tensors and self._load_hook is None:
+            # At once, not at the next step: a graph captured in between would read memory that is then left.
+            itself = weakref.ref(self)
+            self._load_hook = self.optimizer.register_load_state_dict_post_hook(lambda _: _bind_again(itself()))
         # Only now: a refused constructor leaves the optimizer as it was.
         for group, own_lr in zip(new_groups, read_lrs(new_groups), strict=True):
             group.setdefault("initial_lr", own_lr)
+        return self._writer
 
     # torch's hooks for SequentialLR ----------------------------------------------------------------------------------
 
@@ -209,14 +255,20 @@ class ClosedFormLR(LRScheduler):
             self.last_epoch = position
 
     def __getstate__(self) -> dict[str, Any]:
-        # Optimizers drop their hooks when copied or pickled; the copy registers its own.
-        return {**self.__dict__, "_clock": None, "_follow": self._clock is not None}
+        # Optimizers drop their hooks when copied or pickled; the copy registers its own, and meets its own tensors.
+        left_out = dict.fromkeys(("_clock", "_outside_compiler", "_load_hook", "_writer"))
+        return {**self.__dict__, **left_out, "_follow": self._clock is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         follow = state.pop("_follow")
         self.__dict__.update(state)
         if follow:
             self.follow_optimizer()
+
+
+def _bind_again(schedule: ClosedFormLR | None) -> None:
+    if schedule is not None:
+        schedule._bind()
 
 
 def _torch_optimizer(optimizer: Any) -> Optimizer:

@@ -8,11 +8,16 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_lrsched.schedulers.packed_tensors import Run, Slot, pack, runs
+
 Range = tuple[float, float]
 Weights = tuple[float, float, float, float]
 """Weights of (lr low, lr high, momentum low, momentum high): every value is ``low * weight + high * weight``."""
 
 Group = dict[str, Any]
+
+LOOKS_PER_WRITE = 16
+"""So many groups are looked at per write, on average, for a tensor that the user has replaced."""
 
 
 def momentum_key(group: Group) -> str | None:
@@ -31,33 +36,28 @@ class ParamGroupWriter:
     """Writes blended values into all param groups of one optimizer.
 
     Groups that share a range share one computed value, so the cost of the arithmetic does not grow with the number of
-    groups. A tensor that a group holds is filled in place and never replaced: compiled optimizers and captured graphs
-    keep reading the same memory. A float is replaced by a float.
+    groups. A float is replaced by a float. A tensor that a group holds is written in place and never replaced: compiled
+    optimizers and captured graphs keep reading the same memory. Many tensors are packed, and one copy writes them all.
     """
 
     def __init__(self, optimizer: Optimizer, lr: list[Range], momentum: list[Range] | None) -> None:
-        # load_state_dict puts a new list of new dicts here, add_param_group lengthens it: both are seen in is_stale.
-        self._groups = optimizer.param_groups
-        self._bound = len(self._groups)
+        # load_state_dict puts a new list of new dicts here, add_param_group lengthens it.
+        self.groups = optimizer.param_groups
+        self.size = len(self.groups)
         lr_slots: dict[Range, list[Group]] = {}
         momentum_slots: dict[Range, list[Group]] = {}
         betas_slots: dict[tuple[Range, tuple[Any, ...]], list[Group]] = {}
-        self._lr_tensors: list[tuple[float, float, Group]] = []
-        self._momentum_tensors: list[tuple[float, float, Group]] = []
-        ranges_of_tensors: dict[int, Range] = {}
+        tensors = _Tensors(self.groups)
 
-        for group, range_ in zip(self._groups, lr, strict=True):
+        for group, range_ in zip(self.groups, lr, strict=True):
             if isinstance(group["lr"], Tensor):
-                _same_range("lr", ranges_of_tensors.setdefault(id(group["lr"]), range_), range_)
-                self._lr_tensors.append((*range_, group))
+                tensors.add(group, "lr", range_)
             else:
                 lr_slots.setdefault(range_, []).append(group)
-        for group, range_ in zip(self._groups, momentum or [], strict=momentum is not None):
+        for group, range_ in zip(self.groups, momentum or [], strict=momentum is not None):
             key = momentum_key(group)
-            value = group["betas"][0] if key == "betas" else group.get("momentum")
-            if isinstance(value, Tensor):
-                _same_range(str(key), ranges_of_tensors.setdefault(id(value), range_), range_)
-                self._momentum_tensors.append((*range_, group))
+            if key is not None and isinstance(_held(group, key), Tensor):
+                tensors.add(group, key, range_)
             elif key == "betas":
                 betas_slots.setdefault((range_, tuple(group["betas"][1:])), []).append(group)
             elif key == "momentum":
@@ -66,67 +66,105 @@ class ParamGroupWriter:
         self._lrs = [(low, high, groups) for (low, high), groups in lr_slots.items()]
         self._momenta = [(low, high, groups) for (low, high), groups in momentum_slots.items()]
         self._betas = [_Betas(low, high, groups) for ((low, high), _), groups in betas_slots.items()]
+        self._tensors = tensors.bound()
+        self.has_tensors = self._tensors is not None
+        self.on_cuda = tensors.on_cuda
 
-    def is_stale(self, optimizer: Optimizer) -> bool:
-        """Tell whether the optimizer's groups are no longer the ones that this writer was made for."""
-        groups = optimizer.param_groups
-        return groups is not self._groups or len(groups) != self._bound
+    def write(self, weights: Weights) -> bool:
+        """Set lr and momentum of every group to its range, blended with ``weights``.
 
-    def write(self, weights: Weights) -> None:
-        """Set lr and momentum of every group to its range, blended with ``weights``."""
+        Returns False where a group no longer holds the tensor that was written: then a new writer must be made.
+        """
         lr_low, lr_high, momentum_low, momentum_high = weights
         for low, high, groups in self._lrs:
             value = low * lr_low + high * lr_high
             for group in groups:
                 group["lr"] = value
         for betas in self._betas:
-            betas.write(momentum_low, momentum_high)
+            before = betas.written
+            # One tuple serves all groups, except where someone has set other betas since the last write.
+            shared = betas.written = (betas.low * momentum_low + betas.high * momentum_high, *betas.others)
+            for group in betas.groups:
+                held = group["betas"]
+                group["betas"] = shared if held is before else betas.written_over(held)
         for low, high, groups in self._momenta:
             value = low * momentum_low + high * momentum_high
             for group in groups:
                 group["momentum"] = value
-        for low, high, group in self._lr_tensors:
-            _put(group, "lr", low * lr_low + high * lr_high)
-        for low, high, group in self._momentum_tensors:
-            _put(group, "betas" if "betas" in group else "momentum", low * momentum_low + high * momentum_high)
+        return self._tensors is None or self._tensors.write(weights)
 
 
-def _same_range(key: str, known: Range, range_: Range) -> None:
-    """Refuse one tensor for two ranges: torch gives groups without a tensor of their own the optimizer's default."""
-    if known != range_:
-        raise ValueError(
-            f"{key}: param groups with different ranges, {known} and {range_}, share one tensor;"
-            " give each param group a tensor of its own"
-        )
+def _held(group: Group, key: str) -> Any:
+    """Return what ``group`` holds as its lr, its momentum or its first beta."""
+    return group["betas"][0] if key == "betas" else group.get(key)
 
 
-def _put(group: Group, key: str, value: float) -> None:
-    """Fill the tensor that ``group`` holds now, or replace the float that someone has put in its place."""
-    held = group[key][0] if key == "betas" else group[key]
-    if isinstance(held, Tensor):
-        held.fill_(value)
-    else:
-        group[key] = (value, *group[key][1:]) if key == "betas" else value
+class _Tensors:
+    """The tensors among an optimizer's learning rates and momenta."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        self._groups = groups
+        self._held: list[tuple[Group, str, Tensor]] = []
+        self._slots: dict[int, Slot] = {}
+        self._writes = 0
+        self._runs: list[Run] = []
+        self._single: list[Slot] = []
+        self._look_every = 1
+        self.on_cuda = False
+
+    def add(self, group: Group, key: str, range_: Range) -> None:
+        """Have the tensor that ``group`` holds under ``key`` written from now on."""
+        tensor = _held(group, key)
+        slot = self._slots.setdefault(id(tensor), Slot(tensor, *range_, key != "lr"))
+        # torch gives groups without a tensor of their own the optimizer's default: one tensor for all of them.
+        if (slot.low, slot.high) != range_:
+            raise ValueError(
+                f"{key}: param groups with different ranges, {(slot.low, slot.high)} and {range_}, share one tensor;"
+                " give each param group a tensor of its own"
+            )
+        self._held.append((group, key, tensor))
+        self.on_cuda |= tensor.is_cuda
+
+    def bound(self) -> _Tensors | None:
+        """Pack what can be packed and return the writer; None where there is nothing to write."""
+        if not self._slots:
+            return None
+        # Every schedule packs momenta too, written or not: a second one then finds the same memory as the first.
+        candidates = [(group, key) for key in ("lr", "betas", "momentum") for group in self._groups if key in group]
+        pack(value for group, key in candidates if isinstance(value := _held(group, key), Tensor))
+        self._runs, self._single = runs(list(self._slots.values()))
+        # Looking at every group would cost more than all the writing: with many groups, not every time.
+        self._look_every = max(1, len(self._held) // LOOKS_PER_WRITE)
+        return self
+
+    def write(self, weights: Weights) -> bool:
+        """Write all tensors in place; return False where a group was given another one."""
+        lr_low, lr_high, momentum_low, momentum_high = weights
+        for run in self._runs:
+            run.write(weights)
+        for slot in self._single:
+            if slot.is_momentum:
+                slot.tensor.fill_(slot.low * momentum_low + slot.high * momentum_high)
+            else:
+                slot.tensor.fill_(slot.low * lr_low + slot.high * lr_high)
+        self._writes += 1
+        return self._writes % self._look_every > 0 or all(_held(g, key) is tensor for g, key, tensor in self._held)
 
 
 class _Betas:
     """Groups with one range of the first beta; the betas after the first stay as the user set them."""
 
-    __slots__ = ("groups", "high", "low", "written")
+    __slots__ = ("groups", "high", "low", "others", "written")
 
     def __init__(self, low: float, high: float, groups: list[Group]) -> None:
         self.low, self.high, self.groups = low, high, groups
-        self.written: tuple[Any, ...] = groups[0]["betas"]
+        self.written: tuple[Any, ...] = tuple(groups[0]["betas"])
+        self.others = self.written[1:]
 
-    def write(self, low_weight: float, high_weight: float) -> None:
-        momentum = self.low * low_weight + self.high * high_weight
-        before = self.written
-        shared = self.written = (momentum, *before[1:])
-        for group in self.groups:
-            # One tuple serves all groups, except where someone has set other betas since the last write.
-            betas = group["betas"]
-            same = betas is before or betas[1:] == before[1:]
-            group["betas"] = shared if same else (momentum, *betas[1:])
+    def written_over(self, held: Any) -> tuple[Any, ...]:
+        """Return what to put in the place of betas that are not those written last."""
+        others = tuple(held[1:])
+        return self.written if others == self.others else (self.written[0], *others)
 
 
 def read_lrs(groups: Iterable[Group]) -> list[Any]:

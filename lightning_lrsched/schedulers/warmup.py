@@ -138,8 +138,9 @@ class WarmupDecayLR(WarmupLR):
 
     def _weights(self, step: int) -> Weights:
         if step <= self._warmup_steps:
-            return super()._weights(step)
-        up = linear_decay(step, self._warmup_steps, self.total_num_steps)
+            up = warmup(step, self._warmup_steps, self.warmup_type)
+        else:
+            up = linear_decay(step, self._warmup_steps, self.total_num_steps)
         return 1.0 - up, up, 0.0, 0.0
 
 

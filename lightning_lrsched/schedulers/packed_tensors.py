@@ -1,0 +1,119 @@
+"""Many one-element tensors written by one copy: they lie side by side in memory.
+
+A tensor stays the same Python object, with the same dtype, shape and device; only the memory behind it moves, once,
+when it is packed. Whoever noted its *address* before that (a CUDA graph captured earlier) would go on reading the old
+memory: packing happens when a schedule is made, and again when the optimizer's state was loaded; capture after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FEWEST = 4
+"""So many tensors are worth a common copy; fewer are faster filled one by one."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor to be written: with ``low * low_weight + high * high_weight``, by the lr's or the momentum's weights."""
+
+    tensor: Tensor
+    low: float
+    high: float
+    is_momentum: bool
+
+
+def pack(tensors: Iterable[Tensor]) -> None:
+    """Move tensors of one device and dtype into common memory, where that is safe; the others stay where they are.
+
+    Only a tensor that has its memory to itself is moved: no view, no part of a buffer that someone else packed.
+    """
+    by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in {id(tensor): tensor for tensor in tensors if _is_movable(tensor)}.values():
+        by_kind.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    for alike in by_kind.values():
+        if len(alike) >= FEWEST:
+            common = torch.stack([tensor.detach().reshape(()) for tensor in alike])
+            for index, tensor in enumerate(alike):
+                tensor.data = common[index].view(tensor.shape)
+
+
+def _is_movable(tensor: Tensor) -> bool:
+    return (
+        type(tensor) is Tensor
+        and tensor.device.type in ("cpu", "cuda")
+        and tensor.numel() == 1
+        and not tensor.requires_grad
+        and not tensor._is_view()
+        and tensor.untyped_storage().nbytes() == tensor.element_size()
+    )
+
+
+def runs(slots: Sequence[Slot]) -> tuple[list[Run], list[Slot]]:
+    """Split slots into runs of neighbours in memory, however they came to lie there, and single ones."""
+    packable: list[Slot] = []
+    single: list[Slot] = []
+    for slot in slots:
+        alone = type(slot.tensor) is not Tensor or slot.tensor.numel() != 1
+        (single if alone else packable).append(slot)
+    found = []
+    packable.sort(key=_place)
+    # Neighbours in one storage differ by one in offset and in rank: the difference tells the runs apart.
+    for _, run in groupby(enumerate(packable), key=lambda item: (_place(item[1])[:-1], _offset(item[1]) - item[0])):
+        members = [slot for _, slot in run]
+        lr_first = sorted(members, key=lambda slot: slot.is_momentum) == members
+        if len(members) >= FEWEST and lr_first:
+            found.append(Run(members))
+        else:
+            single += members
+    return found, single
+
+
+def _offset(slot: Slot) -> int:
+    return int(slot.tensor.storage_offset())
+
+
+def _place(slot: Slot) -> tuple[str, str, int, int]:
+    tensor = slot.tensor
+    return str(tensor.device), str(tensor.dtype), tensor.untyped_storage().data_ptr(), _offset(slot)
+
+
+class Run:
+    """Neighbours in memory: first those that hold an lr, then those that hold a momentum."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        first = slots[0].tensor
+        self._device = torch.empty(0, dtype=first.dtype, device=first.device)
+        self._device.set_(first.untyped_storage(), first.storage_offset(), (len(slots),), (1,))
+        low, high = np.array([slot.low for slot in slots]), np.array([slot.high for slot in slots])
+        self._values, self._share = np.empty(len(slots)), np.empty(len(slots))
+        self._on_host = torch.from_numpy(self._values)
+        lrs = sum(not slot.is_momentum for slot in slots)
+        halves = [(half, 2 * number) for number, half in enumerate((slice(lrs), slice(lrs, None)))]
+        self._parts = [
+            (low[half], high[half], self._values[half], self._share[half], first_weight)
+            for half, first_weight in halves
+            if len(low[half])
+        ]
+        self._pinned = first.device.type == "cuda"
+
+    def write(self, weights: tuple[float, float, float, float]) -> None:
+        """Blend all values on the host, as float64, and send them with one copy; nothing waits for the device."""
+        for low, high, values, share, first_weight in self._parts:
+            np.multiply(low, weights[first_weight], out=values)
+            np.multiply(high, weights[first_weight + 1], out=share)
+        np.add(self._values, self._share, out=self._values)
+        if self._pinned:
+            # Pinned memory anew for each copy: torch lends freed pinned memory again only when the copies from it
+            # are done, so a host that runs ahead of the device cannot overwrite what is still to be sent.
+            staged = torch.empty(len(self._values), dtype=self._device.dtype, pin_memory=True)
+            staged.copy_(self._on_host)
+            self._device.copy_(staged, non_blocking=True)
+        else:
+            self._device.copy_(self._on_host)
