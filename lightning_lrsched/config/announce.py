@@ -24,9 +24,9 @@ def announce_resolved(trainer: Any, config: SchedulerConfig, optimizer: Optimize
     resolved = config.resolve(optimizer, trainer).to_dict()
     name = "lr_scheduler" if index == 0 else f"lr_scheduler_{index}"
     if trainer.is_global_zero:
-        # A child of Lightning's own logger, which shows what it is told.
-        home = next((cls.__module__ for cls in type(trainer).__mro__ if cls.__name__ == "Trainer"), __name__)
-        logging.getLogger(home).info("%s", resolution_table(config, resolved["params"]))
+        # A child of Lightning's own logger, which shows what it is told; the user's Trainer may be a subclass.
+        homes = [cls.__module__ for cls in type(trainer).__mro__ if cls.__name__ == "Trainer"]
+        logging.getLogger((homes or [__name__])[-1]).info("%s", resolution_table(config, resolved["params"]))
     for logger in trainer.loggers:
         logger.log_hyperparams({name: {"type": resolved["type"], **resolved["params"]}})
 

@@ -1,0 +1,174 @@
+"""LRSchedulerCLI: Lightning's command line with a ``scheduler:`` section and an ``lr_range_test`` subcommand."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+if find_spec("jsonargparse") is None:
+    raise ImportError("LRSchedulerCLI needs jsonargparse: pip install 'lightning-lrsched[cli]'")
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
+
+from lightning_lrsched.callbacks.lr_range_test import LRRangeTestCallback
+from lightning_lrsched.callbacks.lr_scheduler import LRSchedulerCallback
+from lightning_lrsched.callbacks.trainer_facts import is_a
+from lightning_lrsched.config.documentation import describe_schedules
+from lightning_lrsched.config.durations import resolve_steps
+from lightning_lrsched.config.files import dump_mapping
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
+from lightning_lrsched.schedulers.checks import choice
+from lightning_lrsched.schedulers.param_groups import has_momentum
+
+SCHEDULER_HELP = (
+    "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Values may be"
+    ' overridden one by one (--scheduler.params.warmup_num_steps 100); lengths may be "auto", a fraction of the run, or'
+    ' epochs ("2ep").'
+)
+
+
+class LRSchedulerCLI(LightningCLI):
+    """LightningCLI whose schedules run per optimizer step, with the module and its YAML free of scheduler code.
+
+    Beside what LightningCLI has:
+
+    * a section ``scheduler:`` at the top, ``{type, params}`` or the path of a file (a DeepSpeed configuration, for
+      example); an :class:`~lightning_lrsched.LRSchedulerCallback` carries it out;
+    * a scheduler in Lightning's own section ``lr_scheduler:`` advances after every optimizer step, not every epoch
+      (ReduceLROnPlateau excepted: it follows a metric);
+    * the subcommand ``lr_range_test``, which writes a ``scheduler.yaml`` for ``fit --config scheduler.yaml``.
+
+    Args:
+        *args: as LightningCLI.
+        trainer_class: as LightningCLI's, but a class.
+        **kwargs: as LightningCLI.
+
+    Raises:
+        TypeError: if ``trainer_class`` is no class.
+        ValueError: if the section is wrong.
+
+    Example:
+        >>> # LRSchedulerCLI(MyModule, MyData)  # then: python train.py fit --config config.yaml --scheduler ds.json
+        >>> "lr_range_test" in LRSchedulerCLI.subcommands()
+        True
+    """
+
+    def __init__(self, *args: Any, trainer_class: type[Trainer] = Trainer, **kwargs: Any) -> None:
+        if not isinstance(trainer_class, type):
+            raise TypeError(f"trainer_class must be a class, to get the method lr_range_test; got {trainer_class!r}")
+        if not hasattr(trainer_class, "lr_range_test"):
+            said = {"__doc__": trainer_class.__doc__, "__module__": trainer_class.__module__}  # in --help
+            trainer_class = type(trainer_class.__name__, (LRRangeTestTrainer, trainer_class), said)
+        super().__init__(*args, **{**kwargs, "trainer_class": trainer_class})
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the subcommands and the arguments that the command line does not ask for."""
+        return {**LightningCLI.subcommands(), "lr_range_test": {"model", "train_dataloaders", "datamodule"}}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser whose help keeps the lines of the schedules' description."""
+        return super().init_parser(**{"formatter_class": _LineKeepingFormatter, **kwargs})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the section ``scheduler``."""
+        group = parser.add_argument_group("Learning rate and momentum, per optimizer step", describe_schedules())
+        group.add_argument("--scheduler", type=SchedulerConfig | str | None, default=None, help=SCHEDULER_HELP)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a wrong section as any other wrong argument is refused: a message, no traceback."""
+        section = self._get(self.config, "scheduler")
+        try:
+            if section is not None:
+                SchedulerConfig.of(section if isinstance(section, str) else section.as_dict())
+        except (OSError, TypeError, ValueError) as error:
+            self.parser.error(str(error))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Make the Trainer, with a callback for the section ``scheduler``."""
+        trainer: Any = super().instantiate_trainer(**kwargs)
+        scheduler = self._get(self.config_init, "scheduler")
+        if scheduler is not None:
+            trainer.callbacks.insert(0, LRSchedulerCallback(scheduler))
+        return trainer
+
+    @staticmethod
+    def configure_optimizers(lightning_module: Any, optimizer: Optimizer, lr_scheduler: Any = None) -> Any:
+        """Return optimizer and scheduler as Lightning wants them, the scheduler stepped per optimizer step."""
+        if lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau):
+            return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        if isinstance(lr_scheduler, ClosedFormLR) and not is_a(lightning_module.trainer.strategy, "DeepSpeedStrategy"):
+            lr_scheduler.follow_optimizer()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
+
+
+class LRRangeTestTrainer(Trainer):
+    """A Trainer with the method that the subcommand ``lr_range_test`` calls."""
+
+    def lr_range_test(
+        self,
+        model: Any,
+        train_dataloaders: Any = None,
+        datamodule: Any = None,
+        output: str = "scheduler.yaml",
+        schedule: Literal["OneCycle", "WarmupDecayLR"] = "OneCycle",
+        total_num_steps: int | float | str = "auto",
+        **range_test: Any,
+    ) -> RangeTestResult:
+        """Runs an LR range test and writes the schedule that follows from it.
+
+        Args:
+            model: the module.
+            train_dataloaders: its data.
+            datamodule: or its datamodule.
+            output: file to write; ``fit --config`` takes it.
+            schedule: which schedule to write.
+            total_num_steps: length of the training to come [optimizer steps]; also a fraction of what the Trainer's
+                settings say, epochs (``"2ep"``), or ``"auto"``: what the Trainer's settings say.
+            **range_test: as :class:`~lightning_lrsched.LRRangeTestCallback`.
+
+        Raises:
+            ValueError: if a value is wrong, or the test shows no learning rate; the message says what to change.
+        """
+        choice("schedule", schedule, (ONE_CYCLE, WARMUP_DECAY_LR))
+        callback = LRRangeTestCallback(**range_test)
+        trainer: Any = self
+        trainer.callbacks.append(callback)
+        try:
+            self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
+        finally:
+            trainer.callbacks.remove(callback)
+        result = callback.result
+        assert result is not None
+        total = resolve_steps("total_num_steps", total_num_steps, self)
+        if schedule == ONE_CYCLE:
+            section = result.one_cycle(total, cycle_momentum=has_momentum(self.optimizers[0]))
+        else:
+            section = result.warmup_decay(total)
+        if self.is_global_zero:
+            Path(output).write_text(_describe(result, total) + dump_mapping({"scheduler": section}, "yaml"), "utf-8")
+            rank_zero_info(f"LR range test: wrote {output}; train with: fit --config {output}")
+        return result
+
+
+def _describe(result: RangeTestResult, total: int) -> str:
+    low, high = result.bounds()
+    return (
+        f"# From an LR range test of {len(result.steps)} steps (ended by: {result.stop_reason}): the loss falls from lr"
+        f" {low:.3g} on and turns at {high:.3g}.\n# For a training of {total} optimizer steps.\n"
+    )
+
+
+class _LineKeepingFormatter(DefaultHelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        lines = text.split("\n")
+        # argparse would flow the list of schedules into one paragraph.
+        return "\n".join(fill(line, width, indent + " " * (len(line) - len(line.lstrip()))) for line in lines)
