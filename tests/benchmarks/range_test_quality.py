@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 
 from lightning_lrsched import LRRangeTestCallback, RangeTestResult
 from lightning_lrsched.callbacks.lr_range_test import DEFAULT_MAX_LR, DEFAULT_MIN_LR, DEFAULT_NUM_STEPS
+from lightning_lrsched.range_test.divergence import Divergence
 from lightning_lrsched.range_test.suggestions import METHODS
 from lightning_lrsched.range_test.trend import LossTrend
 from lightning_lrsched.schedulers import OneCycle
@@ -79,12 +80,12 @@ def range_test(cache: Cache, name: str, seed: int, mode: str) -> RangeTestResult
 
 
 def record(lrs: list[float], losses: list[float], mode: str) -> RangeTestResult:
-    """What the callback makes of these losses: it stops where LossTrend says so."""
-    trend, smoothed, reason = LossTrend(), [], "num_steps"
+    """What the callback makes of these losses: it stops where the losses have diverged."""
+    trend, divergence, smoothed, reason = LossTrend(), Divergence(), [], "num_steps"
     for loss in losses:
         trend.update(torch.tensor(loss, dtype=torch.float64))
         smoothed.append(trend.compute().item())
-        if trend.diverged:
+        if divergence.update(loss, smoothed[-1]):
             reason = "diverged" if math.isfinite(loss) else "non-finite loss"
             break
     number = len(smoothed)

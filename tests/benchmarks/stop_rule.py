@@ -25,6 +25,13 @@ import torch
 from numpy.typing import NDArray
 from tasks import TASKS, lr_grid, make_task, sweep
 
+from lightning_lrsched.range_test.divergence import (
+    CONFIRMING_LOSSES,
+    DIVERGENCE_FACTOR,
+    NOISE_FACTOR,
+    SETTLING_LOSSES,
+    Divergence,
+)
 from lightning_lrsched.range_test.trend import LossTrend
 
 Array = NDArray[np.float64]
@@ -141,7 +148,7 @@ def loss_trend(
     late_best: bool = False,
     in_a_row: int = 1,
 ) -> Rule:
-    """The package's LossTrend, and what could be added to it.
+    """The package's rule (``PACKAGE``), and what it grew from.
 
     ``late_best``: the best average counts only from the last settling step on (before, it is an average of few losses,
     and the best of those is mostly luck). ``in_a_row``: so many losses, one after the other, must each lie above the
@@ -178,12 +185,12 @@ def loss_trend(
     return rule
 
 
-def package_rule(losses: Array, **options: float) -> int:
-    """What the package's own class says about one sweep."""
-    trend = LossTrend(**options)
+def package_rule(losses: Array) -> int:
+    """What the package itself says about one sweep."""
+    trend, divergence = LossTrend(), Divergence()
     for step, loss in enumerate(losses):
         trend.update(torch.tensor(loss))
-        if trend.diverged:
+        if divergence.update(float(loss), trend.compute().item()):
             return step
     return NEVER
 
@@ -274,8 +281,14 @@ def false_stops(
     return wrong
 
 
-PACKAGE: dict[str, Any] = {}
-"""Arguments with which ``loss_trend`` is the package's LossTrend with its defaults."""
+PACKAGE: dict[str, Any] = {
+    "divergence_factor": DIVERGENCE_FACTOR,
+    "noise_factor": NOISE_FACTOR,
+    "settling": SETTLING_LOSSES,
+    "late_best": True,
+    "in_a_row": CONFIRMING_LOSSES,
+}
+"""Arguments with which ``loss_trend`` is the package's rule."""
 
 CANDIDATES: dict[str, Rule] = {
     "4 x best, smoothing 0.98": times_best(4.0),
@@ -284,8 +297,8 @@ CANDIDATES: dict[str, Rule] = {
     "best + 0.25 x fall": share_of_fall(0.25),
     "best + 0.5 x fall": share_of_fall(0.5),
     "best + 0.75 x fall": share_of_fall(0.75),
-    "LossTrend's first form: 0.5 x fall, 4 x noise": loss_trend(),
-    "best once settled, 3 in a row, 0.25 x fall, 3 x noise": loss_trend(0.9, 0.25, 3.0, late_best=True, in_a_row=3),
+    "best at once, 1 loss, 0.5 x fall, 4 x noise": loss_trend(),
+    "the package's": loss_trend(**PACKAGE),
     "best once settled, 3 in a row, 0.5 x fall, 3 x noise": loss_trend(0.9, 0.5, 3.0, late_best=True, in_a_row=3),
 }
 
@@ -328,12 +341,14 @@ def main() -> None:
     chosen, reported = grouped(kept, choose), grouped(kept, report)
 
     disagree = [n for n, losses in reported.items() if loss_trend(**PACKAGE)(losses)[0] != package_rule(losses[0])]
-    print(f"numpy's version of the package's rule and LossTrend: {len(disagree)} of {len(reported)} verdicts differ\n")
+    print(
+        f"numpy's version of the package's rule and the package: {len(disagree)} of {len(reported)} verdicts differ\n"
+    )
     print("seeds to choose from")
     print_table(variants(), chosen, list(range(100)))
     for mode in LENGTHS:
         part = {name: losses for name, losses in reported.items() if f"/{mode}/" in name}
-        found = judge_of(part)(loss_trend())
+        found = judge_of(part)(loss_trend(**PACKAGE))
         print(f"\nreported seeds, {mode}: {found['sweeps']} sweeps, {found['diverging']} of them diverge")
         print_table(CANDIDATES, part, list(range(1000, 1500)))
 
