@@ -212,8 +212,9 @@ class LRRangeTestCallback(Callback):
         automatic = pl_module.automatic_optimization
         loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
         if loss is not None:
-            # Lightning divides by the number of accumulated batches, under automatic optimization only.
-            loss = loss.detach() * (trainer.accumulate_grad_batches if automatic else 1)
+            loss = loss.detach()
+            if automatic and trainer.accumulate_grad_batches > 1:
+                loss = loss * trainer.accumulate_grad_batches  # Lightning has divided it by this
             self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
             self._micro_batches += 1
         finished = self._scheduler.last_epoch
@@ -221,7 +222,8 @@ class LRRangeTestCallback(Callback):
         if stepped:
             self._finished = finished
             if self._loss_sum is not None and self._monitor is None:
-                self._add(trainer, self._loss_sum / self._micro_batches)
+                mean = self._loss_sum if self._micro_batches == 1 else self._loss_sum / self._micro_batches
+                self._add(trainer, mean)
             if not trainer.should_stop:
                 self._stop_at_end(trainer)
         # A window that ends without a step was skipped by the gradient scaler: its losses belong to no step.
@@ -262,7 +264,11 @@ class LRRangeTestCallback(Callback):
     def _stop_at_end(self, trainer: Any) -> None:
         if self._num_steps is not None and self._finished > self._num_steps:
             self._ended_by = "num_steps"
-        elif self._max_lr is not None and max(self._scheduler.lr_at(self._finished)) > self._max_lr * (1 + 1e-9):
+        elif (
+            self._mode == "linear"
+            and self._max_lr is not None
+            and max(self._scheduler.lr_at(self._finished)) > self._max_lr * (1 + 1e-9)
+        ):
             self._ended_by = "max_lr"
         else:
             return

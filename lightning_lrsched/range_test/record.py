@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ LAG = 8
 """Optimizer steps between a loss on an accelerator and its arrival on the host; the same on every rank."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One recorded optimizer step."""
 
     step: int
@@ -40,7 +39,7 @@ class LossRecord:
 
     def add(self, step: int, lr: float, loss: Tensor) -> None:
         """Record the loss of optimizer step ``step``; a scalar tensor, the mean over the ranks is taken here."""
-        loss = mean_over_ranks(loss.detach().to(self.trend.origin))
+        loss = mean_over_ranks(loss.detach().to(self.trend.smoothed))
         self.trend.update(loss)
         row = torch.stack((loss, self.trend.smoothed))
         if row.device.type == "cuda":

@@ -27,27 +27,18 @@ class LossTrend(Metric):
     """
 
     full_state_update = False
-    origin: Tensor
-    distance: Tensor
+    smoothed: Tensor
 
     def __init__(self, smoothing: float = DEFAULT_SMOOTHING) -> None:
         super().__init__(sync_on_compute=False)
         self.smoothing = smoothing
-        # Averaged is the distance from the first loss: of a constant it is exactly 0, without any rounding.
-        self.add_state("origin", torch.zeros((), dtype=torch.float64), dist_reduce_fx="mean")
-        self.add_state("distance", torch.zeros((), dtype=torch.float64), dist_reduce_fx="mean")
+        self.add_state("smoothed", torch.zeros((), dtype=torch.float64), dist_reduce_fx="mean")
 
     def update(self, loss: Tensor) -> None:
         """Add the loss of one optimizer step."""
-        loss = loss.detach().to(self.origin)
-        if self.update_count == 1:
-            self.origin = loss.clone()
-        self.distance = torch.lerp(self.distance, loss - self.origin, 1.0 - self.smoothing)
-
-    @property
-    def smoothed(self) -> Tensor:
-        """The smoothed loss; what :meth:`compute` returns, without what a metric does around it."""
-        return self.origin + self.distance / (1.0 - self.smoothing**self.update_count)
+        # The newest loss has the weight 1 of the weights' sum (1 - b**n) / (1 - b): the first replaces the initial 0.
+        share = (1.0 - self.smoothing) / (1.0 - self.smoothing**self.update_count)
+        self.smoothed = torch.lerp(self.smoothed, loss.detach().to(self.smoothed), share)
 
     def compute(self) -> Tensor:
         """Return the smoothed loss."""
