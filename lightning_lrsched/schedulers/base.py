@@ -18,7 +18,15 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_lrsched.schedulers.capturable import make_capturable
 from lightning_lrsched.schedulers.checks import count
-from lightning_lrsched.schedulers.param_groups import ParamGroupWriter, Range, Weights, read_lrs
+from lightning_lrsched.schedulers.param_groups import (
+    ParamGroupWriter,
+    Range,
+    Weights,
+    check_groups,
+    read_lrs,
+    read_momenta,
+    write_momenta,
+)
 
 
 class ClosedFormLR(LRScheduler):
@@ -39,6 +47,9 @@ class ClosedFormLR(LRScheduler):
         self.optimizer = _torch_optimizer(optimizer)
         self.last_epoch = count("last_batch_iteration", last_batch_iteration, at_least=-1) + 1
         self.base_lrs: list[float | Tensor] = []
+        self._own_momenta: list[float | None] = []
+        self._restore_hook: RemovableHandle | None = None
+        self._guard: RemovableHandle | None = None
         self._clock: RemovableHandle | None = None
         self._outside_compiler: Callable[[Optimizer], None] | None = None
         self._capturable = False
@@ -61,6 +72,10 @@ class ClosedFormLR(LRScheduler):
     def _weights(self, step: int) -> Weights:
         """Return the weights of (lr low, lr high, momentum low, momentum high) at ``step``."""
         raise NotImplementedError
+
+    def _scales_own_lr(self) -> bool:
+        """Tell whether the values depend on the lr that the optimizer was made with."""
+        return False
 
     # Values ----------------------------------------------------------------------------------------------------------
 
@@ -113,11 +128,24 @@ class ClosedFormLR(LRScheduler):
 
         Accumulated micro-batches, steps that a gradient scaler skipped and the other optimizers of a manual loop do
         not count. Calling it twice is the same as calling it once.
+
+        Raises:
+            ValueError: if another schedule follows the same optimizer.
         """
         if self._clock is None:
+            for hook in self.optimizer._optimizer_step_post_hooks.values():
+                other = getattr(hook, "__self__", None)
+                if isinstance(other, ClosedFormLR):
+                    raise ValueError(
+                        f"{type(self).__name__} cannot follow this {type(self.optimizer).__name__}:"
+                        f" {type(other).__name__} follows it already, and both would set its lr; keep one of them"
+                        " (or give the stepping back with unfollow_optimizer())"
+                    )
             # A compiled optimizer step would compile its hooks too, and anew for every step: a step is a number.
             self._outside_compiler = torch.compiler.disable(self._advance)  # type: ignore[no-untyped-call]
             self._clock = self.optimizer.register_step_post_hook(self._on_optimizer_step)
+            itself = weakref.ref(self)
+            self._restore_hook = self.optimizer.register_load_state_dict_post_hook(lambda _: _expect_state(itself()))
 
     def make_capturable(self) -> None:
         """Turn the optimizer's float lr (and first beta, where momentum is scheduled) into tensors, now and for good.
@@ -138,6 +166,9 @@ class ClosedFormLR(LRScheduler):
         if self._clock is not None:
             self._clock.remove()
             self._clock = None
+            if self._restore_hook is not None:
+                self._restore_hook.remove()
+            self._state_was_loaded()
 
     def _on_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() and self._outside_compiler is not None:
@@ -180,6 +211,8 @@ class ClosedFormLR(LRScheduler):
             make_capturable(self.optimizer, momentum=self._momenta_between is not None)
         # The lrs of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         new_groups = groups[len(self.base_lrs) :]
+        check_groups(self.optimizer)
+        self._own_momenta += read_momenta(new_groups)
         self.base_lrs += [float(group.get("initial_lr", group["lr"])) for group in new_groups]
         self._lrs_between, self._momenta_between = self._lr_ranges(), self._momentum_ranges()
         self._writer = ParamGroupWriter(self.optimizer, self._lrs_between, self._momenta_between)
@@ -217,7 +250,19 @@ class ClosedFormLR(LRScheduler):
         """Return the position, and the hyperparameters only to tell on loading which of them have changed."""
         # A scheduler that has not had its turn yet may stand at -1 or, in nested SequentialLRs, below it.
         position = max(-1, self.last_epoch)
-        return {"last_epoch": position, "in_charge": self._in_charge(), "hyperparameters": self.hyperparameters}
+        return {
+            "type": type(self).__name__,
+            "last_epoch": position,
+            "in_charge": self._in_charge(),
+            "sets_momentum": self._momenta_between is not None,
+            "own_lrs": [float(lr) for lr in self.base_lrs] if self._scales_own_lr() else None,
+            "hyperparameters": self.hyperparameters,
+        }
+
+    @staticmethod
+    def is_own_state(state: Any) -> bool:
+        """Tell whether ``state`` is what :meth:`state_dict` of a schedule of this package returned."""
+        return isinstance(state, dict) and "last_epoch" in state and "hyperparameters" in state
 
     def _in_charge(self) -> bool:
         """Tell whether the optimizer holds this schedule's lrs: in SequentialLR it may be another scheduler's turn."""
@@ -232,31 +277,67 @@ class ClosedFormLR(LRScheduler):
         A state that DeepSpeed saved (``last_batch_iteration``) is understood too.
 
         Raises:
-            ValueError: if ``state_dict`` holds no position.
+            ValueError: if ``state_dict`` holds no position, or is that of a scheduler that is not of this package:
+                its position may count epochs.
         """
-        if "last_epoch" in state_dict:
+        if "last_epoch" in state_dict and not any(key.startswith("_") for key in state_dict):
             position = count("last_epoch", state_dict["last_epoch"], at_least=-1)
         elif "last_batch_iteration" in state_dict:
             position = count("last_batch_iteration", state_dict["last_batch_iteration"], at_least=-1) + 1
+        elif "last_epoch" in state_dict:
+            raise ValueError(
+                f"{type(self).__name__}: the saved state is that of another scheduler (it has the keys"
+                f" {', '.join(state_dict)}), whose position may count epochs; load {{'last_epoch': the number of"
+                " finished optimizer steps} instead, or let LRSchedulerCallback find the position"
+            )
         else:
             raise ValueError(f"{type(self).__name__}: no 'last_epoch' in the saved state, got keys {list(state_dict)}")
-        saved, current = state_dict.get("hyperparameters", {}), self.hyperparameters
-        changed = [f"{k}: {saved.get(k)!r} -> {v!r}" for k, v in current.items() if saved and saved.get(k) != v]
+        changed = self._changed_since(state_dict)
         if changed:
             warnings.warn(
                 f"{type(self).__name__} resumes at step {position} with other hyperparameters than were saved; those"
                 f" in force now are used: {'; '.join(changed)}",
                 stacklevel=2,
             )
+        self._state_was_loaded()
+        if state_dict.get("sets_momentum") and self._momenta_between is None:
+            # With the optimizer's state came a momentum from somewhere in a cycle that is no longer wanted.
+            write_momenta(self.optimizer.param_groups, self._own_momenta)
         # Loaded inside SequentialLR or ChainedScheduler, it must not overwrite the lr of the one whose turn it was.
         if state_dict.get("in_charge", True):
             self._go_to(position)
         else:
             self.last_epoch = position
 
+    def _changed_since(self, saved: dict[str, Any]) -> list[str]:
+        """Return ``key: old -> new`` of all that the values depend on and that was another when ``saved`` was saved."""
+        if not saved.get("hyperparameters"):
+            return []
+        before, now = dict(saved["hyperparameters"]), self.hyperparameters
+        if "type" in saved and saved["type"] != type(self).__name__:
+            before, now = {"type": saved["type"]}, {"type": type(self).__name__}
+        # Groups that are added while training continues have no counterpart.
+        for old, new in list(zip(saved.get("own_lrs") or [], self.base_lrs, strict=False)):
+            if self._scales_own_lr() and not math.isclose(old, new, rel_tol=1e-6):
+                before["the optimizer's lr"], now["the optimizer's lr"] = saved["own_lrs"], self.base_lrs
+        return [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in now.items() if before.get(key) != value]
+
+    def _warn_without_state(self, *_: Any) -> None:
+        self._state_was_loaded()
+        warnings.warn(
+            f"the state of {type(self.optimizer).__name__} was loaded, but none for {type(self).__name__}, which goes"
+            f" on from step {self.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
+            stacklevel=2,
+        )
+
+    def _state_was_loaded(self) -> None:
+        if self._guard is not None:
+            self._guard.remove()
+            self._guard = None
+
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers drop their hooks when copied or pickled; the copy registers its own, and meets its own tensors.
-        left_out = dict.fromkeys(("_clock", "_outside_compiler", "_load_hook", "_writer"))
+        left_out = dict.fromkeys(("_clock", "_outside_compiler", "_load_hook", "_restore_hook", "_guard", "_writer"))
         return {**self.__dict__, **left_out, "_follow": self._clock is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -271,15 +352,20 @@ def _bind_again(schedule: ClosedFormLR | None) -> None:
         schedule._bind()
 
 
+def _expect_state(schedule: ClosedFormLR | None) -> None:
+    """After the state of an optimizer that has made steps: be told the position before the next step, or warn there."""
+    if schedule is not None and schedule.last_epoch == 0 and schedule.optimizer.state and schedule._guard is None:
+        schedule._guard = schedule.optimizer.register_step_pre_hook(schedule._warn_without_state)
+
+
 def _torch_optimizer(optimizer: Any) -> Optimizer:
-    """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's)."""
-    inner = getattr(optimizer, "optimizer", None)
-    if isinstance(inner, Optimizer) and getattr(inner, "param_groups", None) is getattr(
-        optimizer, "param_groups", None
-    ):
-        return inner
+    """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's, SAM's, Lookahead's)."""
+    groups = getattr(optimizer, "param_groups", None)
+    for name in ("optimizer", "base_optimizer"):
+        inner = getattr(optimizer, name, None)
+        # With param groups of its own, the inner one is not the one that is asked to step.
+        if isinstance(inner, Optimizer) and (inner.param_groups is groups or not isinstance(optimizer, Optimizer)):
+            return inner
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if isinstance(inner, Optimizer):
-        return inner
     raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")

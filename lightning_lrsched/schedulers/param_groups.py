@@ -32,6 +32,15 @@ def has_momentum(optimizer: Optimizer) -> bool:
     return any("betas" in group or bool(group.get("momentum", 0.0)) for group in optimizer.param_groups)
 
 
+def check_groups(optimizer: Optimizer) -> None:
+    """Raise ValueError for an optimizer that has no learning rate to schedule."""
+    for number, group in enumerate(optimizer.param_groups):
+        if "lr" not in group:
+            raise ValueError(
+                f"{type(optimizer).__name__} has no learning rate to schedule: its param group {number} has no 'lr'"
+            )
+
+
 class ParamGroupWriter:
     """Writes blended values into all param groups of one optimizer.
 
@@ -96,7 +105,9 @@ class ParamGroupWriter:
 
 def _held(group: Group, key: str) -> Any:
     """Return what ``group`` holds as its lr, its momentum or its first beta."""
-    return group["betas"][0] if key == "betas" else group.get(key)
+    if key != "betas":
+        return group.get(key)
+    return group["betas"][0] if isinstance(group["betas"], (tuple, list)) else None
 
 
 class _Tensors:
@@ -170,3 +181,22 @@ class _Betas:
 def read_lrs(groups: Iterable[Group]) -> list[Any]:
     """Return each group's lr as it is held now; a tensor is copied, so that the caller cannot write through it."""
     return [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in groups]
+
+
+def read_momenta(groups: Iterable[Group]) -> list[float | None]:
+    """Return each group's momentum (or first beta) as a number; None where it has none."""
+    held = [_held(group, momentum_key(group) or "momentum") for group in groups]
+    # Who knows what some optimizer keeps under these names.
+    return [float(value) if isinstance(value, (int, float, Tensor)) else None for value in held]
+
+
+def write_momenta(groups: Iterable[Group], momenta: Iterable[float | None]) -> None:
+    """Set each group's momentum (or first beta); a tensor is written in place."""
+    for group, momentum in zip(groups, momenta, strict=False):
+        key = momentum_key(group)
+        if key is None or momentum is None:
+            continue
+        if isinstance(held := _held(group, key), Tensor):
+            held.fill_(momentum)
+        else:
+            group[key] = (momentum, *group["betas"][1:]) if key == "betas" else momentum

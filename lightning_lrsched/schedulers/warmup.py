@@ -76,6 +76,9 @@ class WarmupLR(ClosedFormLR):
                 stacklevel=2 if type(self) is WarmupLR else 3,  # a subclass's constructor lies between
             )
 
+    def _scales_own_lr(self) -> bool:
+        return self.warmup_max_lr is None
+
     def _lr_ranges(self) -> list[Range]:
         groups = len(self.optimizer.param_groups)
         lows = for_each_group("warmup_min_lr", self.warmup_min_lr, groups)
@@ -194,6 +197,9 @@ class WarmupCosineLR(ClosedFormLR):
         self._warmup_steps = _effective_steps(self.warmup_num_steps)
         super().__init__(optimizer, last_batch_iteration)
         _warn_if_warmup_is_longer(self)
+
+    def _scales_own_lr(self) -> bool:
+        return True
 
     def _lr_ranges(self) -> list[Range]:
         return [(0.0, float(lr)) for lr in self.base_lrs]

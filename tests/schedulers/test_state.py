@@ -158,7 +158,8 @@ def test_the_own_lr_is_the_optimizers_now_not_the_checkpoints(name: str) -> None
     old = stepped(build(0.1), 3)
     new = build(0.4)
     new.optimizer.load_state_dict(copy.deepcopy(old.optimizer.state_dict()))
-    new.load_state_dict(old.state_dict())
+    with pytest.warns(UserWarning, match=r"the optimizer's lr: \[0.1\] -> \[0.4\]"):
+        new.load_state_dict(old.state_dict())
     assert lrs(new.optimizer) == pytest.approx([4 * lr for lr in old.lr_at(3)], rel=1e-14)
 
 
