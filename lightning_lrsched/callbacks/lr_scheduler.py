@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_lrsched.callbacks.curve_logger import CurveLogger
 from lightning_lrsched.callbacks.trainer_facts import (
     callbacks_named,
-    curve_tags,
     pick_optimizer,
     refuse_deepspeed,
 )
 from lightning_lrsched.config.announce import announce_resolved
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
+
+NEVER = sys.maxsize
+"""[batches] Between two calls of ``step`` by Lightning."""
 
 Scheduler = SchedulerConfig | dict[str, Any] | str | Path
 
@@ -45,6 +49,8 @@ class LRSchedulerCallback(Callback):
         optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and
             ``scheduler`` is not a list.
         log: send the lr and momentum curves to the trainer's loggers.
+        capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
+            CUDA graph; only for optimizers that have torch's option ``capturable``.
 
     Attributes:
         schedulers: the schedules of the current fit, in the order of ``scheduler``.
@@ -52,8 +58,8 @@ class LRSchedulerCallback(Callback):
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
-            scheduler for the same optimizer, if StochasticWeightAveraging or DeepSpeedStrategy is in use, or if a value
-            depends on the length of a run that the Trainer does not know.
+            scheduler for the same optimizer, if StochasticWeightAveraging or DeepSpeedStrategy is in use, if a value
+            depends on the length of a run that the Trainer does not know, or the optimizer cannot be made capturable.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -67,6 +73,7 @@ class LRSchedulerCallback(Callback):
         *,
         optimizer_index: int | None = None,
         log: bool = True,
+        capturable: bool = False,
     ) -> None:
         super().__init__()
         several = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
@@ -77,6 +84,8 @@ class LRSchedulerCallback(Callback):
         self._one_for_each = several
         self._optimizer_index = optimizer_index
         self._log = log
+        self._capturable = capturable
+        self._curves = CurveLogger()
         self._logged_steps: list[int] = []
         self._lrs_in_force: list[list[Any]] = []
         self.schedulers: list[LRScheduler] = []
@@ -100,14 +109,21 @@ class LRSchedulerCallback(Callback):
                     )
             scheduler = config.build(optimizer, trainer)
             if isinstance(scheduler, ClosedFormLR):
+                if self._capturable:
+                    scheduler.make_capturable()
                 scheduler.follow_optimizer()
+            elif self._capturable:
+                raise ValueError(f"{owner}: capturable needs one of {', '.join(SCHEDULERS)}, not torch's {config.type}")
             elif not pl_module.automatic_optimization:
                 raise ValueError(
                     f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
                     f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"
                 )
             announce_resolved(trainer, config, optimizer, index)
-            trainer.strategy.lr_scheduler_configs.append(LRSchedulerConfig(scheduler, interval="step"))
+            # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
+            frequency = NEVER if isinstance(scheduler, ClosedFormLR) else 1
+            config_of_lightning = LRSchedulerConfig(scheduler, interval="step", frequency=frequency)
+            trainer.strategy.lr_scheduler_configs.append(config_of_lightning)
             self.schedulers.append(scheduler)
 
     def _targets(self, trainer: Any) -> list[tuple[int, SchedulerConfig]]:
@@ -131,25 +147,28 @@ class LRSchedulerCallback(Callback):
             finished = scheduler.last_epoch
             if finished != self._logged_steps[number]:
                 self._logged_steps[number] = finished
+                closed_form = isinstance(scheduler, ClosedFormLR)
                 if self._log and every and finished % every == 0:
-                    self._log_step(trainer, scheduler, finished - 1, self._lrs_in_force[number])
-                if not isinstance(scheduler, ClosedFormLR):
+                    # The values with which the step that has just finished, counted from 0, was made.
+                    lrs = None if closed_form else self._lrs_in_force[number]
+                    self._curves.add(trainer, scheduler, finished - 1, lrs)
+                if not closed_form:
                     # torch's own cannot be asked for the lr of a step that is past.
                     self._lrs_in_force[number] = scheduler.get_last_lr()
 
-    def _log_step(self, trainer: Any, scheduler: LRScheduler, step: int, lrs_in_force: list[Any]) -> None:
-        """Log the values with which optimizer step ``step`` (counted from 0) was made."""
-        tags = curve_tags(trainer)[id(scheduler.optimizer)]
-        monitors = callbacks_named(trainer, "LearningRateMonitor")
-        values: dict[str, float] = {}
-        if isinstance(scheduler, ClosedFormLR):
-            lrs, momenta = scheduler.lr_at(step), scheduler.momentum_at(step)
-        else:
-            lrs, momenta = [float(lr) for lr in lrs_in_force], None
-        if not monitors:
-            values.update(zip(tags, lrs, strict=True))
-        if momenta is not None and not any(monitor.log_momentum for monitor in monitors):
-            values.update(zip([f"{tag}-momentum" for tag in tags], momenta, strict=True))
-        if values:
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=step)
+    # Nothing that was logged waits longer than what it belongs to.
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._curves.flush(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._curves.flush(trainer)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._curves.flush(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._curves.flush(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._curves.flush(trainer)

@@ -1,0 +1,115 @@
+"""CurveLogger: the lr and momentum of each step, sent to a trainer's loggers without making training wait for them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_lrsched.callbacks.trainer_facts import callbacks_named, curve_tags, is_a
+from lightning_lrsched.schedulers import ClosedFormLR
+
+MOST_POINTS = 100
+LONGEST_WAIT = 10.0
+"""[s] So long may a point wait for others, so that the curves of slow training are not far behind it."""
+
+LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One optimizer step to be logged; the values follow from it, except for those of torch's own schedulers."""
+
+    scheduler: Any
+    step: int
+    lrs: list[Any] | None
+    wall_time: float = field(default_factory=time.time)
+
+
+class CurveLogger:
+    """Logs lr and momentum under the tags of Lightning's LearningRateMonitor, and nothing that a monitor logs itself.
+
+    For TensorBoard, whose writer thread takes turns with the training at every single value, points are collected and
+    handed over together, one event for all values of a step: all in order, each with the time when it happened. To
+    other loggers each point goes at once. A logger that raises is left out from then on, with one warning.
+    """
+
+    def __init__(self) -> None:
+        self._points: list[Point] = []
+        self._left_out: list[Any] = []
+
+    def add(self, trainer: Any, scheduler: Any, step: int, lrs: list[Any] | None = None) -> None:
+        """Log the values with which optimizer step ``step`` was made; ``lrs`` where the scheduler cannot be asked."""
+        point = Point(scheduler, step, lrs)
+        at_once = [logger for logger in trainer.loggers if not _is_plain_tensorboard(logger)]
+        if at_once:
+            for values in _values(trainer, [point]):
+                for logger in at_once:
+                    self._try(logger, lambda values=values, logger=logger: logger.log_metrics(values, step=step))
+        if len(at_once) < len(trainer.loggers):
+            self._points.append(point)
+            if len(self._points) >= MOST_POINTS or point.wall_time - self._points[0].wall_time > LONGEST_WAIT:
+                self.flush(trainer)
+
+    def flush(self, trainer: Any) -> None:
+        """Hand over what has been collected."""
+        points, self._points = self._points, []
+        if not points or not trainer.is_global_zero:
+            return
+        values = list(_values(trainer, points))
+        for logger in trainer.loggers:
+            if _is_plain_tensorboard(logger):
+                self._try(logger, lambda logger=logger: _write_events(logger, points, values))
+
+    def _try(self, logger: Any, log: Any) -> None:
+        if any(logger is other for other in self._left_out):
+            return
+        try:
+            log()
+        except Exception as error:  # noqa: BLE001 - whatever happens to a picture of the training, the training goes on
+            self._left_out.append(logger)
+            warnings.warn(
+                f"{type(logger).__name__} failed to log the lr and momentum curves"
+                f" ({type(error).__name__}: {error}); training goes on without them",
+                stacklevel=2,
+            )
+
+
+def _is_plain_tensorboard(logger: Any) -> bool:
+    """Tell whether metrics reach TensorBoard as Lightning sends them: a subclass may filter or rename them."""
+    return is_a(logger, "TensorBoardLogger") and type(logger).log_metrics.__module__.startswith(LIGHTNING)
+
+
+def _values(trainer: Any, points: list[Point]) -> Iterator[dict[str, float]]:
+    """Yield tag -> value for each point."""
+    tags = curve_tags(trainer)
+    monitors = callbacks_named(trainer, "LearningRateMonitor")
+    wants_momentum = not any(monitor.log_momentum for monitor in monitors)
+    for point in points:
+        names = tags[id(point.scheduler.optimizer)]
+        momenta = None
+        if isinstance(point.scheduler, ClosedFormLR):
+            lrs = point.scheduler.lr_at(point.step)
+            momenta = point.scheduler.momentum_at(point.step) if wants_momentum else None
+        else:
+            lrs = [float(lr) for lr in point.lrs or []]
+        values: dict[str, float] = {}
+        if not monitors:
+            values.update(zip(names, lrs, strict=True))
+        if momenta is not None:
+            values.update(zip([f"{name}-momentum" for name in names], momenta, strict=True))
+        yield values
+
+
+def _write_events(logger: Any, points: list[Point], values: list[dict[str, float]]) -> None:
+    # Imported only here: other loggers' users need not have it loaded.
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+    writer = logger.experiment._get_file_writer()
+    for point, of_step in zip(points, values, strict=True):
+        if of_step:
+            scalars = [Summary.Value(tag=prefix + tag, simple_value=value) for tag, value in of_step.items()]
+            writer.add_summary(Summary(value=scalars), point.step, point.wall_time)
