@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -37,7 +37,13 @@ AUTO_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 OTHER_AUTO_NAMES = {"lr": ("lr", "learning_rate")}
 
 
-def build_optimizer(module: Module, section: Any, params: Iterable[Any] | None = None, prefix: str = "") -> Optimizer:
+def build_optimizer(
+    module: Module,
+    section: Any,
+    params: Iterable[Any] | None = None,
+    prefix: str = "",
+    derive: Callable[[type[Optimizer]], type[Optimizer]] = lambda optimizer_class: optimizer_class,
+) -> Optimizer:
     """Return the torch optimizer that a ``{"type", "params"}`` section asks for.
 
     Args:
@@ -46,6 +52,7 @@ def build_optimizer(module: Module, section: Any, params: Iterable[Any] | None =
         section: DeepSpeed's ``optimizer`` section.
         params: parameters or param groups; None: the module's own.
         prefix: key path to the section, for messages.
+        derive: makes another class of torch's.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -57,7 +64,7 @@ def build_optimizer(module: Module, section: Any, params: Iterable[Any] | None =
     optimizer_class: type[Optimizer] = getattr(torch.optim, name)
     options = _check_options(f"{where}.params", optimizer_class, options, module)
     try:
-        return optimizer_class(_param_groups(module) if params is None else list(params), **options)
+        return derive(optimizer_class)(_param_groups(module) if params is None else list(params), **options)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{where}.params: {name} says: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import warnings
 from collections.abc import Container, Iterator, Mapping
@@ -12,27 +11,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config import durations
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.run_length import RunLength
+from lightning_lrsched.config.schema import parameters_for, read_value, short
 from lightning_lrsched.config.sections import Sections, type_and_params
+from lightning_lrsched.config.stand_in import stand_in
 from lightning_lrsched.config.torch_schedulers import (
-    NOT_FROM_A_FILE,
     build_torch_scheduler,
-    parameters_of,
     torch_schedulers,
 )
 from lightning_lrsched.config.unknown_keys import explain
-from lightning_lrsched.config.values import repair
 from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.checks import did_you_mean
-
-POSITION = inspect.Parameter("last_batch_iteration", inspect.Parameter.KEYWORD_ONLY, default=-1, annotation="int")
-"""DeepSpeed's files often have it; it is where the schedule starts, no hyperparameter."""
 
 PARAMS = "scheduler.params."
 LARGE_LR = 1e300
@@ -75,7 +68,7 @@ class SchedulerConfig:
         if params is not None and not isinstance(params, Mapping):
             raise TypeError(f"scheduler.params must be a mapping of keys to values, got {params!r}")
         given = {**(params or {}), **hyperparameters}
-        allowed = _parameters(type)
+        allowed = parameters_for(type)
         for key in given:
             if key not in allowed:
                 raise ValueError(f"{PARAMS}{key}: {explain(key, type, list(allowed))}")
@@ -83,24 +76,24 @@ class SchedulerConfig:
             if parameter.default is parameter.empty and key not in given:
                 raise ValueError(f"{PARAMS}{key} is missing: {type} needs it")
         with _key_path(PARAMS):
-            checked = {key: _read(key, value, allowed[key]) for key, value in given.items()}
+            checked = {key: read_value(key, value, allowed[key]) for key, value in given.items()}
         object.__setattr__(self, "type", type)
         object.__setattr__(self, "params", MappingProxyType(checked))
         self._rehearse()
 
     def _rehearse(self) -> None:
         """Make the schedule once for an optimizer of no consequence: wrong values are told now, not in training."""
-        if self.type not in SCHEDULERS:
+        if not self.is_own:
             return  # what torch's own take as a list is not known
         lengths = {key: len(value) for key, value in self.params.items() if isinstance(value, tuple) and value}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
             raise ValueError(f"scheduler.params: lists need one value for each param group, got as many as: {listed}")
-        groups = [{"params": [torch.zeros(1)]} for _ in range(max(lengths.values(), default=1))]
+        groups = max(lengths.values(), default=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when it is built
             # A run that is so long that no share of it is 0, and no warmup longer than the rest.
-            self.build(torch.optim.SGD(groups, lr=LARGE_LR, momentum=0.9), RunLength(10**6, 10**3))
+            self.build(stand_in(groups, LARGE_LR), RunLength(10**6, 10**3))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
@@ -139,6 +132,11 @@ class SchedulerConfig:
         if isinstance(scheduler, (str, Path)):
             return cls.load(scheduler)
         return cls.from_dict(scheduler)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the schedule is one of this package's, which follow their optimizer; otherwise it is torch's."""
+        return self.type in SCHEDULERS
 
     @property
     def needs_run(self) -> list[str]:
@@ -186,7 +184,7 @@ class SchedulerConfig:
         params = self.resolve(optimizer, trainer).to_dict()["params"]
         if durations.is_auto(self.params.get("warmup_max_lr")):
             params["warmup_max_lr"] = None  # each group's own lr; also that of a group that is added later
-        if self.type in SCHEDULERS:
+        if self.is_own:
             with _key_path(PARAMS, only=params):
                 return SCHEDULERS[self.type](optimizer, **params)
         with _key_path(PARAMS.replace("params.", "params: ")):
@@ -208,37 +206,6 @@ class SchedulerConfig:
         return SchedulerConfig, (self.type, dict(self.params))
 
 
-def _parameters(type_name: Any) -> dict[str, inspect.Parameter]:
-    """Return the parameters that a configuration of this type may give, by name."""
-    if isinstance(type_name, str):
-        if type_name in SCHEDULERS:
-            return {**SCHEDULERS[type_name].parameters(), POSITION.name: POSITION}
-        others = torch_schedulers()
-        if type_name in others:
-            return parameters_of(others[type_name])
-        if type_name in NOT_FROM_A_FILE:
-            raise ValueError(
-                f"scheduler.type: {type_name} cannot come from a configuration: {NOT_FROM_A_FILE[type_name]}"
-            )
-    known = [*SCHEDULERS, *torch_schedulers()]
-    kind = ValueError if isinstance(type_name, str) else TypeError
-    raise kind(
-        f"scheduler.type must be one of {', '.join(SCHEDULERS)}, or a class of torch.optim.lr_scheduler,"
-        f" got {_short(type_name)}{did_you_mean(_short(type_name), known)}"
-    )
-
-
-def _read(key: str, value: Any, parameter: inspect.Parameter) -> Any:
-    # A word such as "auto" or "2ep" stays; so does a fraction of the run.
-    if durations.Duration.of(key, value) is not None or durations.is_auto_lr(key, value):
-        return value
-    if durations.is_auto(value):
-        raise ValueError(
-            f'{key}: "auto" is possible for {", ".join((*durations.AUTO_SHARES, *durations.AUTO_LRS))} only'
-        )
-    return repair(key, value, parameter)
-
-
 @contextmanager
 def _key_path(prefix: str, only: Container[str] | None = None) -> Iterator[None]:
     """Put ``prefix`` before the messages of errors; ``only`` before those that begin with one of these keys."""
@@ -253,9 +220,4 @@ def _key_path(prefix: str, only: Container[str] | None = None) -> Iterator[None]
 
 
 def _keys(config: Mapping[str, Any]) -> str:
-    return ", ".join(_short(key) for key in list(config)[:8]) or "none"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return ", ".join(short(key) for key in list(config)[:8]) or "none"

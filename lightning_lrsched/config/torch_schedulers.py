@@ -6,9 +6,10 @@ import inspect
 import warnings
 from typing import Any
 
-import torch
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_lrsched.config.stand_in import stand_in_for
 
 NOT_FROM_A_FILE = {
     "LambdaLR": "it needs a function",
@@ -64,7 +65,7 @@ def build_torch_scheduler(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            rehearsal = scheduler_class(stand_in(optimizer), **params)
+            rehearsal = scheduler_class(stand_in_for(optimizer), **params)
             for _ in range(3):
                 rehearsal.step()
     except Exception as error:  # noqa: BLE001 - anything may come from values that torch does not check
@@ -72,13 +73,3 @@ def build_torch_scheduler(
         values = ", ".join(f"{key}={value!r}" for key, value in params.items())
         raise kind(f"{scheduler_class.__name__} refuses {values[:300]}: {error}") from None
     return scheduler_class(optimizer, **params)
-
-
-def stand_in(optimizer: Optimizer) -> Optimizer:
-    """Return an optimizer with the same settings in its param groups, but none of its parameters."""
-    groups = [{**group, "params": [torch.zeros(1)]} for group in optimizer.param_groups]
-    copied = [
-        {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "param_names"}
-        for group in groups
-    ]
-    return Optimizer(copied, dict(optimizer.defaults))

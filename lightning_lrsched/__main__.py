@@ -1,0 +1,130 @@
+"""The console command: ``lightning-lrsched preview | convert | check``; it needs neither Lightning nor a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_lrsched import __version__
+from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
+from lightning_lrsched.config.standalone import DEFAULT_BASE_LR, ConfigFile
+from lightning_lrsched.preview import draw, natural_length, table, to_csv
+
+MOST_STEPS = 10_000_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 if a checked file is bad, 2 if a file cannot be used."""
+    args = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            status: int = args.run(args)
+        for warning in caught:
+            print(f"warning: {_one_line(warning.message)}", file=sys.stderr)
+    except BrokenPipeError:
+        return 0  # the reader of a pipe (head) has seen enough
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"lightning-lrsched: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return status
+
+
+def preview(args: argparse.Namespace) -> int:
+    """Show the curves of one configuration."""
+    file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
+    schedule = file.build()
+    steps = args.steps or natural_length(schedule)
+    if args.csv:
+        print(to_csv(schedule, steps), end="")
+    else:
+        print(f"{type(schedule).__name__}: {steps} optimizer steps")
+        print(table(schedule, steps))
+    if file.known_lr() is None:
+        print(f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; --base-lr says otherwise)", file=sys.stderr)
+    if args.plot:
+        draw(schedule, steps).savefig(args.plot, dpi=120)
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write a configuration in the other format, with numbers for what can be resolved."""
+    file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
+    is_yaml = file.path.suffix.lower() in YAML_SUFFIXES
+    if args.to is None and args.output:
+        args.to = "yaml" if Path(args.output).suffix.lower() in YAML_SUFFIXES else "json"
+    text = dump_mapping(file.resolved(), args.to or ("json" if is_yaml else "yaml"))
+    if args.output:
+        Path(args.output).write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """Say of each file in one line whether it can be used."""
+    return max(map(_check_one, _files(args.configs)), default=0)
+
+
+def _check_one(path: Path) -> int:
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            found = ConfigFile.read(path).check()
+        print(_one_line("; ".join([f"{path}: ok: {found}", *(f"warning: {warning.message}" for warning in caught)])))
+    except (OSError, TypeError, ValueError) as error:
+        print(_one_line(error if str(error).startswith(str(path)) else f"{path}: {error}"))
+        return 1
+    return 0
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    found = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        found += inside
+    return found
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_STEPS:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 1..{MOST_STEPS}, got {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("lightning-lrsched", description="See, convert and check configurations.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="preview | convert | check")
+    run = argparse.ArgumentParser(add_help=False)
+    run.add_argument("config", metavar="CONFIG", help="a JSON or YAML file with a scheduler section")
+    run.add_argument("--steps", type=_steps, metavar="N", help="length of the run [optimizer steps]")
+    run.add_argument("--steps-per-epoch", type=_steps, metavar="N", help='for values such as "2ep"')
+    run.add_argument(
+        "--base-lr", type=float, metavar="X", help="the optimizer's own lr, where the file does not say it"
+    )
+
+    command = commands.add_parser("preview", parents=[run], help="show lr and momentum of each param group")
+    command.add_argument("--csv", action="store_true", help="every step, as CSV, instead of the table")
+    command.add_argument("--plot", metavar="FILE.png", help="write a picture, too")
+    command.set_defaults(run=preview)
+
+    command = commands.add_parser("convert", parents=[run], help="JSON to YAML or back, with numbers for auto")
+    command.add_argument("output", nargs="?", metavar="OUTPUT", help="file to write; none: the terminal")
+    command.add_argument("--to", choices=("json", "yaml"), help="format; otherwise by OUTPUT's name, or the other one")
+    command.set_defaults(run=convert)
+
+    command = commands.add_parser("check", help="one line per file; exit status 1 if any is bad")
+    command.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="files, or folders of them")
+    command.set_defaults(run=check)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
