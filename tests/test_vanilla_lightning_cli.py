@@ -48,7 +48,8 @@ def test_each_schedule_is_built_from_the_command_line(name, tmp_path, monkeypatc
         "--trainer.enable_model_summary=false", f"--trainer.default_root_dir={tmp_path}",
     ]  # fmt: skip
     monkeypatch.setattr("sys.argv", arguments)
-    cli = LightningCLI(Plain, save_config_callback=None)
+    with pytest.warns(UserWarning, match=rf"{name} counts optimizer steps, but .* interval 'step', not 'epoch'"):
+        cli = LightningCLI(Plain, save_config_callback=None)
     [config] = cli.trainer.lr_scheduler_configs
     assert type(config.scheduler) is SCHEDULERS[name]
     # Plain LightningCLI steps every scheduler once an epoch, and gives no key to change that.

@@ -19,7 +19,7 @@ from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_
 from lightning_lrsched.range_test.record import LossRecord
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING
-from lightning_lrsched.schedulers import LRRangeTest
+from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.checks import count, did_you_mean, number
 
 DEFAULT_MIN_LR = 1e-6
@@ -158,6 +158,9 @@ class LRRangeTestCallback(Callback):
             # The trainer's may come too early, in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
         # For the test our schedule replaces those of the module; the next fit makes them anew.
+        for replaced in trainer.lr_scheduler_configs:
+            if isinstance(replaced.scheduler, ClosedFormLR):
+                replaced.scheduler.unfollow_optimizer()
         trainer.strategy.lr_scheduler_configs = []
         own_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         ratios = [lr / max(own_lrs) for lr in own_lrs] if max(own_lrs) > 0 else [1.0] * len(own_lrs)

@@ -12,11 +12,15 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.callbacks.curve_logger import CurveLogger
-from lightning_lrsched.callbacks.trainer_facts import (
-    callbacks_named,
-    pick_optimizer,
-    refuse_deepspeed,
+from lightning_lrsched.callbacks.drivers import (
+    refuse_rivals,
+    refuse_second_schedulers,
+    same_optimizer,
+    warn_of_epoch_interval,
+    warn_of_finetuning,
 )
+from lightning_lrsched.callbacks.resume import arrange, check_optimizers, mark
+from lightning_lrsched.callbacks.trainer_facts import callbacks_named, pick_optimizer, refuse_deepspeed
 from lightning_lrsched.config.announce import announce_resolved
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
@@ -89,20 +93,26 @@ class LRSchedulerCallback(Callback):
         self._logged_steps: list[int] = []
         self._lrs_in_force: list[list[Any]] = []
         self.schedulers: list[LRScheduler] = []
+        self._indices: list[int] = []
+        self._attached = False
+        self._checkpoint: dict[str, Any] | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._checkpoint = None
+        self._attached = False
+        if stage == "fit":
+            refuse_rivals(trainer, type(self).__name__)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
         owner = type(self).__name__
         refuse_deepspeed(trainer, owner)
-        if callbacks_named(trainer, "StochasticWeightAveraging"):
-            raise ValueError(
-                f"{owner}: StochasticWeightAveraging sets the lr of the same optimizer; use only one of them"
-            )
-        self.schedulers = []
+        warn_of_epoch_interval(trainer)
+        self.schedulers, self._indices = [], []
         for index, config in self._targets(trainer):
             optimizer = trainer.optimizers[index]
             for other in trainer.lr_scheduler_configs:
-                if other.scheduler.optimizer is optimizer:
+                if same_optimizer(other.scheduler, optimizer):
                     raise ValueError(
                         f"{owner}: the module's configure_optimizers already returns a scheduler"
                         f" ({type(other.scheduler).__name__}) for optimizer {index}; keep that one or this callback"
@@ -125,6 +135,25 @@ class LRSchedulerCallback(Callback):
             config_of_lightning = LRSchedulerConfig(scheduler, interval="step", frequency=frequency)
             trainer.strategy.lr_scheduler_configs.append(config_of_lightning)
             self.schedulers.append(scheduler)
+            self._indices.append(index)
+        self._attached = True
+        warn_of_finetuning(trainer, self.schedulers)
+        self._arrange_checkpoint(trainer)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        # Before on_fit_start; but with strategies that shard the optimizer, after it.
+        self._checkpoint = checkpoint
+        if self._attached:
+            self._arrange_checkpoint(trainer)
+
+    def _arrange_checkpoint(self, trainer: Any) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is not None:
+            groups_may_come = bool(callbacks_named(trainer, "BaseFinetuning"))
+            check_optimizers(checkpoint, trainer.optimizers, groups_may_come=groups_may_come)
+            own = dict(zip(self._indices, self.schedulers, strict=True))
+            others = len(trainer.lr_scheduler_configs) - len(own)
+            arrange(checkpoint, own, trainer.optimizers, others)
 
     def _targets(self, trainer: Any) -> list[tuple[int, SchedulerConfig]]:
         if not self._one_for_each:
@@ -138,8 +167,16 @@ class LRSchedulerCallback(Callback):
         return [(index, config) for index, config in enumerate(self._configs) if config is not None]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        refuse_second_schedulers(trainer, self.schedulers, type(self).__name__)
         self._logged_steps = [scheduler.last_epoch for scheduler in self.schedulers]
         self._lrs_in_force = [scheduler.get_last_lr() for scheduler in self.schedulers]
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            # Callbacks that unfreeze layers have added param groups, or set an lr, at the start of the epoch.
+            for scheduler in self.schedulers:
+                if isinstance(scheduler, ClosedFormLR):
+                    scheduler.step(scheduler.last_epoch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         every = trainer.log_every_n_steps
@@ -166,6 +203,7 @@ class LRSchedulerCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._curves.flush(trainer)
+        mark(checkpoint, dict(zip(self._indices, self.schedulers, strict=True)), trainer.lr_scheduler_configs)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._curves.flush(trainer)

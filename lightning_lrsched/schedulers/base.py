@@ -27,6 +27,7 @@ from lightning_lrsched.schedulers.param_groups import (
     read_momenta,
     write_momenta,
 )
+from lightning_lrsched.schedulers.watch import StepWatch
 
 
 class ClosedFormLR(LRScheduler):
@@ -57,7 +58,10 @@ class ClosedFormLR(LRScheduler):
         self._momenta_between: list[Range] | None = None
         self._load_hook: RemovableHandle | None = None
         self._writer: ParamGroupWriter | None = None
-        self._go_to(self.last_epoch)
+        self._watch: StepWatch | None = None
+        writer = self._go_to(self.last_epoch)
+        if not writer.has_tensors:  # as a compiled step has, which would compile the hook too
+            self._watch = StepWatch(self)
 
     # What a subclass gives -------------------------------------------------------------------------------------------
 
@@ -73,7 +77,7 @@ class ClosedFormLR(LRScheduler):
         """Return the weights of (lr low, lr high, momentum low, momentum high) at ``step``."""
         raise NotImplementedError
 
-    def _scales_own_lr(self) -> bool:
+    def scales_own_lr(self) -> bool:
         """Tell whether the values depend on the lr that the optimizer was made with."""
         return False
 
@@ -112,15 +116,23 @@ class ClosedFormLR(LRScheduler):
 
     # The clock -------------------------------------------------------------------------------------------------------
 
+    @property
+    def is_following(self) -> bool:
+        """Whether the optimizer's own steps advance the schedule."""
+        return self._clock is not None
+
     def step(self, epoch: int | None = None) -> None:
         """Advance by one step and write the new values; with ``epoch``, go to that step.
 
         While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
         """
+        self._stop_watching()
         if epoch is None:
             if self._clock is not None:
                 return
             epoch = self.last_epoch + 1
+        else:
+            self._state_was_loaded()
         self._go_to(epoch)
 
     def follow_optimizer(self) -> None:
@@ -132,6 +144,7 @@ class ClosedFormLR(LRScheduler):
         Raises:
             ValueError: if another schedule follows the same optimizer.
         """
+        self._stop_watching()
         if self._clock is None:
             for hook in self.optimizer._optimizer_step_post_hooks.values():
                 other = getattr(hook, "__self__", None)
@@ -163,6 +176,7 @@ class ClosedFormLR(LRScheduler):
 
     def unfollow_optimizer(self) -> None:
         """Give the stepping back to calls of :meth:`step`."""
+        self._stop_watching()
         if self._clock is not None:
             self._clock.remove()
             self._clock = None
@@ -189,7 +203,12 @@ class ClosedFormLR(LRScheduler):
         if found_inf is None or not found_inf:
             self._go_to(self.last_epoch + 1)
 
-    def _go_to(self, step: int) -> None:
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
+    def _go_to(self, step: int) -> ParamGroupWriter:
         # The hot path, once per optimizer step: few calls, no allocation that grows with the groups.
         self.last_epoch = step
         writer, groups = self._writer, self.optimizer.param_groups
@@ -197,7 +216,9 @@ class ClosedFormLR(LRScheduler):
             writer = self._bind()
         # SequentialLR sets a scheduler that has not had its turn yet to -1: that one must not write.
         if step >= 0 and not writer.write(self._weights(step)):
-            self._bind().write(self._weights(step))
+            writer = self._bind()
+            writer.write(self._weights(step))
+        return writer
 
     def _bind_if_stale(self) -> None:
         groups = self.optimizer.param_groups
@@ -255,7 +276,7 @@ class ClosedFormLR(LRScheduler):
             "last_epoch": position,
             "in_charge": self._in_charge(),
             "sets_momentum": self._momenta_between is not None,
-            "own_lrs": [float(lr) for lr in self.base_lrs] if self._scales_own_lr() else None,
+            "own_lrs": [float(lr) for lr in self.base_lrs] if self.scales_own_lr() else None,
             "hyperparameters": self.hyperparameters,
         }
 
@@ -318,7 +339,7 @@ class ClosedFormLR(LRScheduler):
             before, now = {"type": saved["type"]}, {"type": type(self).__name__}
         # Groups that are added while training continues have no counterpart.
         for old, new in list(zip(saved.get("own_lrs") or [], self.base_lrs, strict=False)):
-            if self._scales_own_lr() and not math.isclose(old, new, rel_tol=1e-6):
+            if self.scales_own_lr() and not math.isclose(old, new, rel_tol=1e-6):
                 before["the optimizer's lr"], now["the optimizer's lr"] = saved["own_lrs"], self.base_lrs
         return [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in now.items() if before.get(key) != value]
 
@@ -337,7 +358,8 @@ class ClosedFormLR(LRScheduler):
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers drop their hooks when copied or pickled; the copy registers its own, and meets its own tensors.
-        left_out = dict.fromkeys(("_clock", "_outside_compiler", "_load_hook", "_restore_hook", "_guard", "_writer"))
+        hooks = "_clock", "_outside_compiler", "_load_hook", "_restore_hook", "_guard", "_watch"
+        left_out = dict.fromkeys((*hooks, "_writer"))
         return {**self.__dict__, **left_out, "_follow": self._clock is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ class WarmupLR(ClosedFormLR):
                 stacklevel=2 if type(self) is WarmupLR else 3,  # a subclass's constructor lies between
             )
 
-    def _scales_own_lr(self) -> bool:
+    def scales_own_lr(self) -> bool:  # noqa: D102 - inherited
         return self.warmup_max_lr is None
 
     def _lr_ranges(self) -> list[Range]:
@@ -198,7 +198,7 @@ class WarmupCosineLR(ClosedFormLR):
         super().__init__(optimizer, last_batch_iteration)
         _warn_if_warmup_is_longer(self)
 
-    def _scales_own_lr(self) -> bool:
+    def scales_own_lr(self) -> bool:  # noqa: D102 - inherited
         return True
 
     def _lr_ranges(self) -> list[Range]:

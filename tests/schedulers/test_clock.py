@@ -64,7 +64,41 @@ def test_without_following_only_calls_of_step_count() -> None:
     optimizer = sgd()
     schedule = small("OneCycle", optimizer)
     train_step(optimizer)
-    assert (schedule.last_epoch, optimizer._optimizer_step_post_hooks) == (0, {})
+    assert schedule.last_epoch == 0
+    schedule.step()
+    train_step(optimizer)
+    assert (schedule.last_epoch, optimizer._optimizer_step_post_hooks) == (1, {})
+
+
+@every_schedule
+def test_steps_that_nobody_tells_the_schedule_of_are_warned_about_once(name: str) -> None:
+    optimizer = sgd()
+    schedule = small(name, optimizer)
+    train_step(optimizer)
+    with pytest.warns(UserWarning, match=rf"^{name} counts optimizer steps, but its step\(\) was not called"):
+        train_step(optimizer)
+    train_step(optimizer)  # in silence: a warning would be an error
+    assert schedule.last_epoch == 0
+
+
+def test_a_schedule_that_was_thrown_away_is_not_watched() -> None:
+    optimizer = sgd()
+    small("OneCycle", optimizer)
+    for _ in range(3):
+        train_step(optimizer)
+    assert optimizer._optimizer_step_post_hooks == {}
+
+
+def test_a_second_schedule_cannot_follow_the_same_optimizer() -> None:
+    optimizer = sgd()
+    first, second = small("OneCycle", optimizer), small("WarmupLR", optimizer)
+    first.follow_optimizer()
+    with pytest.raises(ValueError, match="OneCycle follows it already, and both would set its lr"):
+        second.follow_optimizer()
+    first.unfollow_optimizer()
+    second.follow_optimizer()
+    train_step(optimizer)
+    assert (first.last_epoch, second.last_epoch) == (0, 1)
 
 
 def test_accumulated_batches_do_not_count() -> None:
