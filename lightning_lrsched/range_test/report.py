@@ -42,7 +42,7 @@ def draw(result: RangeTestResult) -> Figure:
     else:
         axes.set_title(f"LR range test (stopped: {result.stop_reason})")
         axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
-        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggestion {suggested:.2g}")
+        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
         top = axes.get_ylim()[1]
         for name in METHODS:
             lr = result.suggestion(name)
@@ -95,8 +95,8 @@ def describe(result: RangeTestResult) -> str:
     try:
         low, high = result.bounds()
         rows.append(("bounds", f"{low:.4g} .. {high:.4g}"))
-        rows.append(("suggested lr", f"{result.suggestion():.4g}"))
         rows += [(f"suggested lr: {name}", f"{result.suggestion(name):.4g}") for name in METHODS]
+        rows += [("caveat", caveat) for caveat in result.caveats()]
         config = json.dumps({"scheduler": result.one_cycle(EXAMPLE_STEPS)}, indent=2)
         ready = f"Ready for a training of {EXAMPLE_STEPS} optimizer steps:\n\n```json\n{config}\n```"
     except ValueError as reason:

@@ -52,26 +52,36 @@ class RangeTestResult:
     group_ratios: list[float] = field(default_factory=lambda: [1.0])
 
     def curve(self) -> suggestions.Curve:
-        """Return the smoothed loss against log lr, on which the suggestions work."""
-        return suggestions.Curve(self.lrs, self.losses)
+        """Return the smoothed loss on which the suggestions work."""
+        return suggestions.Curve(self.lrs, self.losses, self.mode)
 
-    def suggestion(self, method: str | None = None) -> float:
+    def suggestion(self, method: str = "edge") -> float:
         """Return a good fixed learning rate.
 
         Args:
-            method: ``"valley"``, ``"steep"``, ``"minimum"`` or ``"slide"``; None: the geometric mean of all four.
+            method: ``"edge"``, a share of the lr that begins to harm, which came out best on tasks of many kinds; or a
+                rule of thumb of other finders: ``"valley"``, ``"steep"``, ``"minimum"``, ``"slide"``.
 
         Raises:
             ValueError: if the method is unknown, or the record does not show one; the message says what to change.
         """
-        curve = self.curve()
-        if method is not None:
-            return suggestions.METHODS[choice("method", method, list(suggestions.METHODS))](curve)
-        return math.exp(sum(math.log(rule(curve)) for rule in suggestions.METHODS.values()) / len(suggestions.METHODS))
+        return suggestions.METHODS[choice("method", method, list(suggestions.METHODS))](self.curve())
 
     def bounds(self) -> tuple[float, float]:
-        """Return (low, high): the lowest lr at which the loss clearly falls, the highest before it turns."""
+        """Return (low, high): the lowest lr at which the loss clearly falls, the highest before it turns.
+
+        Raises:
+            ValueError: if the record does not show them; the message says what to change.
+        """
         return suggestions.bounds(self.curve())
+
+    def caveats(self) -> list[str]:
+        """Return, as sentences, what makes the suggestions less certain; empty where nothing does.
+
+        Raises:
+            ValueError: if the record shows no suggestions at all.
+        """
+        return suggestions.caveats(self.curve())
 
     def one_cycle(self, total_num_steps: int, *, cycle_momentum: bool = True) -> dict[str, Any]:
         """Return a ready OneCycle configuration for a training of ``total_num_steps`` optimizer steps.

@@ -1,8 +1,6 @@
 """Learning rates read off a range test: pure functions of its learning rates and losses.
 
-All of them look at the loss against the *logarithm* of the lr, on an even grid, so that a rule means the same whether
-the lr grew exponentially or linearly. The loss is smoothed forwards and backwards: a running average alone would lag
-behind the lr and shift every suggestion upwards.
+What is measured behind the constants: ``tests/benchmarks/range_test_quality.py``.
 """
 
 from __future__ import annotations
@@ -16,40 +14,89 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+FEWEST_LOSSES = 10
+SMOOTHING = 0.9
 GRID_POINTS = 200
-FEWEST_POINTS = 10
+
+EDGE_CLIMB = 0.1
+"""Share of its fall that the loss has climbed back at the edge of divergence."""
+
+EDGE_LAG = 6
+"""Optimizer steps between the lr that begins to harm and the loss that shows it."""
+
+PEAK_OF_EDGE = {"exponential": 0.4, "linear": 0.2}
+"""1Cycle's highest lr as a share of the edge. A linear sweep stays longer near its edge and survives a higher one."""
+
+FIXED_OF_PEAK = 0.4
+"""A fixed lr must serve from the first step to the last: lower than a peak that is only passed through."""
 
 
 class Curve:
-    """The smoothed loss of a range test on an even grid of log lr, up to its minimum and beyond."""
+    """The loss of a range test, made smooth enough to read: losses cut off at their starting level, then averaged.
 
-    def __init__(self, lrs: Sequence[float], losses: Sequence[float], smoothing: float = 0.9) -> None:
-        """Keep the finite part of the record; raise ValueError where it is too short to say anything."""
+    The cut comes first: an explosion averaged with its neighbours would move the minimum by orders of magnitude. The
+    average runs forwards and backwards, because one that only looks back lags behind the lr.
+
+    Attributes:
+        lrs: learning rate of each optimizer step with a finite loss.
+        losses: the loss, cut and smoothed, at each of these steps.
+        minimum: index of the lowest of them.
+        fall: how far the loss fell to its minimum.
+        noise: standard deviation of a single loss.
+    """
+
+    def __init__(self, lrs: Sequence[float], losses: Sequence[float], mode: str) -> None:
+        """Keep the finite part of the record.
+
+        Raises:
+            ValueError: if it shows no fall of the loss; the message says what to change.
+        """
         pairs = [(lr, loss) for lr, loss in zip(lrs, losses, strict=True) if math.isfinite(loss)]
-        if len(pairs) < FEWEST_POINTS:
+        if len(pairs) < FEWEST_LOSSES:
             raise ValueError(
-                f"the range test recorded only {len(pairs)} finite losses; at least {FEWEST_POINTS} are needed:"
+                f"the range test recorded only {len(pairs)} finite losses; at least {FEWEST_LOSSES} are needed:"
                 " make the test longer (num_steps), or let it begin at a lower lr (lr_range_test_min_lr)"
             )
-        kept_lrs, kept_losses = (np.array(values, dtype=np.float64) for values in zip(*pairs, strict=True))
-        smoothed = zero_phase(kept_losses, smoothing)
-        rising, where = np.unique(np.log(kept_lrs), return_index=True)
-        if len(rising) < 2:
+        self.mode = mode
+        self.lrs, raw = (np.array(values, dtype=np.float64) for values in zip(*pairs, strict=True))
+        if self.lrs[0] == self.lrs[-1]:
             raise ValueError("the lr did not change during the range test: raise max_lr or lr_range_test_step_rate")
-        self.log_lr = np.linspace(rising[0], rising[-1], GRID_POINTS)
-        self.loss = np.interp(self.log_lr, rising, smoothed[where])
-        self.minimum = int(np.argmin(self.loss))
-        self.start = float(np.mean(self.loss[: max(1, GRID_POINTS // 20)]))
-        self.fall = self.start - float(self.loss[self.minimum])
-        if self.minimum == 0 or self.fall <= 0:
+        beginning = max(3, len(raw) // 20)
+        self.losses = zero_phase(np.minimum(raw, raw[:beginning].mean()), SMOOTHING)
+        self.minimum = int(np.argmin(self.losses))
+        self.start = float(self.losses[:beginning].mean())
+        self.fall = self.start - float(self.losses[self.minimum])
+        self.noise = float(np.sqrt(np.mean(np.diff(raw[: self.minimum + 1]) ** 2) / 2)) if self.minimum else 0.0
+        if self.lrs[self.minimum] == self.lrs[0] or self.fall <= 1e-9 * abs(self.start):
             raise ValueError(
                 "the loss never fell below its starting value during the range test: begin at a lower lr"
                 " (lr_range_test_min_lr), or let the lr grow more slowly (num_steps, lr_range_test_step_size)"
             )
 
-    def lr_of(self, index: int) -> float:
-        """Return the lr of a grid point."""
-        return float(math.exp(self.log_lr[index]))
+    def lr_where_fallen(self, share: float) -> float:
+        """Return the lowest lr at which the loss has done ``share`` of its fall."""
+        done = (self.start - self.losses[: self.minimum + 1]) / self.fall
+        return float(self.lrs[np.flatnonzero(done >= share)[0]])
+
+    def climb(self) -> int | None:
+        """Return the index at which the loss has clearly turned upwards again, None where it has not."""
+        above = self.losses[self.minimum :] > self.losses[self.minimum] + EDGE_CLIMB * self.fall
+        return self.minimum + int(np.argmax(above)) if above.any() else None
+
+    def edge(self) -> float:
+        """Return the lr that begins to harm; where the loss never turned, the last lr: a lower bound."""
+        climb = self.climb()
+        index = len(self.lrs) - 1 if climb is None else climb
+        return float(self.lrs[max(0, index - EDGE_LAG)])
+
+    def on_log_grid(self) -> tuple[Array, Array]:
+        """Return (log lr, loss) up to the minimum, on an even grid of log lr.
+
+        A rule that asks where the loss falls fastest, or longest, then means the same for both kinds of growth.
+        """
+        rising, where = np.unique(np.log(self.lrs[: self.minimum + 1]), return_index=True)
+        grid = np.linspace(rising[0], rising[-1], GRID_POINTS)
+        return grid, np.interp(grid, rising, self.losses[where])
 
 
 def zero_phase(values: Array, smoothing: float) -> Array:
@@ -65,42 +112,70 @@ def zero_phase(values: Array, smoothing: float) -> Array:
     return (average(values) + average(values[::-1])[::-1]) / 2.0
 
 
+def edge(curve: Curve) -> float:
+    """A share of the lr that begins to harm: 0.16 after an exponential test, 0.08 after a linear one. The default."""
+    return FIXED_OF_PEAK * bounds(curve)[1]
+
+
 def minimum(curve: Curve) -> float:
     """A tenth of the lr at which the loss is lowest (fastai's ``minimum``)."""
-    return curve.lr_of(curve.minimum) / 10.0
+    return float(curve.lrs[curve.minimum]) / 10.0
 
 
 def steep(curve: Curve) -> float:
-    """The lr at which the loss falls fastest per log lr, before its minimum (fastai's and Lightning's idea)."""
-    slope = np.gradient(curve.loss, curve.log_lr)[: curve.minimum + 1]
-    return curve.lr_of(int(np.argmin(slope)))
+    """The lr at which the loss falls fastest per log lr (fastai's ``steep``; Lightning's finder takes it per lr)."""
+    log_lr, loss = curve.on_log_grid()
+    return math.exp(log_lr[int(np.argmin(np.gradient(loss, log_lr)))])
 
 
 def valley(curve: Curve) -> float:
-    """The middle of the longest stretch over which the loss keeps falling (fastai's ``valley``)."""
-    begin, best = 0, (0, 0)
-    for index, (here, there) in enumerate(pairwise(curve.loss), start=1):
+    """The middle of the longest stretch over which the loss keeps falling, once a twentieth of its fall is done.
+
+    After fastai's ``valley``; the condition keeps the long flat beginning, which a smooth curve leaves falling by next
+    to nothing, from counting as the longest stretch.
+    """
+    log_lr, loss = curve.on_log_grid()
+    begin = int(np.argmax(loss <= curve.start - curve.fall / 20))
+    longest = (begin, begin)
+    for index, (here, there) in enumerate(pairwise(loss[begin:]), start=begin + 1):
         if there > here:
             begin = index
-        elif index - begin > best[1] - best[0]:
-            best = (begin, index)
-    return curve.lr_of((best[0] + best[1]) // 2)
+        elif index - begin > longest[1] - longest[0]:
+            longest = (begin, index)
+    return math.exp(log_lr[sum(longest) // 2])
 
 
 def slide(curve: Curve) -> float:
-    """The highest lr, before the minimum, at which the loss still falls at half its greatest speed (after fastai)."""
-    slope = np.gradient(curve.loss, curve.log_lr)[: curve.minimum + 1]
-    return curve.lr_of(int(np.flatnonzero(slope <= slope.min() / 2.0)[-1]))
+    """The highest lr at which the loss still falls at half its greatest speed per log lr (after fastai's ``slide``)."""
+    log_lr, loss = curve.on_log_grid()
+    slope = np.gradient(loss, log_lr)
+    return math.exp(log_lr[int(np.flatnonzero(slope <= slope.min() / 2.0)[-1])])
 
 
-METHODS = {"valley": valley, "steep": steep, "minimum": minimum, "slide": slide}
+METHODS = {"edge": edge, "valley": valley, "steep": steep, "minimum": minimum, "slide": slide}
 
 
 def bounds(curve: Curve) -> tuple[float, float]:
-    """The lowest lr at which the loss clearly falls (a tenth of its fall), and the highest before it turns.
+    """The pair that 1Cycle needs: the lowest lr at which the loss clearly falls, the highest before it turns.
 
-    The highest is where nine tenths of the fall are done: at the minimum itself the model already stands at the edge
-    of divergence.
+    The highest is a share of the edge: at the edge itself the model is beyond recovery. The lowest is where a tenth of
+    the fall is done, but at most a tenth and at least a hundredth of the highest.
     """
-    done = (curve.start - curve.loss[: curve.minimum + 1]) / curve.fall
-    return curve.lr_of(int(np.flatnonzero(done >= 0.1)[0])), curve.lr_of(int(np.flatnonzero(done >= 0.9)[0]))
+    high = PEAK_OF_EDGE[curve.mode] * curve.edge()
+    return min(max(curve.lr_where_fallen(0.1), high / 100.0), high / 10.0), high
+
+
+def caveats(curve: Curve) -> list[str]:
+    """What a reader of the suggestions should know about the record they come from."""
+    found = []
+    if curve.climb() is None:
+        found.append(
+            f"The loss had not turned upwards when the test ended at lr {curve.lrs[-1]:.3g}: the suggestions are lower"
+            " bounds. Raise max_lr, or let the lr grow faster."
+        )
+    if curve.fall < curve.noise:
+        found.append(
+            f"The loss fell by {curve.fall:.3g}, less than the noise of a single loss ({curve.noise:.3g}): the"
+            " suggestions are uncertain. Take larger batches, or combine several tests (RangeTestResult.combine)."
+        )
+    return found

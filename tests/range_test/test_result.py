@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 import warnings
 
 import pytest
@@ -24,7 +25,7 @@ def sweep(mode: str = "exponential", steps: int = 200, ratios: tuple[float, ...]
     return RangeTestResult(list(range(steps)), lrs, losses, losses, "diverged", mode, list(ratios))
 
 
-@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
 def test_every_method_finds_a_usable_lr_and_bounds_enclose_it(method, mode):
     result = sweep(mode)
@@ -164,7 +165,7 @@ def test_the_figure_marks_bounds_suggestions_and_divergence():
     [axes] = result.plot().axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert any(label.startswith("bounds") for label in labels)
-    assert any(label.startswith("suggestion") for label in labels)
+    assert any(label.startswith("suggested fixed lr") for label in labels)
     assert any(label.startswith("diverged at") for label in labels)
     assert {text.get_text() for text in axes.texts} == set(METHODS)
     assert axes.get_xscale() == "log"
@@ -187,3 +188,33 @@ def test_a_notebook_shows_figure_and_table():
     shown = sweep()._repr_html_()
     assert shown.startswith("<img")
     assert "suggested lr" in shown
+
+
+# Caveats ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_that_falls_and_turns_has_no_caveats():
+    assert sweep().caveats() == []
+
+
+def test_a_loss_that_never_turns_gives_lower_bounds_and_says_so():
+    result = sweep()
+    end = result.losses.index(min(result.losses))
+    for name in ("steps", "lrs", "losses", "smoothed_losses"):
+        setattr(result, name, getattr(result, name)[:end])
+    [caveat] = result.caveats()
+    assert "lower bounds. Raise max_lr" in caveat
+    assert caveat in result.to_markdown()
+
+
+def test_a_fall_smaller_than_the_noise_is_told():
+    noise = random.Random(0)
+    result = sweep()
+    result.losses = [loss + noise.gauss(0, 20.0) for loss in result.losses]
+    assert any("less than the noise" in caveat for caveat in result.caveats())
+
+
+def test_an_explosion_at_the_end_does_not_move_the_suggestions():
+    calm, exploded = sweep(), sweep()
+    exploded.losses[-5:] = [1e6] * 5
+    assert exploded.bounds() == pytest.approx(calm.bounds(), rel=0.05)
