@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# pytest --hypothesis-profile=nightly
+settings.register_profile("nightly", max_examples=20_000, deadline=None)
 
 LARGEST: dict[str, float] = {}
 

@@ -32,11 +32,11 @@ def parameters_for(type_name: Any) -> dict[str, inspect.Parameter]:
             raise ValueError(
                 f"scheduler.type: {type_name} cannot come from a configuration: {NOT_FROM_A_FILE[type_name]}"
             )
-    known = [*SCHEDULERS, *torch_schedulers()]
+    hint = did_you_mean(short(type_name), list(SCHEDULERS)) or did_you_mean(short(type_name), list(torch_schedulers()))
     kind = ValueError if isinstance(type_name, str) else TypeError
     raise kind(
         f"scheduler.type must be one of {', '.join(SCHEDULERS)}, or a class of torch.optim.lr_scheduler,"
-        f" got {short(type_name)}{did_you_mean(short(type_name), known)}"
+        f" got {short(type_name)}{hint}"
     )
 
 

@@ -1,0 +1,165 @@
+"""The flags: one for every parameter, only what was typed overrides, and every schedule from flags alone."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+
+import pytest
+import torch
+
+from lightning_lrsched import SchedulerConfig, add_tuning_arguments, get_config_from_args, get_lr_from_config
+from lightning_lrsched.config import arguments
+from lightning_lrsched.schedulers import SCHEDULERS
+
+
+def parse(*flags: str) -> argparse.Namespace:
+    return add_tuning_arguments(argparse.ArgumentParser()).parse_args(list(flags))
+
+
+FLAGS = {
+    "LRRangeTest": "--lr_range_test_min_lr 1e-4 --lr_range_test_step_size 10 --lr_range_test_staircase",
+    "OneCycle": "--cycle_min_lr 0.1 0.2 --cycle_max_lr 1 --cycle_first_step_size 10 --cycle_momentum false",
+    "WarmupLR": "--warmup_max_lr 0.1 --warmup_num_steps 2ep --warmup_type linear",
+    "WarmupDecayLR": "--total_num_steps auto --warmup_max_lr auto --warmup_num_steps 0.1",
+    "WarmupCosineLR": "--total_num_steps 1e2 --cos_min_ratio 0.1",
+}
+PARAMS = {
+    "LRRangeTest": {"lr_range_test_min_lr": 1e-4, "lr_range_test_step_size": 10, "lr_range_test_staircase": True},
+    "OneCycle": {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": 1, "cycle_first_step_size": 10, "cycle_momentum": False},
+    "WarmupLR": {"warmup_max_lr": 0.1, "warmup_num_steps": "2ep", "warmup_type": "linear"},
+    "WarmupDecayLR": {"total_num_steps": "auto", "warmup_max_lr": "auto", "warmup_num_steps": 0.1},
+    "WarmupCosineLR": {"total_num_steps": 100, "cos_min_ratio": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_schedule_can_be_built_from_flags_alone(name):
+    config, error = get_config_from_args(parse("--lr_schedule", name, *FLAGS[name].split()))
+    assert error is None
+    assert config["type"] == name
+    assert config["params"].items() >= PARAMS[name].items()
+    assert list(SchedulerConfig.from_dict(config).params) == list(config["params"])
+
+
+def test_every_parameter_has_a_flag_and_a_help():
+    parser = add_tuning_arguments(argparse.ArgumentParser())
+    helped = {action.dest: action.help for action in parser._actions}
+    for schedule in SCHEDULERS.values():
+        for name in schedule.parameters():
+            assert len(helped[arguments.FLAG_NAMES.get(name, name)]) > 40
+    assert "Default: 1.0." in helped["lr_range_test_step_rate"]
+    assert parser.format_help()
+
+
+def test_only_what_was_typed_overrides():
+    params = {"warmup_num_steps": 10, "warmup_min_lr": 0.5}
+    arguments.override_params(parse("--warmup_num_steps", "20"), params)
+    assert params == {"warmup_num_steps": 20, "warmup_min_lr": 0.5}
+    arguments.override_params(argparse.Namespace(), params)
+    assert params == {"warmup_num_steps": 20, "warmup_min_lr": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("override", "typed", "ignored"),
+    [
+        (arguments.override_lr_range_test_params, "lr_range_test_min_lr", "warmup_min_lr"),
+        (arguments.override_1cycle_params, "cycle_min_lr", "warmup_min_lr"),
+        (arguments.override_warmupLR_params, "warmup_min_lr", "total_num_steps"),
+        (arguments.override_warmupDecayLR_params, "total_num_steps", "cycle_min_lr"),
+        (arguments.override_warmupCosineLR_params, "cos_min_ratio", "warmup_min_lr"),
+    ],
+)
+def test_each_part_takes_its_own_schedules_parameters(override, typed, ignored):
+    params: dict = {}
+    override(argparse.Namespace(**{typed: 1, ignored: 2}), params)
+    assert params == {typed: 1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ([], None),
+        (["--cycle_momentum"], True),
+        (["--cycle_momentum", "True"], True),
+        (["--cycle_momentum", "False"], False),
+        (["--cycle_momentum", "0"], False),
+    ],
+)
+def test_a_switch_says_what_was_typed(flags, value):
+    assert parse(*flags).cycle_momentum is value
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--warmup_num_steps", "x"], "must be a number, epochs such as 2ep, or auto; got 'x'"),
+        (["--decay_lr_rate", "auto"], "must be a number, got 'auto'"),
+        (["--cycle_momentum", "perhaps"], "must be true or false, got 'perhaps'"),
+        (["--lr_schedule", "Cosine"], "invalid choice: 'Cosine'"),
+    ],
+)
+def test_argparse_refuses_what_no_schedule_takes(flags, complaint, capsys):
+    with pytest.raises(SystemExit):
+        parse(*flags)
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_mistake_is_raised_and_no_schedule_is_a_pair():
+    assert get_config_from_args(argparse.Namespace()) == (None, "no --lr_schedule on the command line")
+    with pytest.raises(ValueError, match=r"scheduler\.params\.cycle_min_lr is missing"):
+        get_config_from_args(parse("--lr_schedule", "OneCycle"))
+    with pytest.raises(ValueError, match="scheduler.type must be one of"):
+        get_config_from_args(argparse.Namespace(lr_schedule="Cosine"))
+
+
+@pytest.mark.parametrize(
+    ("section", "lr"),
+    [
+        ({"type": "LRRangeTest", "params": {"lr_range_test_min_lr": 0.2}}, 0.2),
+        ({"type": "OneCycle", "params": {"cycle_min_lr": 0.1, "cycle_max_lr": [1.0, 2.0]}}, [1.0, 2.0]),
+        ({"type": "WarmupLR", "params": {"warmup_max_lr": "1e-2"}}, 0.01),
+        ({"type": "WarmupDecayLR", "params": {"total_num_steps": 9}}, 0.001),
+        ({"type": "WarmupCosineLR", "params": {"total_num_steps": 9}}, None),
+        ({"type": "WarmupLR", "params": {"warmup_max_lr": "auto"}}, None),
+        ({"type": "StepLR", "params": {"step_size": 9}}, None),
+    ],
+)
+def test_the_lr_of_a_configuration(section, lr):
+    found, message = get_lr_from_config(section)
+    assert found == lr
+    assert bool(message) == (lr is None)
+
+
+def test_what_is_no_configuration_has_no_lr():
+    with pytest.raises(ValueError, match=r"scheduler\.type is missing"):
+        get_lr_from_config({"params": {}})
+
+
+def test_deepspeeds_own_names_are_all_there(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("DeepSpeed").setLevel(logging.CRITICAL)
+        pytest.importorskip("deepspeed", reason="DeepSpeed, whose names these are, is not installed")
+        from deepspeed.runtime import lr_schedules
+    theirs = lr_schedules.add_tuning_arguments(argparse.ArgumentParser())
+    ours = add_tuning_arguments(argparse.ArgumentParser())
+    flags = [{flag for action in p._actions for flag in action.option_strings} for p in (theirs, ours)]
+    assert flags[0] <= flags[1]
+    functions = [name for name in vars(lr_schedules) if name.startswith(("override_", "get_config", "get_lr_from"))]
+    assert all(callable(getattr(arguments, name)) for name in [*functions, "parse_arguments"])
+    # What DeepSpeed's parser and these functions make of the same command line.
+    monkeypatch.setattr(sys, "argv", ["train.py", "--lr_schedule", "WarmupLR", "--warmup_num_steps", "7", "--other"])
+    args, unknown = arguments.parse_arguments()
+    assert unknown == ["--other"]
+    schedule = SchedulerConfig.from_dict(get_config_from_args(args)[0])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.001)
+    reference = lr_schedules.WarmupLR(
+        torch.optim.SGD([torch.zeros(1)], lr=0.001), **lr_schedules.get_config_from_args(theirs.parse_args(sys.argv[1:-1]))[0]["params"]
+    )  # fmt: skip
+    ours_schedule = schedule.build(optimizer)
+    for step in range(1, 10):
+        reference.step()
+        assert reference.get_last_lr()[0] == pytest.approx(ours_schedule.lr_at(step)[0], rel=1e-12)

@@ -1,0 +1,256 @@
+"""SchedulerConfig: every form that a user may bring, every mistake, and what it gives back."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch.optim import SGD, AdamW
+
+from lightning_lrsched import OneCycle, SchedulerConfig
+from lightning_lrsched.config.run_length import RunLength
+
+SECTION = {"type": "OneCycle", "params": {"cycle_min_lr": 0.1, "cycle_max_lr": 1.0, "cycle_first_step_size": 4}}
+CONFIG = SchedulerConfig("OneCycle", SECTION["params"])
+
+
+def sgd(groups: int = 1, lr: float = 0.1) -> SGD:
+    return SGD([{"params": [torch.zeros(1, requires_grad=True)]} for _ in range(groups)], lr=lr, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SECTION,
+        {"scheduler": SECTION},
+        {"train_batch_size": 8, "zero_optimization": {"stage": 3}, "fp16": {"enabled": "auto"}, "scheduler": SECTION},
+        {"model": "x", "deepspeed": {"scheduler": SECTION}},
+    ],
+)
+@pytest.mark.parametrize("form", ["dict", "json", "yaml"])
+def test_every_form_gives_the_same_configuration(tmp_path, content, form):
+    if form == "dict":
+        assert SchedulerConfig.of(content) == CONFIG
+    else:  # JSON is YAML, too
+        path = tmp_path / f"config.{form}"
+        path.write_text(json.dumps(content))
+        assert SchedulerConfig.load(path) == SchedulerConfig.of(str(path)) == CONFIG
+
+
+def test_keyword_arguments_are_another_form():
+    assert SchedulerConfig("OneCycle", cycle_min_lr=0.1, cycle_max_lr=1, cycle_first_step_size=4) == CONFIG
+
+
+def test_it_builds_the_schedule():
+    schedule = CONFIG.build(sgd())
+    assert isinstance(schedule, OneCycle)
+    assert [schedule.lr_at(step)[0] for step in (0, 4, 8)] == pytest.approx([0.1, 1.0, 0.1])
+
+
+def test_it_cannot_be_changed_and_has_a_hash():
+    given = {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": 1.0}
+    config = SchedulerConfig("OneCycle", given)
+    given["cycle_min_lr"][0] = 7
+    assert config.params["cycle_min_lr"] == (0.1, 0.2)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.type = "WarmupLR"
+    with pytest.raises(TypeError):
+        config.params["cycle_min_lr"] = 3
+    assert hash(config) == hash(SchedulerConfig.from_dict(config.to_dict()))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_it_can_be_copied_and_pickled(duplicate):
+    assert duplicate(CONFIG) == CONFIG
+
+
+def test_numbers_written_as_strings_become_numbers():
+    config = SchedulerConfig("WarmupDecayLR", total_num_steps="1e3", warmup_min_lr="1e-8", warmup_num_steps=20.0)
+    assert config.to_dict()["params"] == {"total_num_steps": 1000, "warmup_min_lr": 1e-8, "warmup_num_steps": 20}
+    assert all(type(config.params[key]) is int for key in ("total_num_steps", "warmup_num_steps"))
+
+
+@pytest.mark.parametrize(
+    ("type_name", "params", "complaint"),
+    [
+        ("OneCycel", {}, r"scheduler\.type must be one of .*, got 'OneCycel' \(did you mean 'OneCycle'\?\)"),
+        ("onecycle", {}, "did you mean 'OneCycle'"),
+        ("CosineAnnealing", {}, "did you mean 'CosineAnnealingLR'"),
+        ("ReduceLROnPlateau", {}, "follows a metric"),
+        ("LambdaLR", {}, "needs a function"),
+        ("SequentialLR", {}, "needs other schedulers"),
+        ("OneCycle", {"cycle_min_lr": 0.1}, r"scheduler\.params\.cycle_max_lr is missing: OneCycle needs it"),
+        (
+            "OneCycle",
+            {"cycle_min_lr": 0.2, "cycle_max_lr": 0.1},
+            r"scheduler\.params\.cycle_min_lr must not be greater",
+        ),
+        ("OneCycle", {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": [1, 1, 1]}, "cycle_min_lr 2, cycle_max_lr 3"),
+        ("OneCycle", {"cycle_min_lr": 0, "cycle_max_lr": 1, "max_lr": 1}, r"\.max_lr: .*it is one of LRRangeTest"),
+        ("OneCycle", {"cycle_min_lr": 0, "cycle_max_lr": 1, "post_cycle_decay_step_size": 1}, "'decay_step_size'"),
+        (
+            "OneCycle",
+            {"cycle_min_lr": 0, "cycle_max_lr": 1, "cycle_momentum": "yes"},
+            "must be true or false, got 'yes'",
+        ),
+        ("OneCycle", {"cycle_min_lr": {}, "cycle_max_lr": 1}, r"params\.cycle_min_lr must be .* got a mapping"),
+        ("WarmupLR", {"warmup_min_lr": "fast"}, r"params\.warmup_min_lr must be a finite number.*got 'fast'"),
+        ("WarmupLR", {"warmup_num_steps": -5}, r"params\.warmup_num_steps must be a whole number.*got -5"),
+        ("WarmupLR", {"warmup_num_steps": 10.5}, r"params\.warmup_num_steps must be a whole number.*got 10.5"),
+        ("WarmupLR", {"warmup_max_lr": float("nan")}, r"params\.warmup_max_lr must be a finite number"),
+        ("WarmupLR", {"warmup_type": "Linear"}, "did you mean 'linear'"),
+        ("WarmupLR", {"warmup_type": "auto"}, '"auto" is possible for'),
+        (
+            "WarmupLR",
+            {"warmup_steps": 10},
+            r"scheduler\.params\.warmup_steps: .* \(did you mean 'warmup_num_steps'\?\)",
+        ),
+        ("WarmupLR", {"warmup_min_lr": 0x1 << 20_000}, "more than 300 digits"),
+        ("WarmupLR", {"warmup_type": "x" * 1000}, "a text of 1000 characters"),
+        ("WarmupCosineLR", {"total_num_steps": 9, "warmup_min_lr": 0}, "did you mean 'warmup_min_ratio'"),
+        ("WarmupCosineLR", {"total_num_steps": 9, "warmup_max_lr": 0.1}, "set lr in the optimizer instead"),
+        ("WarmupDecayLR", {}, r"scheduler\.params\.total_num_steps is missing"),
+        ("LRRangeTest", {"lr_min": 1e-7}, "did you mean 'lr_range_test_min_lr'"),
+    ],
+)
+def test_a_mistake_is_told_at_once_with_its_key(type_name, params, complaint):
+    with pytest.raises((TypeError, ValueError), match=complaint) as error:
+        SchedulerConfig(type_name, params)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({}, "scheduler is missing; the configuration has the keys none"),
+        ({"optimizer": {"type": "Adam"}}, "scheduler is missing; .* 'optimizer'"),
+        ({"lr_scheduler": SECTION}, r"lr_scheduler: .*did you mean 'scheduler'"),
+        ({"scheduler": SECTION, "lr_scheduler": SECTION}, r"lr_scheduler: .*did you mean 'scheduler'"),
+        ({"Scheduler": SECTION}, "did you mean 'scheduler'"),
+        ({"deepspeed": {"lr_scheduler": SECTION}}, r"deepspeed\.lr_scheduler"),
+        ({"deepspeed": {"scheduler": {"type": "WarmupLR", "params": {"x": 1}}}}, r"deepspeed\.scheduler\.params\.x"),
+        ({"scheduler": []}, "scheduler must be a mapping"),
+        ({"scheduler": {"params": {}}}, r"scheduler\.type is missing"),
+        ({"scheduler": {"type": "WarmupLR", "params": [1]}}, r"scheduler\.params must be a mapping"),
+        (
+            {"scheduler": {"type": "WarmupLR", "warmup_num_steps": 1}},
+            r"did you mean scheduler\.params\.warmup_num_steps",
+        ),
+        ({"scheduler": {"type": ["WarmupLR"]}}, r"scheduler\.type must be one of"),
+        ([SECTION], "must be a mapping, got list"),
+    ],
+)
+def test_a_mistake_in_the_sections_is_told_with_its_path(content, complaint):
+    with pytest.raises((TypeError, ValueError), match=complaint):
+        SchedulerConfig.from_dict(content)
+
+
+def test_an_error_in_a_file_begins_with_its_name(tmp_path):
+    path = tmp_path / "ds_config.json"
+    path.write_text('{"scheduler": {"type": "WarmupLR", "params": {"warmup_num_step": 3}}}')
+    with pytest.raises(ValueError, match="warmup_num_steps") as error:
+        SchedulerConfig.load(path)
+    assert str(error.value).startswith(f"{path}: scheduler.params.warmup_num_step: ")
+
+
+def test_a_list_of_the_wrong_length_leaves_the_optimizer_as_it_was():
+    optimizer = sgd(groups=3)
+    with pytest.raises(ValueError, match=r"scheduler\.params\.cycle_min_lr lists 2 values, but .* 3 param groups"):
+        SchedulerConfig("OneCycle", cycle_min_lr=[0.1, 0.2], cycle_max_lr=1.0).build(optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1] * 3
+    assert "initial_lr" not in optimizer.param_groups[0]
+
+
+# torch's own schedulers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("StepLR", {"step_size": 2, "gamma": "5e-1"}),
+        ("CosineAnnealingLR", {"T_max": 5e2, "eta_min": "1e-5"}),
+        ("OneCycleLR", {"max_lr": 1.0, "total_steps": "1e1"}),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 1.0}),
+        ("MultiStepLR", {"milestones": [2, 4]}),
+        ("CosineAnnealingWarmRestarts", {"T_0": 3}),
+    ],
+)
+def test_classes_of_torch_are_built_by_name(name, params):
+    scheduler = SchedulerConfig(name, params).build(sgd())
+    assert isinstance(scheduler, getattr(torch.optim.lr_scheduler, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "complaint"),
+    [
+        ("StepLR", {}, r"scheduler\.params\.step_size is missing"),
+        ("StepLR", {"step": 3}, r"scheduler\.params\.step: .*did you mean 'step_size'"),
+        ("StepLR", {"step_size": "many"}, r"scheduler\.params: StepLR refuses step_size='many'"),
+        ("CosineAnnealingLR", {"T_max": 0}, r"scheduler\.params: CosineAnnealingLR refuses T_max=0"),
+        ("OneCycleLR", {"max_lr": 1.0}, "OneCycleLR refuses"),
+    ],
+)
+def test_values_that_torch_refuses_leave_the_optimizer_as_it_was(name, params, complaint):
+    optimizer = sgd()
+    step = optimizer.step
+    with pytest.raises((TypeError, ValueError), match=complaint):
+        SchedulerConfig(name, params).build(optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert "initial_lr" not in optimizer.param_groups[0]
+    assert optimizer.step == step
+
+
+def test_past_its_end_torch_one_cycle_keeps_its_last_lr():
+    optimizer = sgd()
+    scheduler = SchedulerConfig("OneCycleLR", max_lr=1.0, total_steps=5).build(optimizer)
+    lrs = []
+    for _ in range(12):
+        lrs.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    reference_optimizer = sgd()
+    reference = torch.optim.lr_scheduler.OneCycleLR(reference_optimizer, max_lr=1.0, total_steps=5)
+    for step in range(5):
+        assert lrs[step] == reference.get_last_lr()[0]
+        reference_optimizer.step()
+        if step < 4:
+            reference.step()
+    assert lrs[4:] == [lrs[4]] * 8
+
+
+# DeepSpeed takes what we give back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SchedulerConfig("LRRangeTest", lr_range_test_min_lr="1e-4", lr_range_test_step_size=1e1),
+        CONFIG,
+        SchedulerConfig("OneCycle", cycle_min_lr="auto", cycle_max_lr="auto", cycle_first_step_size="auto"),
+        SchedulerConfig("WarmupLR", last_batch_iteration=-1, warmup_max_lr="auto", warmup_num_steps=0.1),
+        SchedulerConfig("WarmupDecayLR", total_num_steps="auto", warmup_max_lr=0.1, warmup_num_steps="1ep"),
+        SchedulerConfig("WarmupCosineLR", total_num_steps="Auto", warmup_num_steps="auto"),
+    ],
+)
+def test_deepspeed_takes_the_resolved_configuration_and_agrees(config):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("DeepSpeed").setLevel(logging.CRITICAL)
+        pytest.importorskip("deepspeed", reason="DeepSpeed, which has to take the configuration, is not installed")
+        from deepspeed.runtime import lr_schedules
+    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.01)
+    resolved = config.resolve(optimizer, RunLength(total_steps=40, steps_per_epoch=10))
+    section = resolved.to_dict()
+    assert SchedulerConfig.from_dict(section) == resolved
+    assert json.loads(json.dumps(section)) == section
+    ours = config.build(AdamW([torch.zeros(1, requires_grad=True)], lr=0.01), RunLength(40, 10))
+    theirs = getattr(lr_schedules, section["type"])(optimizer, **section["params"])
+    for step in range(1, 41):
+        theirs.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(ours.lr_at(step)[0], rel=1e-12)
