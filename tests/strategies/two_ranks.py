@@ -1,0 +1,127 @@
+"""What each of two processes runs: training, resuming, an LR range test. Not a test; started by test_strategies.py.
+
+LOCAL_RANK=0 NODE_RANK=0 WORLD_SIZE=2 MASTER_PORT=... python two_ranks.py ddp|fsdp2|fsdp FOLDER ACCELERATOR
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+
+STEPS = 8
+HALF = 4
+CONFIG = {
+    "type": "OneCycle",
+    "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 3, "cycle_min_mom": 0.5},
+}
+SWEEP_LENGTH = 40
+EXPLODES_AT = 25
+
+
+class Module(LightningModule):
+    """Two layers and AdamW; notes lr and momentum of every step."""
+
+    def __init__(self, sharded: bool = False, exploding_rank: int | None = None) -> None:
+        super().__init__()
+        self.sharded, self.exploding_rank = sharded, exploding_rank
+        torch.manual_seed(1)
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.seen: list[tuple[float, float]] = []
+
+    def configure_model(self) -> None:
+        if self.sharded and not isinstance(next(self.parameters()), torch.distributed.tensor.DTensor):
+            from torch.distributed.fsdp import fully_shard
+
+            for layer in (self.first, self.second):
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = (self.second(torch.relu(self.first(batch[0]))) - batch[1]).square().mean()
+        return loss * (1e9 if self.exploding_rank == self.global_rank and batch_idx >= EXPLODES_AT else 1.0)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        (group,) = optimizer.param_groups
+        self.seen.append((group["lr"], group["betas"][0]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.001)
+
+
+def make_trainer(*callbacks: Any, **options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(callbacks=list(callbacks), enable_model_summary=False, **{**quiet, **options})
+
+
+def data() -> DataLoader:
+    inputs = torch.randn(160, 4, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), 2)
+
+
+def own_part(module: Module) -> list[Tensor]:
+    """This rank's copy, or shard, of the parameters."""
+    local = [p.to_local() if hasattr(p, "to_local") else p for p in module.parameters()]
+    return [p.detach().cpu().clone() for p in local]
+
+
+def strategy_named(name: str) -> Any:
+    if name == "fsdp2":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    if name == "fsdp":
+        from lightning.pytorch.strategies import FSDPStrategy
+
+        return FSDPStrategy(state_dict_type="full")
+    return name
+
+
+def main(name: str, folder: Path, accelerator: str) -> None:
+    sharded = name == "fsdp2"
+    options = {"accelerator": accelerator, "devices": 2, "max_epochs": -1}
+    found: dict[str, Any] = {}
+
+    module, callback = Module(sharded), LRSchedulerCallback(CONFIG)
+    trainer = make_trainer(callback, strategy=strategy_named(name), max_steps=HALF, **options)
+    trainer.fit(module, data())
+    found["first half"] = module.seen
+    trainer.save_checkpoint(folder / "two.ckpt")
+
+    module, callback = Module(sharded), LRSchedulerCallback(CONFIG)
+    trainer = make_trainer(callback, strategy=strategy_named(name), max_steps=STEPS, **options)
+    trainer.fit(module, data(), ckpt_path=folder / "one.ckpt")
+    found["resumed from one process"] = module.seen
+    found["position"] = callback.schedulers[0].last_epoch
+
+    module = Module(sharded, exploding_rank=1)
+    before: list[Tensor] = []
+
+    class Look(LRRangeTestCallback):
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            before.extend(own_part(pl_module))
+            super().on_fit_start(trainer, pl_module)
+
+    range_test = Look(max_lr=0.01, num_steps=SWEEP_LENGTH)
+    trainer = make_trainer(range_test, strategy=strategy_named(name), **options)
+    trainer.fit(module, data())
+    found["range test"] = {
+        "stop_reason": range_test.result.stop_reason,
+        "steps": range_test.result.steps,
+        "losses": range_test.result.losses,
+        "restored": all(map(torch.equal, before, own_part(module))),
+    }
+    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
