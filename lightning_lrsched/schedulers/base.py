@@ -283,7 +283,7 @@ class ClosedFormLR(LRScheduler):
     @staticmethod
     def is_own_state(state: Any) -> bool:
         """Tell whether ``state`` is what :meth:`state_dict` of a schedule of this package returned."""
-        return isinstance(state, dict) and "last_epoch" in state and "hyperparameters" in state
+        return isinstance(state, dict) and "hyperparameters" in state
 
     def _in_charge(self) -> bool:
         """Tell whether the optimizer holds this schedule's lrs: in SequentialLR it may be another scheduler's turn."""
