@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 EXAMPLE_STEPS = 1000
 """The length of training for which the table spells out a configuration."""
 
+RULES_OF_THUMB = [name for name in METHODS if name != "edge"]
+"""Marked beside the suggestion; where they disagree widely, the curve deserves a look."""
+
 DIVERGED = ("diverged", "non-finite loss")
 
 
@@ -44,7 +47,7 @@ def draw(result: RangeTestResult) -> Figure:
         axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
         axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
         top = axes.get_ylim()[1]
-        for name in METHODS:
+        for name in RULES_OF_THUMB:
             lr = result.suggestion(name)
             axes.plot([lr], [top], marker="v", color="tab:red", markersize=7, clip_on=False)
             axes.annotate(name, (lr, top), (0, -7), textcoords="offset points", rotation=90, ha="center", va="top",
