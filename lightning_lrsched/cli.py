@@ -93,6 +93,8 @@ class LRSchedulerCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the Trainer, with a callback for the section ``scheduler``."""
+        if self.subcommand == "lr_range_test":
+            self.save_config_callback = None  # the test leaves one file behind: its result
         trainer: Any = super().instantiate_trainer(**kwargs)
         scheduler = self._get(self.config_init, "scheduler")
         if scheduler is not None:

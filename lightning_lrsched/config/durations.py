@@ -132,7 +132,12 @@ def resolve(params: Mapping[str, Any], run: RunLength, own_lrs: Sequence[float])
         >>> resolve(params, RunLength(total_steps=50, steps_per_epoch=10), own_lrs=[0.1])
         {'warmup_num_steps': 5, 'warmup_max_lr': 0.1, 'total_num_steps': 30}
     """
-    resolved = {key: resolve_steps(key, value, run) for key, value in params.items()}
+    return resolve_lrs({key: resolve_steps(key, value, run) for key, value in params.items()}, own_lrs)
+
+
+def resolve_lrs(params: Mapping[str, Any], own_lrs: Sequence[float]) -> dict[str, Any]:
+    """Return ``params`` with numbers for learning rates that are ``"auto"``; lengths stay as they are."""
+    resolved = dict(params)
     own = own_lrs[0] if len(set(own_lrs)) == 1 else tuple(own_lrs)
     for key in ("warmup_max_lr", "cycle_max_lr"):
         if is_auto(params.get(key)):

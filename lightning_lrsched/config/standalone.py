@@ -121,8 +121,9 @@ class ConfigFile:
         """Return the file's content with the schedule's values as numbers, as far as the run and the lr are known."""
         schedule = self.schedule()
         params = {key: self._resolve(key, value) for key, value in schedule.params.items()}
-        if self.known_lr() is not None:
-            params = durations.resolve(params, RunLength(), [self.known_lr() or 0.0])
+        lr = self.known_lr()
+        if lr is not None:
+            params = durations.resolve_lrs(params, [lr])
         section = SchedulerConfig(schedule.type, params).to_dict()
         if self.sections.scheduler is self.content:
             return section

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from lightning_lrsched import SchedulerConfig
 from lightning_lrsched.config.optimizers import configure_optimizers
 from lightning_lrsched.config.run_length import RunLength
+from lightning_lrsched.config.schema import parameters_for
 from lightning_lrsched.schedulers import SCHEDULERS
 from tests.schedulers.helpers import SMALL, adamw, snapshot
 
@@ -35,6 +37,17 @@ values = st.recursive(
 )
 
 
+def refusal(make: Callable[[], object]) -> str | None:
+    """Return the message of a ValueError or TypeError; None if there was none. Any other exception fails the test."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make()
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 @many
 @given(data=st.data())
@@ -42,24 +55,23 @@ def test_any_value_under_a_known_key(name: str, data: st.DataObject) -> None:
     keys = [*SCHEDULERS[name].parameters(), "last_batch_iteration"]
     chosen = data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3, unique=True))
     params = {**SMALL[name], **{key: data.draw(values, label=key) for key in chosen}}
+    told = refusal(lambda: SchedulerConfig(name, params))
     optimizer = adamw(0.1, 0.2)
-    before = snapshot(optimizer)
-    config = schedule = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            config = SchedulerConfig(name, params)
-            schedule = config.build(optimizer, RUN)
-    except (ValueError, TypeError) as error:
-        assert any(key in str(error) for key in chosen)
-        assert len(str(error)) < 4000
-    if schedule is None:
-        assert snapshot(optimizer) == before
-    if config is not None:
+    if told is None:
+        config = SchedulerConfig(name, params)
         assert SchedulerConfig.from_dict(config.to_dict()) == config
-    if schedule is not None:
-        assert all(lr >= 0 for step in (0, 1, 10**6, 2**53) for lr in schedule.lr_at(step))
-        json.dumps(config.resolve(adamw(0.1, 0.2), RUN).to_dict(), allow_nan=False)
+        before = snapshot(optimizer)
+        told = refusal(lambda: config.build(optimizer, RUN))
+        assert told is None or snapshot(optimizer) == before
+    if told is not None:
+        assert any(key in told for key in chosen)
+        assert len(told) < 4000
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        schedule = config.build(adamw(0.1, 0.2), RUN)
+    assert all(lr >= 0 for step in (0, 1, 10**6, 2**53) for lr in schedule.lr_at(step))
+    json.dumps(config.resolve(adamw(0.1, 0.2), RUN).to_dict(), allow_nan=False)
 
 
 @many
@@ -70,10 +82,8 @@ def test_any_section(type_name: Any, params: Any, rest: Any) -> None:
         {"scheduler": params, "deepspeed": rest},
         rest,
     ):
-        try:
-            SchedulerConfig.from_dict(config)
-        except (ValueError, TypeError) as error:
-            assert any(word in str(error) for word in ("scheduler", "optimizer"))
+        told = refusal(lambda config=config: SchedulerConfig.from_dict(config))
+        assert told is None or "scheduler" in told or "optimizer" in told
 
 
 @many
@@ -82,10 +92,9 @@ def test_any_section(type_name: Any, params: Any, rest: Any) -> None:
     params=st.one_of(values, st.dictionaries(st.sampled_from(["lr", "betas", "weight_decay", "eps", "foo"]), values)),
 )
 def test_any_optimizer_section(type_name: Any, params: Any) -> None:
-    try:
-        configure_optimizers(torch.nn.Linear(1, 1), {"optimizer": {"type": type_name, "params": params}})
-    except (ValueError, TypeError) as error:
-        assert "optimizer" in str(error)
+    config = {"optimizer": {"type": type_name, "params": params}}
+    told = refusal(lambda: configure_optimizers(torch.nn.Linear(1, 1), config))
+    assert told is None or "optimizer" in told
 
 
 @many
@@ -94,13 +103,10 @@ def test_any_optimizer_section(type_name: Any, params: Any) -> None:
     data=st.data(),
 )
 def test_any_value_for_torch_schedulers(name: str, data: st.DataObject) -> None:
-    from lightning_lrsched.config.schema import parameters_for
-
     params = data.draw(st.dictionaries(st.sampled_from(list(parameters_for(name))), values, max_size=4))
     optimizer = adamw(0.1, 0.2)
     before = snapshot(optimizer)
-    try:
-        SchedulerConfig(name, params).build(optimizer, RUN)
-    except (ValueError, TypeError) as error:
-        assert "scheduler.params" in str(error)
+    told = refusal(lambda: SchedulerConfig(name, params).build(optimizer, RUN))
+    if told is not None:
+        assert "scheduler.params" in told
         assert snapshot(optimizer) == before

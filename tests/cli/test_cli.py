@@ -1,0 +1,158 @@
+"""LRSchedulerCLI in this process: its help, its printed configuration, its refusals, Lightning's own section."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+pytest.importorskip("jsonargparse", reason="jsonargparse, which LRSchedulerCLI needs, is not installed")
+
+from lightning_lrsched.cli import LRSchedulerCLI
+from lightning_lrsched.schedulers import SCHEDULERS
+from tests.cli.train import Plain, Regression
+
+SECTION = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 4}}
+QUIET = [
+    "--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_checkpointing=false",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_command_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str, module: Any = Plain, **options: Any) -> LRSchedulerCLI:
+    options = {"seed_everything_default": 1, "save_config_callback": None, **options}
+    return LRSchedulerCLI(module, args=list(arguments), **options)
+
+
+def refusal(capsys: Any, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as error:
+        run(*arguments)
+    assert error.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "lr_range_test"])
+def test_help_documents_every_parameter_of_every_schedule(capsys, command):
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    text = capsys.readouterr().out
+    for name, schedule in SCHEDULERS.items():
+        assert f"\n  {name}: " in text
+        for key in schedule.parameters():
+            assert f"\n    {key}: " in text
+    assert "--scheduler" in text
+    assert ("--num_steps" in text) == (command == "lr_range_test")
+
+
+def test_print_config_reads_back(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run("fit", "--scheduler", json.dumps(SECTION), "--scheduler.params.warmup_num_steps", "auto", "--print_config")
+    printed = capsys.readouterr().out
+    section = {**SECTION, "params": {**SECTION["params"], "warmup_num_steps": "auto"}}
+    assert yaml.safe_load(printed)["scheduler"] == section
+    (tmp_path / "config.yaml").write_text(printed)
+    with pytest.raises(SystemExit):
+        run("fit", "--config", "config.yaml", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == section
+
+
+def test_the_section_may_come_from_the_environment(capsys, monkeypatch):
+    monkeypatch.setenv("PL_FIT__SCHEDULER", json.dumps(SECTION))
+    with pytest.raises(SystemExit):
+        run("fit", "--print_config", parser_kwargs={"default_env": True})
+    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == SECTION
+
+
+def test_the_section_may_be_a_file(tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, "scheduler": SECTION}))
+    cli = run("fit", "--scheduler", "ds.json", *QUIET)
+    assert cli.model.seen[4][0] == pytest.approx(0.1)
+    assert json.loads((tmp_path / "seen.json").read_text()) == [list(values) for values in cli.model.seen]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--scheduler.type", "WarmupL"], "did you mean 'WarmupLR'?"),
+        (["--scheduler", '{"type": "WarmupLR", "params": {"x": 1}}'], "scheduler.params.x: WarmupLR has no such"),
+        (["--scheduler", "missing.json"], "missing.json: no such file"),
+    ],
+)
+def test_a_wrong_section_is_refused_as_any_wrong_argument(capsys, arguments, complaint):
+    assert f"error: {complaint}" in (told := refusal(capsys, "fit", *arguments)) or complaint in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lrs"),
+    [
+        (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=2", "--lr_scheduler.gamma=0.5"], [0.1, 0.1, 0.05, 0.05]),
+        (["--lr_scheduler=WarmupLR", "--lr_scheduler.warmup_max_lr=0.1", "--lr_scheduler.warmup_num_steps=2",
+          "--lr_scheduler.warmup_type=linear"], [0.0, 0.0, 0.05, 0.1]),
+    ],
+)  # fmt: skip
+def test_lightnings_own_section_is_stepped_per_optimizer_step(arguments, lrs):
+    optimizer = ["--optimizer=SGD", "--optimizer.lr=0.1", "--optimizer.momentum=0.9"]
+    cli = run("fit", *optimizer, *arguments, *QUIET, "--trainer.limit_train_batches=4", module=Regression)
+    assert [lr for lr, _ in cli.model.seen] == pytest.approx(lrs)
+
+
+def test_a_scheduler_that_follows_a_metric_stays_lightnings():
+    optimizer = torch.optim.SGD([torch.zeros(1)], 0.1)
+    from lightning.pytorch.cli import ReduceLROnPlateau
+
+    plateau = ReduceLROnPlateau(optimizer, monitor="loss")
+    configured = LRSchedulerCLI.configure_optimizers(None, optimizer, plateau)
+    assert configured["lr_scheduler"] == {"scheduler": plateau, "monitor": "loss"}
+    assert LRSchedulerCLI.configure_optimizers(None, optimizer) is optimizer
+
+
+def test_both_sections_at_once_are_refused():
+    optimizer = ["--optimizer=SGD", "--optimizer.lr=0.1"]
+    scheduler = ["--lr_scheduler=StepLR", "--lr_scheduler.step_size=2", "--scheduler", json.dumps(SECTION)]
+    with pytest.raises(ValueError, match="already returns a scheduler"):
+        run("fit", *optimizer, *scheduler, *QUIET, module=Regression)
+
+
+def test_it_works_without_subcommands_and_with_a_trainer_class_of_ones_own():
+    class Own(Trainer):
+        """Somebody's Trainer."""
+
+    cli = run("--scheduler", json.dumps(SECTION), *QUIET, run=False, trainer_class=Own)
+    assert isinstance(cli.trainer, Own)
+    cli.trainer.fit(cli.model)
+    assert cli.model.seen[4][0] == pytest.approx(0.1)
+    with pytest.raises(TypeError, match="trainer_class must be a class"):
+        run(run=False, trainer_class=functools.partial(Own))
+
+
+def test_the_range_test_can_write_a_warmup(tmp_path):
+    options = ["--num_steps=150", "--max_lr=30", "--schedule=WarmupDecayLR", "--total_num_steps=3ep", "--output=w.yaml"]
+    cli = run("lr_range_test", *options, *QUIET)
+    section = yaml.safe_load((tmp_path / "w.yaml").read_text())["scheduler"]
+    assert section["type"] == "WarmupDecayLR"
+    assert section["params"]["total_num_steps"] == 30
+    assert not any(type(callback).__name__ == "LRRangeTestCallback" for callback in cli.trainer.callbacks)
+
+
+def test_without_jsonargparse_the_message_says_what_to_install(monkeypatch):
+    import importlib
+    import importlib.util
+    import sys
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "lightning_lrsched.cli")
+    with pytest.raises(ImportError, match=r"pip install 'lightning-lrsched\[cli\]'"):
+        importlib.import_module("lightning_lrsched.cli")
