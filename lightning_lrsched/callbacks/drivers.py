@@ -10,21 +10,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_lrsched.callbacks.trainer_facts import callbacks_named
 from lightning_lrsched.schedulers import ClosedFormLR
 
-RIVALS = {
-    "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
-    "LearningRateFinder": "LRRangeTestCallback finds an lr, in a fit of its own",
-}
-"""Callbacks that set the lr of the same optimizer -> what to use beside a schedule."""
-
-
-def refuse_rivals(trainer: Any, owner: str) -> None:
-    """Raise ValueError where another callback of the trainer sets the lr too; before any of them begins."""
-    if callbacks_named(trainer, "LRRangeTestCallback"):
-        return  # sets all of them aside, the schedule too
-    for name, instead in RIVALS.items():
-        if callbacks_named(trainer, name):
-            raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")
-
 
 def refuse_second_schedulers(trainer: Any, schedulers: list[LRScheduler], owner: str) -> None:
     """Raise ValueError where another scheduler of the trainer has the optimizer of one of these."""

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.callbacks.curve_logger import CurveLogger
 from lightning_lrsched.callbacks.drivers import (
-    refuse_rivals,
     refuse_second_schedulers,
     same_optimizer,
     warn_of_epoch_interval,
@@ -22,6 +21,7 @@ from lightning_lrsched.callbacks.drivers import (
 from lightning_lrsched.callbacks.resume import arrange, check_optimizers, mark
 from lightning_lrsched.callbacks.trainer_facts import callbacks_named, pick_optimizer, refuse_deepspeed
 from lightning_lrsched.config.announce import announce_resolved
+from lightning_lrsched.config.rivals import refuse_rivals
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
 
@@ -107,7 +107,6 @@ class LRSchedulerCallback(Callback):
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
         owner = type(self).__name__
         refuse_deepspeed(trainer, owner)
-        warn_of_epoch_interval(trainer)
         self.schedulers, self._indices = [], []
         for index, config in self._targets(trainer):
             optimizer = trainer.optimizers[index]
@@ -137,6 +136,7 @@ class LRSchedulerCallback(Callback):
             self.schedulers.append(scheduler)
             self._indices.append(index)
         self._attached = True
+        warn_of_epoch_interval(trainer)
         warn_of_finetuning(trainer, self.schedulers)
         self._arrange_checkpoint(trainer)
 

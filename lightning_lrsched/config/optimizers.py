@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.announce import announce_resolved
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.optimizer_config import build_optimizer
+from lightning_lrsched.config.rivals import refuse_rivals
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.config.sections import Sections
 from lightning_lrsched.schedulers import ClosedFormLR
@@ -86,6 +87,7 @@ def _configure(target: Any, config: Any, params: Iterable[Any] | None, trainer: 
     if schedule is None:
         return {"optimizer": optimizer}
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
+    refuse_rivals(trainer, "configure_optimizers")
     scheduler = schedule.build(optimizer, trainer)
     if isinstance(scheduler, ClosedFormLR) and not _is_run_by_deepspeed(trainer):
         scheduler.follow_optimizer()

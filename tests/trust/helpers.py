@@ -45,16 +45,15 @@ class StatefulLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while self._next < len(self._batches):
-            self._next += 1
-            yield self._batches[self._next - 1]
-        self._next = 0
+        for number in range(self._next, len(self)):
+            self._next = (number + 1) % len(self)  # before the batch is used: a checkpoint is saved after that
+            yield self._batches[number]
 
     def state_dict(self) -> dict[str, int]:
         return {"next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._next = state["next"] % len(self)
+        self._next = state["next"]
 
 
 class Net(LightningModule):

@@ -279,7 +279,7 @@ def test_another_number_of_the_modules_own_schedulers_is_an_error(tmp_path):
 
     path = manual_checkpoint(tmp_path, [ONE_CYCLE, None])
     options = {"module_class": ManualNet, "callback_options": {"optimizer_index": 0}}
-    with pytest.raises(ValueError, match="state of 0 schedulers besides those of LRSchedulerCallback.* now has 1"):
+    with pytest.raises(ValueError, match=r"state of 0 schedulers besides those of LRSchedulerCallback.* now has 1"):
         fit(tmp_path, ONE_CYCLE, with_schedule, ckpt_path=path, **options)
 
 
@@ -346,7 +346,7 @@ def test_a_scheduler_of_torch_goes_on_from_its_own_state(tmp_path):
 @pytest.mark.parametrize("before", [None, ONE_CYCLE], ids=["no schedule", "one of ours"])
 def test_a_scheduler_of_torch_cannot_begin_in_the_middle_and_says_so(tmp_path, before):
     path = checkpoint(tmp_path, before, sgd, steps=SAVED_AT)
-    with pytest.raises(ValueError, match="holds no state for StepLR of optimizer 0: .* cannot begin in the middle"):
+    with pytest.raises(ValueError, match=r"holds no state for StepLR of optimizer 0: .* cannot begin in the middle"):
         fit(tmp_path, STEP_LR, sgd, ckpt_path=path)
 
 

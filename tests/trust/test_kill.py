@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -100,7 +101,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_the_uninterrupted_one(
     assert set(steps) == set(range(STEPS))
     # Every line, those of steps that were made again too, is the line of the uninterrupted run.
     assert [line for line, step in zip(lines, steps, strict=True) if line != uninterrupted[step]] == []
-    resumed_at = [now for before, now in zip(steps, steps[1:], strict=False) if now != before + 1]
+    resumed_at = [now for before, now in itertools.pairwise(steps) if now != before + 1]
     assert all(step % SAVE_EVERY == 0 for step in resumed_at)
     assert len(steps) > STEPS, "no step was lost: no kill came between two checkpoints"
 

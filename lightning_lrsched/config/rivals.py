@@ -1,0 +1,22 @@
+"""Callbacks of Lightning that set a learning rate themselves: never together with a schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RIVALS = {
+    "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
+    "LearningRateFinder": "LRRangeTestCallback finds an lr, in a fit of its own",
+}
+"""Class -> what to use beside a schedule."""
+
+
+def refuse_rivals(trainer: Any, owner: str) -> None:
+    """Raise ValueError where a callback of ``trainer`` sets the lr too; to be called before any of them begins."""
+    # By class name: both distributions of Lightning have them.
+    classes = [cls.__name__ for callback in getattr(trainer, "callbacks", ()) for cls in type(callback).__mro__]
+    if "LRRangeTestCallback" in classes:
+        return  # sets all of them aside, the schedule too
+    for name, instead in RIVALS.items():
+        if name in classes:
+            raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")
