@@ -6,25 +6,21 @@ import math
 import warnings
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_lrsched.callbacks.isolation import TrainerSnapshot
 from lightning_lrsched.callbacks.range_test_board import show_result, show_row
+from lightning_lrsched.callbacks.step_loss import StepLoss
 from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
-from lightning_lrsched.config.durations import resolve_steps
-from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_LOSSES, Divergence
+from lightning_lrsched.range_test.growth import Growth
 from lightning_lrsched.range_test.record import LossRecord
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING
-from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
-from lightning_lrsched.schedulers.checks import count, did_you_mean, number
+from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.checks import did_you_mean, number
 
-DEFAULT_MIN_LR = 1e-6
-DEFAULT_MAX_LR = 10.0
-DEFAULT_NUM_STEPS = 200
 SETTLING_VALIDATIONS = 3
 """A validation loss is a mean over many batches, and there are few of them."""
 
@@ -101,23 +97,7 @@ class LRRangeTestCallback(Callback):
             "lr_range_test_step_rate": lr_range_test_step_rate,
             "lr_range_test_staircase": lr_range_test_staircase,
         }
-        given = {key: value for key, value in linear.items() if value is not None}
-        self._mode = mode or ("linear" if given else "exponential")
-        self._params: dict[str, Any] = {"mode": self._mode, **given}
-        if self._mode == "exponential":
-            if given:
-                raise ValueError(
-                    f"{next(iter(given))} belongs to mode='linear'; exponential growth takes max_lr and num_steps"
-                )
-            max_lr = DEFAULT_MAX_LR if max_lr is None else max_lr
-            num_steps = DEFAULT_NUM_STEPS if num_steps is None else num_steps
-            self._params.update(max_lr=max_lr, num_steps=num_steps)
-            lr_range_test_min_lr = DEFAULT_MIN_LR if lr_range_test_min_lr is None else lr_range_test_min_lr
-        elif lr_range_test_min_lr is None:
-            lr_range_test_min_lr = LRRangeTest.parameters()["lr_range_test_min_lr"].default
-        self._min_lr = lr_range_test_min_lr
-        self._max_lr = None if max_lr is None else number("max_lr", max_lr, above=0)
-        self._given_num_steps = num_steps
+        self._growth = Growth.of(lr_range_test_min_lr, linear, mode, max_lr, num_steps)
         self._monitor = monitor
         self._divergence_factor = number("divergence_factor", divergence_factor, above=0)
         self._smoothing = number("smoothing", smoothing, at_least=0, below=1)
@@ -125,18 +105,6 @@ class LRRangeTestCallback(Callback):
         self._log = log
         self._snapshot: TrainerSnapshot | None = None
         self.result: RangeTestResult | None = None
-        # Wrong values are told now, not when training starts.
-        rehearsal = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-        min_lr = lr_range_test_min_lr[0] if isinstance(lr_range_test_min_lr, list) else lr_range_test_min_lr
-        LRRangeTest(rehearsal, min_lr, **self._resolve_steps(RunLength(10**6, 10**3)))
-
-    def _resolve_steps(self, trainer: Any) -> dict[str, Any]:
-        """Turn lengths given in shares of the run into optimizer steps."""
-        counts = {**self._params, "num_steps": self._given_num_steps}
-        counted = {key: resolve_steps(key, value, trainer) for key, value in counts.items()}
-        given = counted["num_steps"]
-        self._num_steps = None if given is None else count("num_steps", given, at_least=1)
-        return {key: counted[key] for key in self._params}
 
     # Before -----------------------------------------------------------------------------------------------------------
 
@@ -149,12 +117,12 @@ class LRRangeTestCallback(Callback):
         owner = type(self).__name__
         refuse_deepspeed(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
-        params = self._resolve_steps(trainer)  # before the trainer's own limits are lifted
+        self._running = self._growth.resolved(trainer)  # before the trainer's own limits are lifted
         self._snapshot.capture(trainer, pl_module)
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
             self._snapshot.set_limits(trainer, limit_val_batches=0)
-        if self._has_own_end():
+        if self._running.has_an_end:
             # The trainer's may come too early, in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
         # For the test our schedule replaces those of the module; the next fit makes them anew.
@@ -162,34 +130,27 @@ class LRRangeTestCallback(Callback):
             if isinstance(replaced.scheduler, ClosedFormLR):
                 replaced.scheduler.unfollow_optimizer()
         trainer.strategy.lr_scheduler_configs = []
-        own_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        ratios = [lr / max(own_lrs) for lr in own_lrs] if max(own_lrs) > 0 else [1.0] * len(own_lrs)
-        min_lr = self._min_lr if isinstance(self._min_lr, list) else [self._min_lr * ratio for ratio in ratios]
-        self._scheduler = LRRangeTest(optimizer, min_lr, **params)
+        self._scheduler = self._running.build(optimizer)
         self._scheduler.follow_optimizer()
-        lrs = self._scheduler.lr_at(0)
-        self._ratios = [lr / max(lrs) for lr in lrs]
-        self._warn_if_narrow(max(lrs))
+        self._warn_if_narrow()
         settling = SETTLING_LOSSES if self._monitor is None else SETTLING_VALIDATIONS
         self._divergence = Divergence(self._divergence_factor, settling)
         self._record = LossRecord(trainer.strategy.root_device, self._smoothing)
-        self._loss_sum: Tensor | None = None
-        self._micro_batches = 0
+        self._step_loss = StepLoss()
         self._finished = 0
         self._ended_by = "trainer"
-        self.result = RangeTestResult([], [], [], [], "trainer", self._mode, self._ratios)
+        lrs = self._scheduler.lr_at(0)
+        ratios = [lr / max(lrs) for lr in lrs]
+        self.result = RangeTestResult([], [], [], [], "trainer", self._running.mode, ratios)
 
-    def _warn_if_narrow(self, low: float) -> None:
-        last = max(self._scheduler.lr_at(self._num_steps)) if self._num_steps is not None else self._max_lr
-        if last is not None and last < 10 * low:
+    def _warn_if_narrow(self) -> None:
+        first, last = max(self._scheduler.lr_at(0)), self._running.last_lr(self._scheduler)
+        if last is not None and last < 10 * first:
             warnings.warn(
-                f"the LR range test goes only from {low:g} to {last:g}, less than one decade: it can hardly show where"
-                " the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
+                f"the LR range test goes only from {first:g} to {last:g}, less than one decade: it can hardly show"
+                " where the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
                 stacklevel=2,
             )
-
-    def _has_own_end(self) -> bool:
-        return self._num_steps is not None or self._max_lr is not None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # A checkpoint that the fit began from has brought back its own lr.
@@ -205,33 +166,27 @@ class LRRangeTestCallback(Callback):
 
     def _extend(self, trainer: Any) -> None:
         """Set as many epochs as the test still needs: enough to finish, and a number that the progress bar can show."""
-        batches = trainer.num_training_batches
-        left = 0 if self._num_steps is None else self._num_steps + 1 - self._finished
+        batches, num_steps = trainer.num_training_batches, self._running.num_steps
+        left = 0 if num_steps is None else num_steps + 1 - self._finished
         if left > 0 and math.isfinite(batches):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         automatic = pl_module.automatic_optimization
-        loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
-        if loss is not None:
-            loss = loss.detach()
-            if automatic and trainer.accumulate_grad_batches > 1:
-                loss = loss * trainer.accumulate_grad_batches  # Lightning has divided it by this
-            self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
-            self._micro_batches += 1
+        self._step_loss.add(outputs, trainer.accumulate_grad_batches if automatic else 1)
         finished = self._scheduler.last_epoch
-        stepped = finished > self._finished
-        if stepped:
+        if finished > self._finished:
             self._finished = finished
-            if self._loss_sum is not None and self._monitor is None:
-                mean = self._loss_sum if self._micro_batches == 1 else self._loss_sum / self._micro_batches
-                self._add(trainer, mean)
-            if not trainer.should_stop:
-                self._stop_at_end(trainer)
-        # A window that ends without a step was skipped by the gradient scaler: its losses belong to no step.
-        if stepped or (automatic and not trainer.fit_loop._should_accumulate()):
-            self._loss_sum, self._micro_batches = None, 0
+            loss = self._step_loss.take()
+            if loss is not None and self._monitor is None:
+                self._add(trainer, loss)
+            ended_by = None if trainer.should_stop else self._running.ended_by(self._scheduler, finished)
+            if ended_by is not None:
+                self._ended_by = ended_by
+                trainer.should_stop = True
+        elif automatic and not trainer.fit_loop._should_accumulate():
+            self._step_loss.take()  # The gradient scaler skipped this step: its losses belong to none.
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self._monitor is None or trainer.sanity_checking or not self._finished:
@@ -262,25 +217,8 @@ class LRRangeTestCallback(Callback):
             if self._log:
                 show_row(trainer, row)
             if self._divergence.update(row.loss, row.smoothed_loss):
-                self._stop(trainer, "diverged" if math.isfinite(row.loss) else "non-finite loss")
-
-    def _stop_at_end(self, trainer: Any) -> None:
-        if self._num_steps is not None and self._finished > self._num_steps:
-            self._ended_by = "num_steps"
-        elif (
-            self._mode == "linear"
-            and self._max_lr is not None
-            and max(self._scheduler.lr_at(self._finished)) > self._max_lr * (1 + 1e-9)
-        ):
-            self._ended_by = "max_lr"
-        else:
-            return
-        trainer.should_stop = True
-
-    def _stop(self, trainer: Any, reason: str) -> None:
-        assert self.result is not None
-        self.result.stop_reason = reason
-        trainer.should_stop = True
+                self.result.stop_reason = "diverged" if math.isfinite(row.loss) else "non-finite loss"
+                trainer.should_stop = True
 
     # After ------------------------------------------------------------------------------------------------------------
 
