@@ -1,6 +1,7 @@
 # Everything runs in .venv, which is made from nothing but Python and pip; constraints.txt says what goes into it.
 #   make demo       the example           make test       the test suite        make lint     the checks
 #   make format     repair what ruff can  make test-all   + slow, browser       make clean    remove what make made
+#   make bench      what steps cost: tables, and the same figures as JSON in build/benchmarks
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -11,10 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # One thread of torch per test process: the models are tiny, and processes that share cores otherwise fight for them.
-test test-all: export OMP_NUM_THREADS = 1
+test test-all bench: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all bench lint format clean
 
 demo: .venv/ready-examples
 	$(BIN)/python examples/digits.py
@@ -24,6 +25,10 @@ test: .venv/ready-test
 
 test-all: .venv/ready-test
 	$(PYTEST)
+
+bench: .venv/ready-test
+	for name in scheduler_step fit_loop range_test_cost compile_and_import gpu_step; do \
+	  $(BIN)/python tests/benchmarks/$$name.py --out build/benchmarks || exit 1; done
 
 lint: .venv/ready-lint
 	$(BIN)/ruff check .
