@@ -41,7 +41,7 @@ def preview(args: argparse.Namespace) -> int:
     if args.csv:
         print(to_csv(schedule, steps), end="")
     else:
-        print(f"{type(schedule).__name__}: {steps} optimizer steps")
+        print(f"{file.schedule().type}: {steps} optimizer steps")
         print(table(schedule, steps))
     if file.known_lr() is None:
         print(f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; --base-lr says otherwise)", file=sys.stderr)

@@ -42,7 +42,7 @@ def build_optimizer(
     section: Any,
     params: Iterable[Any] | None = None,
     prefix: str = "",
-    derive: Callable[[type[Optimizer]], type[Optimizer]] = lambda optimizer_class: optimizer_class,
+    make: Callable[..., Optimizer] = lambda optimizer_class, *args, **options: optimizer_class(*args, **options),
 ) -> Optimizer:
     """Return the torch optimizer that a ``{"type", "params"}`` section asks for.
 
@@ -52,7 +52,7 @@ def build_optimizer(
         section: DeepSpeed's ``optimizer`` section.
         params: parameters or param groups; None: the module's own.
         prefix: key path to the section, for messages.
-        derive: makes another class of torch's.
+        make: calls the optimizer's class.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -64,7 +64,7 @@ def build_optimizer(
     optimizer_class: type[Optimizer] = getattr(torch.optim, name)
     options = _check_options(f"{where}.params", optimizer_class, options, module)
     try:
-        return derive(optimizer_class)(_param_groups(module) if params is None else list(params), **options)
+        return make(optimizer_class, _param_groups(module) if params is None else list(params), **options)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{where}.params: {name} says: {error}") from None

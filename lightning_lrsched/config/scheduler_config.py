@@ -93,7 +93,7 @@ class SchedulerConfig:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when it is built
             # A run that is so long that no share of it is 0, and no warmup longer than the rest.
-            self.build(stand_in(groups, LARGE_LR), RunLength(10**6, 10**3))
+            self.build(stand_in([LARGE_LR] * groups), RunLength(10**6, 10**3))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from types import MethodType
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 
-def light(optimizer_class: type[Optimizer]) -> type[Optimizer]:
-    """Return a class that is like ``optimizer_class``, but can be made without loading torch's compiler.
+def make_light(optimizer_class: type[Optimizer], *args: Any, **options: Any) -> Optimizer:
+    """Return ``optimizer_class(*args, **options)``, made without loading torch's compiler.
 
-    torch keeps its compiler away from ``add_param_group`` by a wrapper that imports it first, for a second.
+    torch keeps its compiler away from ``add_param_group`` by a wrapper that imports it first, which takes a second. No
+    subclass does this: LightningCLI looks optimizers up by name among all the subclasses that there are.
     """
-    unwrapped = inspect.unwrap(Optimizer.add_param_group)
-    return type(optimizer_class.__name__, (optimizer_class,), {"add_param_group": unwrapped})
+    optimizer = optimizer_class.__new__(optimizer_class)
+    vars(optimizer)["add_param_group"] = MethodType(inspect.unwrap(Optimizer.add_param_group), optimizer)
+    optimizer_class.__init__(optimizer, *args, **options)
+    del vars(optimizer)["add_param_group"]
+    return optimizer
 
 
-def stand_in(groups: int, lr: float, momentum: float = 0.9) -> Optimizer:
-    """Return an SGD over nothing, with so many param groups."""
-    return light(torch.optim.SGD)([{"params": [torch.zeros(1, 1)]} for _ in range(groups)], lr=lr, momentum=momentum)  # type: ignore[call-arg]
+def stand_in(lrs: Sequence[float], momentum: float = 0.9) -> Optimizer:
+    """Return an SGD over nothing, with one param group for each learning rate."""
+    groups = [{"params": [torch.zeros(1, 1)], "lr": lr} for lr in lrs]
+    return make_light(torch.optim.SGD, groups, lr=1.0, momentum=momentum)
 
 
 def stand_in_for(optimizer: Optimizer) -> Optimizer:
@@ -31,4 +39,4 @@ def stand_in_for(optimizer: Optimizer) -> Optimizer:
         }
         for group in optimizer.param_groups
     ]
-    return light(Optimizer)(groups, dict(optimizer.defaults))
+    return make_light(Optimizer, groups, dict(optimizer.defaults))

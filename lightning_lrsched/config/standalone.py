@@ -17,7 +17,7 @@ from lightning_lrsched.config.optimizer_config import build_optimizer
 from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.config.sections import Sections
-from lightning_lrsched.config.stand_in import light, stand_in
+from lightning_lrsched.config.stand_in import make_light, stand_in
 from lightning_lrsched.config.values import to_number
 
 DEFAULT_BASE_LR = 1e-3
@@ -97,13 +97,13 @@ class ConfigFile:
         lr = DEFAULT_BASE_LR if known is None else known
         number = self._groups()
         if self.sections.optimizer is None:
-            return stand_in(number, lr)
+            return stand_in([lr] * number)
         groups = [{"params": [torch.zeros(1, 1)], "lr": lr} for _ in range(number)]
         try:
-            return build_optimizer(StandInModule(lr), self.sections.optimizer, groups, self.sections.prefix, light)
+            return build_optimizer(StandInModule(lr), self.sections.optimizer, groups, self.sections.prefix, make_light)
         except (TypeError, ValueError):
             if any_kind:
-                return stand_in(number, lr)
+                return stand_in([lr] * number)
             raise
 
     def _groups(self) -> int:

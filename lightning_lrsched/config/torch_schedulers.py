@@ -21,8 +21,11 @@ NOT_FROM_A_FILE = {
 """Name -> why a type and numbers are not enough for it."""
 
 
-class HoldingOneCycleLR(lr_scheduler.OneCycleLR):
-    """torch's OneCycleLR, but past its end it keeps the last lr instead of raising in the middle of a run."""
+class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
+    """torch's OneCycleLR, but past its end it keeps the last lr instead of raising in the middle of a run.
+
+    The underscore keeps it out of the classes that LightningCLI offers.
+    """
 
     def step(self, epoch: int | None = None) -> None:
         """Advance by one step, up to the end."""
@@ -41,12 +44,12 @@ def torch_schedulers() -> dict[str, type[LRScheduler]]:
         and not name.startswith("_")
         and name not in NOT_FROM_A_FILE
     }
-    return {**found, "OneCycleLR": HoldingOneCycleLR}
+    return {**found, "OneCycleLR": _HoldingOneCycleLR}
 
 
 def parameters_of(scheduler_class: type[LRScheduler]) -> dict[str, inspect.Parameter]:
     """Return the hyperparameters that a configuration may give, by name."""
-    own_init = lr_scheduler.OneCycleLR if scheduler_class is HoldingOneCycleLR else scheduler_class
+    own_init = lr_scheduler.OneCycleLR if scheduler_class is _HoldingOneCycleLR else scheduler_class
     signature = inspect.signature(own_init.__init__).parameters
     return {name: p for name, p in signature.items() if name not in ("self", "optimizer", "last_epoch", "verbose")}
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from torch.optim import Optimizer
 
 pytest.importorskip("jsonargparse", reason="jsonargparse, which LRSchedulerCLI needs, is not installed")
 
+from lightning_lrsched import SchedulerConfig
 from lightning_lrsched.cli import LRSchedulerCLI
 from lightning_lrsched.schedulers import SCHEDULERS
 from tests.cli.train import Plain, Regression
@@ -107,6 +109,12 @@ def test_lightnings_own_section_is_stepped_per_optimizer_step(arguments, lrs):
     optimizer = ["--optimizer=SGD", "--optimizer.lr=0.1", "--optimizer.momentum=0.9"]
     cli = run("fit", *optimizer, *arguments, *QUIET, "--trainer.limit_train_batches=4", module=Regression)
     assert [lr for lr, _ in cli.model.seen] == pytest.approx(lrs)
+
+
+def test_trying_a_configuration_out_adds_no_class_that_lightning_cli_could_find():
+    before = set(Optimizer.__subclasses__()), set(torch.optim.SGD.__subclasses__())
+    SchedulerConfig.from_dict(SECTION)
+    assert (set(Optimizer.__subclasses__()), set(torch.optim.SGD.__subclasses__())) == before
 
 
 def test_a_scheduler_that_follows_a_metric_stays_lightnings():
