@@ -44,7 +44,7 @@ AUTO_SHARES = {
 AUTO_LRS = ("warmup_min_lr", "warmup_max_lr", "cycle_min_lr", "cycle_max_lr")
 AUTO_MIN_LR_FACTOR = 0.1
 
-EPOCHS = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ep|epochs?)\s*", re.IGNORECASE)
+EPOCHS = re.compile(r" *(\d+\.?\d*|\.\d+) *(ep|epochs?) *", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)

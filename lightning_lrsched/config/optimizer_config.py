@@ -65,7 +65,7 @@ def build_optimizer(
     options = _check_options(f"{where}.params", optimizer_class, options, module)
     try:
         return make(optimizer_class, _param_groups(module) if params is None else list(params), **options)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - anything may come from values that torch does not check
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{where}.params: {name} says: {error}") from None
 

@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any
 
-NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 LONGEST_TEXT = 200
 LARGEST_NUMBER = 10**300
 
@@ -32,6 +32,7 @@ def to_number(text: str) -> int | float | None:
     >>> to_number("1e-5"), to_number("100"), to_number("1e2"), to_number("auto")
     (1e-05, 100, 100.0, None)
     """
+    text = text.strip(" ")
     if len(text) > LONGEST_TEXT or not NUMBER.fullmatch(text):
         return None
     try:

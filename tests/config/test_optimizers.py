@@ -114,6 +114,7 @@ def test_param_groups_are_given_or_the_modules_or_all():
         ({"type": "Adam", "params": {"adam_w_mode": "no"}}, r"optimizer\.params\.adam_w_mode must be true or false"),
         ({"type": "Adam", "params": {"learning_rate": 1}}, r"optimizer\.params\.learning_rate: .* no such parameter"),
         ({"type": "Adam", "params": {"lr": -1}}, r"optimizer\.params: AdamW says: Invalid learning rate"),
+        ({"type": "Adam", "params": {"betas": []}}, r"optimizer\.params: AdamW says"),
         ({"type": "Adam", "params": {"lr": "fast"}}, r"optimizer\.params: AdamW says"),
         ({"type": "Adam", "params": {"lr": "auto"}}, r"optimizer\.params\.lr: \"auto\" .* self\.lr, self\.hparams\.lr"),
         ({"type": "Adam", "params": {"amsgrad": "auto"}}, r"optimizer\.params\.amsgrad: \"auto\""),

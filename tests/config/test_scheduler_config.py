@@ -101,6 +101,7 @@ def test_numbers_written_as_strings_become_numbers():
         ),
         ("OneCycle", {"cycle_min_lr": {}, "cycle_max_lr": 1}, r"params\.cycle_min_lr must be .* got a mapping"),
         ("WarmupLR", {"warmup_min_lr": "fast"}, r"params\.warmup_min_lr must be a finite number.*got 'fast'"),
+        ("WarmupLR", {"warmup_min_lr": "0\x1f"}, r"params\.warmup_min_lr must be a finite number.*got '0"),
         ("WarmupLR", {"warmup_num_steps": -5}, r"params\.warmup_num_steps must be a whole number.*got -5"),
         ("WarmupLR", {"warmup_num_steps": 10.5}, r"params\.warmup_num_steps must be a whole number.*got 10.5"),
         ("WarmupLR", {"warmup_max_lr": float("nan")}, r"params\.warmup_max_lr must be a finite number"),
