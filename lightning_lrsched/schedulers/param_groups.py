@@ -20,6 +20,10 @@ LOOKS_PER_WRITE = 16
 """So many groups are looked at per write, on average, for a tensor that the user has replaced."""
 
 
+A_BUFFER_FOR_EACH_BETA = ("AggMo",)
+"""Optimizers whose betas are names of buffers: any other value is one that they do not find."""
+
+
 def momentum_key(group: Group) -> str | None:
     """Return where ``group`` keeps its momentum: ``"betas"`` (the first), ``"momentum"``, or None."""
     if "betas" in group:
@@ -50,6 +54,11 @@ class ParamGroupWriter:
     """
 
     def __init__(self, optimizer: Optimizer, lr: list[Range], momentum: list[Range] | None) -> None:
+        if momentum is not None and type(optimizer).__name__ in A_BUFFER_FOR_EACH_BETA:
+            raise ValueError(
+                f"cycle_momentum: {type(optimizer).__name__} keeps a buffer for each of its betas, so that none of them"
+                " can be cycled; set cycle_momentum to false"
+            )
         # load_state_dict puts a new list of new dicts here, add_param_group lengthens it.
         self.groups = optimizer.param_groups
         self.size = len(self.groups)
