@@ -126,7 +126,8 @@ class ClosedFormLR(LRScheduler):
 
         While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
         """
-        self._stop_watching()
+        if self._watch is not None:
+            self._stop_watching()
         if epoch is None:
             if self._clock is not None:
                 return

@@ -56,5 +56,6 @@ def linear_decay(step: int, warmup_steps: int, total_steps: int) -> float:
 
 def cosine_decay(step: int, warmup_steps: int, total_steps: int) -> float:
     """Fraction: 1 at ``warmup_steps``, 0 from ``total_steps`` on; half a cosine wave between."""
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return (1.0 + math.cos(math.pi * progress)) / 2.0
+    if step >= total_steps:
+        return 0.0
+    return (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2.0

@@ -70,6 +70,9 @@ class LRRangeTest(ClosedFormLR):
         self.mode = choice("mode", mode, GROWTH_MODES)
         self.max_lr, self.num_steps = max_lr, num_steps
         if self.mode == "exponential":
+            for key, value in (("max_lr", max_lr), ("num_steps", num_steps)):
+                if value is None:
+                    raise TypeError(f"{key} must be given with mode='exponential', got None")
             lowest = self.lr_range_test_min_lr
             self._largest_min_lr = max(lowest) if isinstance(lowest, list) else lowest
             self.max_lr = number("max_lr", max_lr, above=self._largest_min_lr)
