@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +30,7 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
 
 def test_every_block_has_a_language_that_a_test_runs():
     fences = re.findall(r"^```(\w*)$", README, re.MULTILINE)
-    assert set(fences[::2]) <= {"python", "sh"}
+    assert set(fences[::2]) == {"python", "sh", "json", "yaml"}
     assert set(fences[1::2]) == {""}
 
 
@@ -42,3 +45,32 @@ def test_the_make_targets_of_the_readme_exist():
 def test_links_to_files_lead_somewhere():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with the files that the README describes."""
+    path = tmp_path_factory.mktemp("reader")
+    [ds_config], [config] = blocks("json"), blocks("yaml")
+    (path / "ds_config.json").write_text(ds_config)
+    (path / "config.yaml").write_text(config)
+    python = blocks("python")
+    (path / "model.py").write_text(python[0])
+    (path / "main.py").write_text(next(block for block in python if "__main__" in block))
+    return path
+
+
+COMMANDS = [line.split("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("program", ["lightning-lrsched", "python"])
+def test_the_commands_of_the_readme_run(folder, program):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
+    start = [sys.executable, "-m", "lightning_lrsched"] if program == "lightning-lrsched" else [sys.executable]
+    commands = [arguments for name, *arguments in COMMANDS if name == program]
+    assert len(commands) >= 3
+    for arguments in commands:
+        run = subprocess.run(
+            [*start, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert run.returncode == 0, f"{arguments}: {run.stderr}"
