@@ -38,6 +38,12 @@ class LRSchedulerCallback(Callback):
     counted are accumulated micro-batches and steps that a gradient scaler skipped; under manual optimization each
     schedule counts its own optimizer's steps. The position is saved in Lightning's checkpoints and restored from them.
 
+    On a resume the configuration in force now wins, and a warning shows what has changed. From a checkpoint that was
+    saved without the schedule, it continues from the number of steps that the optimizer has counted itself, else (with
+    one optimizer) from ``trainer.global_step``, and a warning says so; where neither tells it, give
+    ``last_batch_iteration`` among the schedule's params. Param groups that are unfrozen during training have the
+    schedule's values from then on.
+
     The curves go to every logger of the trainer under the tags of Lightning's LearningRateMonitor (``lr-SGD``,
     ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. What a
     LearningRateMonitor of the same trainer logs already is not logged twice.
@@ -62,8 +68,10 @@ class LRSchedulerCallback(Callback):
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
-            scheduler for the same optimizer, if StochasticWeightAveraging or DeepSpeedStrategy is in use, if a value
-            depends on the length of a run that the Trainer does not know, or the optimizer cannot be made capturable.
+            scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or DeepSpeedStrategy is
+            in use, if a value depends on the length of a run that the Trainer does not know, if the optimizer cannot be
+            made capturable; or, on a resume, if the checkpoint has another number of optimizers, of param groups or of
+            the module's own schedulers.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})

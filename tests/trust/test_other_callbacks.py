@@ -34,15 +34,20 @@ def weight_averaging() -> Any:
     return lightnings.WeightAveraging()
 
 
+def of_an_extra(package: str, make: Any) -> Any:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    return make()
+
+
 ONE_BY_ONE = {
     "EarlyStopping": lambda folder: lightnings.EarlyStopping("val_loss", patience=100),
     "ModelCheckpoint": lambda folder: lightnings.ModelCheckpoint(folder / "saved", every_n_train_steps=2),
     "WeightAveraging": lambda folder: weight_averaging(),
     "LearningRateMonitor": lambda folder: lightnings.LearningRateMonitor("step", log_momentum=True),
-    "DeviceStatsMonitor": lambda folder: lightnings.DeviceStatsMonitor(cpu_stats=True),
-    "RichProgressBar": lambda folder: lightnings.RichProgressBar(),
+    "DeviceStatsMonitor": lambda folder: of_an_extra("psutil", lambda: lightnings.DeviceStatsMonitor(cpu_stats=True)),
+    "RichProgressBar": lambda folder: of_an_extra("rich", lightnings.RichProgressBar),
     "TQDMProgressBar": lambda folder: lightnings.TQDMProgressBar(),
-    "RichModelSummary": lambda folder: lightnings.RichModelSummary(),
+    "RichModelSummary": lambda folder: of_an_extra("rich", lightnings.RichModelSummary),
     "Timer": lambda folder: lightnings.Timer(),
     "GradientAccumulationScheduler": lambda folder: lightnings.GradientAccumulationScheduler({0: 1}),
     "LambdaCallback": lambda folder: lightnings.LambdaCallback(),
