@@ -13,6 +13,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 FEWEST = 4
@@ -91,24 +92,16 @@ class Run:
         first = slots[0].tensor
         self._device = torch.empty(0, dtype=first.dtype, device=first.device)
         self._device.set_(first.untyped_storage(), first.storage_offset(), (len(slots),), (1,))
-        low, high = np.array([slot.low for slot in slots]), np.array([slot.high for slot in slots])
-        self._values, self._share = np.empty(len(slots)), np.empty(len(slots))
+        self._values = np.empty(len(slots))
         self._on_host = torch.from_numpy(self._values)
         lrs = sum(not slot.is_momentum for slot in slots)
-        halves = [(half, 2 * number) for number, half in enumerate((slice(lrs), slice(lrs, None)))]
-        self._parts = [
-            (low[half], high[half], self._values[half], self._share[half], first_weight)
-            for half, first_weight in halves
-            if len(low[half])
-        ]
+        self._parts = [_Part(slots[:lrs], self._values[:lrs], 0), _Part(slots[lrs:], self._values[lrs:], 2)]
         self._pinned = first.device.type == "cuda"
 
     def write(self, weights: tuple[float, float, float, float]) -> None:
         """Blend all values on the host, as float64, and send them with one copy; nothing waits for the device."""
-        for low, high, values, share, first_weight in self._parts:
-            np.multiply(low, weights[first_weight], out=values)
-            np.multiply(high, weights[first_weight + 1], out=share)
-        np.add(self._values, self._share, out=self._values)
+        for part in self._parts:
+            part.blend(weights)
         if self._pinned:
             # Pinned memory anew for each copy: torch lends freed pinned memory again only when the copies from it
             # are done, so a host that runs ahead of the device cannot overwrite what is still to be sent.
@@ -117,3 +110,23 @@ class Run:
             self._device.copy_(staged, non_blocking=True)
         else:
             self._device.copy_(self._on_host)
+
+
+class _Part:
+    """The lrs, or the momenta, of a run."""
+
+    def __init__(self, slots: Sequence[Slot], values: NDArray[np.float64], first_weight: int) -> None:
+        self._values, self._first_weight = values, first_weight
+        self._ends = {(slot.low, slot.high) for slot in slots}
+        self._low, self._high = np.array([slot.low for slot in slots]), np.array([slot.high for slot in slots])
+        self._share = np.empty(len(slots))
+
+    def blend(self, weights: tuple[float, float, float, float]) -> None:
+        low_weight, high_weight = weights[self._first_weight], weights[self._first_weight + 1]
+        if len(self._ends) == 1:  # the common case: all groups have one range
+            [(low, high)] = self._ends
+            self._values.fill(low * low_weight + high * high_weight)
+        elif self._ends:
+            np.multiply(self._low, low_weight, out=self._values)
+            np.multiply(self._high, high_weight, out=self._share)
+            np.add(self._values, self._share, out=self._values)

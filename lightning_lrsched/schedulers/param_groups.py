@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -112,6 +113,14 @@ class ParamGroupWriter:
         return self._tensors is None or self._tensors.write(weights)
 
 
+def _fill(tensor: Tensor, value: float) -> None:
+    try:
+        tensor.fill_(value)
+    except RuntimeError:
+        # More than its dtype can hold is infinite, as it is where many tensors are written by one copy.
+        tensor.copy_(torch.tensor(value, dtype=torch.float64))
+
+
 def _held(group: Group, key: str) -> Any:
     """Return what ``group`` holds as its lr, its momentum or its first beta."""
     if key != "betas":
@@ -164,9 +173,9 @@ class _Tensors:
             run.write(weights)
         for slot in self._single:
             if slot.is_momentum:
-                slot.tensor.fill_(slot.low * momentum_low + slot.high * momentum_high)
+                _fill(slot.tensor, slot.low * momentum_low + slot.high * momentum_high)
             else:
-                slot.tensor.fill_(slot.low * lr_low + slot.high * lr_high)
+                _fill(slot.tensor, slot.low * lr_low + slot.high * lr_high)
         self._writes += 1
         return self._writes % self._look_every > 0 or all(_held(g, key) is tensor for g, key, tensor in self._held)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_objects_stay_and_values_are_those_of_the_schedule(name: str, dtype: tor
         schedule.step()
 
 
+def test_groups_with_ranges_of_their_own_get_their_own_values() -> None:
+    optimizer = capturable(6, torch.float64)
+    schedule = small(
+        "OneCycle", optimizer, cycle_max_lr=[1.0 + i for i in range(6)], cycle_min_mom=[0.1 * i for i in range(6)]
+    )
+    for step in range(12):
+        assert lrs(optimizer) == schedule.lr_at(step)
+        assert momenta(optimizer) == schedule.momentum_at(step)
+        schedule.step()
+
+
 @pytest.mark.parametrize("groups", [2, 10, 100])
 def test_one_copy_writes_all_groups_and_both_hyperparameters(groups: int) -> None:
     schedule = small("OneCycle", capturable(groups))
@@ -82,6 +94,16 @@ def test_nothing_is_read_back(name: str, groups: int) -> None:
             schedule.get_last_lr()
     assert calls.seen
     assert "_local_scalar_dense" not in calls.seen
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+def test_an_lr_beyond_the_dtypes_range_is_infinite_however_many_tensors_there_are(groups: int) -> None:
+    optimizer = capturable(groups)
+    schedule = small("LRRangeTest", optimizer, lr_range_test_step_rate=1e41)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule.step()
+    assert lrs(optimizer) == [float("inf")] * groups
 
 
 def test_groups_of_different_dtypes_have_a_copy_each() -> None:
