@@ -171,6 +171,7 @@ class ClosedFormLR(LRScheduler):
             ValueError: if the optimizer does not support it; nothing is changed then.
         """
         make_capturable(self.optimizer, momentum=self._momenta_between is not None)
+        self._stop_watching()
         self._capturable = True
         self._writer = None
         self._go_to(self.last_epoch)
