@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.state import is_own_state
 
 KEY = "lightning_lrsched"
 """Our entry in a checkpoint."""
@@ -92,7 +93,7 @@ def _take_ours(checkpoint: Checkpoint, optimizers: int) -> dict[int, Any]:
             indices = {place: index for place, index in entry["places"] if place < len(states)}
         else:
             # Saved without the callback; a module with configure_optimizers saved the same kind of state.
-            places = [place for place, state in enumerate(states) if ClosedFormLR.is_own_state(state)]
+            places = [place for place, state in enumerate(states) if is_own_state(state)]
             indices = {place: index for index, place in enumerate(places)} if len(places) == optimizers else {}
         entry["states"] = {index: states[place] for place, index in indices.items()}
         checkpoint["lr_schedulers"] = [state for place, state in enumerate(states) if place not in indices]
@@ -103,13 +104,13 @@ def _state_of(index: int, scheduler: LRScheduler, state: Any, checkpoint: Checkp
     """Return the state to restore ``scheduler`` from: the saved one, or one with the position that can be told."""
     name = type(scheduler).__name__
     if not isinstance(scheduler, ClosedFormLR):
-        if state is None or ClosedFormLR.is_own_state(state):
+        if state is None or is_own_state(state):
             raise ValueError(
                 f"the checkpoint holds no state for {name} of optimizer {index}: a scheduler of torch's own cannot"
                 " begin in the middle of a run; one of this package's can"
             )
         return state
-    if state is not None and ClosedFormLR.is_own_state(state):
+    if state is not None and is_own_state(state):
         return state
     if state is not None:
         position = state["last_epoch"]

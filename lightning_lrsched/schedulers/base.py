@@ -6,11 +6,9 @@ import inspect
 import math
 import warnings
 import weakref
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_lrsched.schedulers.capturable import make_capturable
 from lightning_lrsched.schedulers.checks import count
+from lightning_lrsched.schedulers.clock import OptimizerClock
 from lightning_lrsched.schedulers.param_groups import (
     ParamGroupWriter,
     Range,
@@ -27,7 +26,8 @@ from lightning_lrsched.schedulers.param_groups import (
     read_momenta,
     write_momenta,
 )
-from lightning_lrsched.schedulers.watch import StepWatch
+from lightning_lrsched.schedulers.state import changes_since, position_in
+from lightning_lrsched.schedulers.watch import RestoreWatch, StepWatch
 
 
 class ClosedFormLR(LRScheduler):
@@ -49,19 +49,17 @@ class ClosedFormLR(LRScheduler):
         self.last_epoch = count("last_batch_iteration", last_batch_iteration, at_least=-1) + 1
         self.base_lrs: list[float | Tensor] = []
         self._own_momenta: list[float | None] = []
-        self._restore_hook: RemovableHandle | None = None
-        self._guard: RemovableHandle | None = None
-        self._clock: RemovableHandle | None = None
-        self._outside_compiler: Callable[[Optimizer], None] | None = None
+        self._clock: OptimizerClock | None = None
+        self._restore_watch: RestoreWatch | None = None
         self._capturable = False
         self._lrs_between: list[Range] = []
         self._momenta_between: list[Range] | None = None
         self._load_hook: RemovableHandle | None = None
         self._writer: ParamGroupWriter | None = None
-        self._watch: StepWatch | None = None
+        self._step_watch: StepWatch | None = None
         writer = self._go_to(self.last_epoch)
         if not writer.has_tensors:  # as a compiled step has, which would compile the hook too
-            self._watch = StepWatch(self)
+            self._step_watch = StepWatch(self)
 
     # What a subclass gives -------------------------------------------------------------------------------------------
 
@@ -126,14 +124,14 @@ class ClosedFormLR(LRScheduler):
 
         While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
         """
-        if self._watch is not None:
+        if self._step_watch is not None:
             self._stop_watching()
         if epoch is None:
             if self._clock is not None:
                 return
             epoch = self.last_epoch + 1
         else:
-            self._state_was_loaded()
+            self._position_was_told()
         self._go_to(epoch)
 
     def follow_optimizer(self) -> None:
@@ -147,19 +145,9 @@ class ClosedFormLR(LRScheduler):
         """
         self._stop_watching()
         if self._clock is None:
-            for hook in self.optimizer._optimizer_step_post_hooks.values():
-                other = getattr(hook, "__self__", None)
-                if isinstance(other, ClosedFormLR):
-                    raise ValueError(
-                        f"{type(self).__name__} cannot follow this {type(self.optimizer).__name__}:"
-                        f" {type(other).__name__} follows it already, and both would set its lr; keep one of them"
-                        " (or give the stepping back with unfollow_optimizer())"
-                    )
-            # A compiled optimizer step would compile its hooks too, and anew for every step: a step is a number.
-            self._outside_compiler = torch.compiler.disable(self._advance)  # type: ignore[no-untyped-call]
-            self._clock = self.optimizer.register_step_post_hook(self._on_optimizer_step)
-            itself = weakref.ref(self)
-            self._restore_hook = self.optimizer.register_load_state_dict_post_hook(lambda _: _expect_state(itself()))
+            name = type(self).__name__
+            self._clock = OptimizerClock(self.optimizer, name, self._tick, self._writes_on_cuda)
+            self._restore_watch = RestoreWatch(self)
 
     def make_capturable(self) -> None:
         """Turn the optimizer's float lr (and first beta, where momentum is scheduled) into tensors, now and for good.
@@ -180,35 +168,26 @@ class ClosedFormLR(LRScheduler):
         """Give the stepping back to calls of :meth:`step`."""
         self._stop_watching()
         if self._clock is not None:
-            self._clock.remove()
+            self._clock.stop()
             self._clock = None
-            if self._restore_hook is not None:
-                self._restore_hook.remove()
-            self._state_was_loaded()
+        if self._restore_watch is not None:
+            self._restore_watch.stop()
+            self._restore_watch = None
 
-    def _on_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() and self._outside_compiler is not None:
-            self._outside_compiler(optimizer)
-        else:
-            self._advance(optimizer)
+    def _tick(self) -> None:
+        self._go_to(self.last_epoch + 1)
 
-    def _advance(self, optimizer: Optimizer) -> None:
-        if self._writer is not None and self._writer.on_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                f"{type(self).__name__} follows an optimizer whose step is being captured in a CUDA graph: a replay"
-                " runs no hooks, so the schedule would stand still. Call unfollow_optimizer() before capturing, and"
-                " step() after each replay."
-            )
-        # A fused optimizer under a gradient scaler is always called and skips inside its kernel. The scaler leaves the
-        # verdict on the device: reading it is the one unavoidable wait.
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is None or not found_inf:
-            self._go_to(self.last_epoch + 1)
+    def _writes_on_cuda(self) -> bool:
+        return self._writer is not None and self._writer.on_cuda
 
     def _stop_watching(self) -> None:
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch = None
+        if self._step_watch is not None:
+            self._step_watch.stop()
+            self._step_watch = None
+
+    def _position_was_told(self) -> None:
+        if self._restore_watch is not None:
+            self._restore_watch.position_was_told()
 
     def _go_to(self, step: int) -> ParamGroupWriter:
         # The hot path, once per optimizer step: few calls, no allocation that grows with the groups.
@@ -282,11 +261,6 @@ class ClosedFormLR(LRScheduler):
             "hyperparameters": self.hyperparameters,
         }
 
-    @staticmethod
-    def is_own_state(state: Any) -> bool:
-        """Tell whether ``state`` is what :meth:`state_dict` of a schedule of this package returned."""
-        return isinstance(state, dict) and "hyperparameters" in state
-
     def _in_charge(self) -> bool:
         """Tell whether the optimizer holds this schedule's lrs: in SequentialLR it may be another scheduler's turn."""
         own = self.lr_at(max(0, self.last_epoch))
@@ -303,26 +277,17 @@ class ClosedFormLR(LRScheduler):
             ValueError: if ``state_dict`` holds no position, or is that of a scheduler that is not of this package:
                 its position may count epochs.
         """
-        if "last_epoch" in state_dict and not any(key.startswith("_") for key in state_dict):
-            position = count("last_epoch", state_dict["last_epoch"], at_least=-1)
-        elif "last_batch_iteration" in state_dict:
-            position = count("last_batch_iteration", state_dict["last_batch_iteration"], at_least=-1) + 1
-        elif "last_epoch" in state_dict:
-            raise ValueError(
-                f"{type(self).__name__}: the saved state is that of another scheduler (it has the keys"
-                f" {', '.join(state_dict)}), whose position may count epochs; load {{'last_epoch': the number of"
-                " finished optimizer steps} instead, or let LRSchedulerCallback find the position"
-            )
-        else:
-            raise ValueError(f"{type(self).__name__}: no 'last_epoch' in the saved state, got keys {list(state_dict)}")
-        changed = self._changed_since(state_dict)
+        position = position_in(state_dict, type(self).__name__)
+        own_lrs = [float(lr) for lr in self.base_lrs] if self.scales_own_lr() else None
+        now = {"type": type(self).__name__, "hyperparameters": self.hyperparameters}
+        changed = changes_since(state_dict, now, own_lrs)
         if changed:
             warnings.warn(
                 f"{type(self).__name__} resumes at step {position} with other hyperparameters than were saved; those"
                 f" in force now are used: {'; '.join(changed)}",
                 stacklevel=2,
             )
-        self._state_was_loaded()
+        self._position_was_told()
         if state_dict.get("sets_momentum") and self._momenta_between is None:
             # With the optimizer's state came a momentum from somewhere in a cycle that is no longer wanted.
             write_momenta(self.optimizer.param_groups, self._own_momenta)
@@ -332,36 +297,9 @@ class ClosedFormLR(LRScheduler):
         else:
             self.last_epoch = position
 
-    def _changed_since(self, saved: dict[str, Any]) -> list[str]:
-        """Return ``key: old -> new`` of all that the values depend on and that was another when ``saved`` was saved."""
-        if not saved.get("hyperparameters"):
-            return []
-        before, now = dict(saved["hyperparameters"]), self.hyperparameters
-        if "type" in saved and saved["type"] != type(self).__name__:
-            before, now = {"type": saved["type"]}, {"type": type(self).__name__}
-        # Groups that are added while training continues have no counterpart.
-        for old, new in list(zip(saved.get("own_lrs") or [], self.base_lrs, strict=False)):
-            if self.scales_own_lr() and not math.isclose(old, new, rel_tol=1e-6):
-                before["the optimizer's lr"], now["the optimizer's lr"] = saved["own_lrs"], self.base_lrs
-        return [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in now.items() if before.get(key) != value]
-
-    def _warn_without_state(self, *_: Any) -> None:
-        self._state_was_loaded()
-        warnings.warn(
-            f"the state of {type(self.optimizer).__name__} was loaded, but none for {type(self).__name__}, which goes"
-            f" on from step {self.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
-            stacklevel=2,
-        )
-
-    def _state_was_loaded(self) -> None:
-        if self._guard is not None:
-            self._guard.remove()
-            self._guard = None
-
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers drop their hooks when copied or pickled; the copy registers its own, and meets its own tensors.
-        hooks = "_clock", "_outside_compiler", "_load_hook", "_restore_hook", "_guard", "_watch"
-        left_out = dict.fromkeys((*hooks, "_writer"))
+        left_out = dict.fromkeys(("_clock", "_step_watch", "_restore_watch", "_load_hook", "_writer"))
         return {**self.__dict__, **left_out, "_follow": self._clock is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -374,12 +312,6 @@ class ClosedFormLR(LRScheduler):
 def _bind_again(schedule: ClosedFormLR | None) -> None:
     if schedule is not None:
         schedule._bind()
-
-
-def _expect_state(schedule: ClosedFormLR | None) -> None:
-    """After the state of an optimizer that has made steps: be told the position before the next step, or warn there."""
-    if schedule is not None and schedule.last_epoch == 0 and schedule.optimizer.state and schedule._guard is None:
-        schedule._guard = schedule.optimizer.register_step_pre_hook(schedule._warn_without_state)
 
 
 def _torch_optimizer(optimizer: Any) -> Optimizer:

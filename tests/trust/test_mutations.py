@@ -84,9 +84,9 @@ MUTATIONS = {
         "tests/schedulers/test_param_groups.py",
     ),
     "the hook registered twice": Mutation(
-        "schedulers/base.py",
-        "            self._clock = self.optimizer.register_step_post_hook(self._on_optimizer_step)\n",
-        "            self._clock = self.optimizer.register_step_post_hook(self._on_optimizer_step)\n" * 2,
+        "schedulers/clock.py",
+        "        self._hook = optimizer.register_step_post_hook(self._on_step)\n",
+        "        self._hook = optimizer.register_step_post_hook(self._on_step)\n" * 2,
         "tests/schedulers/test_clock.py",
     ),
     "the state is not applied again on load": Mutation(
@@ -102,7 +102,7 @@ MUTATIONS = {
         EXACT_RESUME,
     ),
     "a skipped step counts": Mutation(
-        "schedulers/base.py",
+        "schedulers/clock.py",
         "if found_inf is None or not found_inf:",
         "if True:",
         "tests/schedulers/test_clock.py",
@@ -120,7 +120,7 @@ MUTATIONS = {
         f"{CHANGED}::test_a_momentum_that_is_no_longer_scheduled_is_the_optimizers_own_again",
     ),
     "a second schedule may follow": Mutation(
-        "schedulers/base.py", "if isinstance(other, ClosedFormLR):", "if False:", DRIVERS
+        "schedulers/clock.py", "if isinstance(other, OptimizerClock):", "if False:", DRIVERS
     ),
     "the NaN check removed": Mutation(
         "range_test/divergence.py", "if not math.isfinite(loss):", "if False:", "tests/range_test/test_divergence.py"
@@ -150,8 +150,8 @@ MUTATIONS = {
         f"{CHANGED}::test_a_schedule_gets_its_own_state_although_another_one_is_gone",
     ),
     "a stranger's state is taken": Mutation(
-        "schedulers/base.py",
-        'and not any(key.startswith("_") for key in state_dict)',
+        "schedulers/state.py",
+        'and not any(key.startswith("_") for key in state)',
         "",
         f"{CHANGED}::test_without_the_callback_the_state_of_a_scheduler_of_torch_is_refused",
     ),

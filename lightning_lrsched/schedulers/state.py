@@ -1,0 +1,54 @@
+"""What a schedule saves, read back: its position, and what has changed since."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_lrsched.schedulers.checks import count
+
+
+def is_own_state(state: Any) -> bool:
+    """Tell whether ``state`` is what ``state_dict`` of a schedule of this package returned."""
+    return isinstance(state, dict) and "hyperparameters" in state
+
+
+def position_in(state: Mapping[str, Any], name: str) -> int:
+    """Return the number of finished optimizer steps in a saved state; DeepSpeed's own is understood too.
+
+    Raises:
+        ValueError: if there is no position, or the state is that of a scheduler that is not of this package: its
+            position may count epochs. ``name`` says who is asking.
+    """
+    if "last_epoch" in state and not any(key.startswith("_") for key in state):
+        return count("last_epoch", state["last_epoch"], at_least=-1)
+    if "last_batch_iteration" in state:
+        return count("last_batch_iteration", state["last_batch_iteration"], at_least=-1) + 1
+    if "last_epoch" in state:
+        raise ValueError(
+            f"{name}: the saved state is that of another scheduler (it has the keys {', '.join(state)}), whose position"
+            " may count epochs; load {'last_epoch': the number of finished optimizer steps} instead, or let"
+            " LRSchedulerCallback find the position"
+        )
+    raise ValueError(f"{name}: no 'last_epoch' in the saved state, got keys {list(state)}")
+
+
+def changes_since(saved: Mapping[str, Any], now: Mapping[str, Any], own_lrs: Sequence[float] | None) -> list[str]:
+    """Return ``key: old -> new`` of all that the values depend on and that was another when ``saved`` was saved.
+
+    Args:
+        saved: a state as ``state_dict`` returned it.
+        now: the same of the schedule in force.
+        own_lrs: the optimizer's own lrs, where the values depend on them.
+    """
+    if not saved.get("hyperparameters"):
+        return []
+    before, after = dict(saved["hyperparameters"]), dict(now["hyperparameters"])
+    if "type" in saved and saved["type"] != now["type"]:
+        before, after = {"type": saved["type"]}, {"type": now["type"]}
+    # Groups that are added while training continues have no counterpart.
+    pairs = zip(saved.get("own_lrs") or [], own_lrs or [], strict=False)
+    if any(not math.isclose(old, new, rel_tol=1e-6) for old, new in pairs):
+        before["the optimizer's lr"], after["the optimizer's lr"] = saved["own_lrs"], own_lrs
+    return [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in after.items() if before.get(key) != value]
