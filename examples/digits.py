@@ -118,7 +118,7 @@ def main() -> None:
         fixed = train(args.out, "fixed_lr", seed, args.epochs, None)
         rows.append((seed, result, one_cycle, fixed))
         if seed == 0:
-            result.save(args.out / "range_test.json")
+            result.save(args.out / "range_test.json", overwrite=True)
             result.plot().savefig(args.out / "loss_vs_lr.png", dpi=120)
             preview.draw(schedule.schedulers[0], total_steps).savefig(args.out / "schedule.png", dpi=120)
 

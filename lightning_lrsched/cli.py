@@ -155,8 +155,9 @@ class LRRangeTestTrainer(Trainer):
         else:
             section = result.warmup_decay(total)
         if self.is_global_zero:
+            wrote = "replaced" if Path(output).exists() else "wrote"
             Path(output).write_text(_describe(result, total) + dump_mapping({"scheduler": section}, "yaml"), "utf-8")
-            rank_zero_info(f"LR range test: wrote {output}; train with: fit --config {output}")
+            rank_zero_info(f"LR range test: {wrote} {output}; train with: fit --config {output}")
         return result
 
 

@@ -124,14 +124,8 @@ class LRSchedulerCallback(Callback):
                         f"{owner}: the module's configure_optimizers already returns a scheduler"
                         f" ({type(other.scheduler).__name__}) for optimizer {index}; keep that one or this callback"
                     )
-            scheduler = config.build(optimizer, trainer)
-            if isinstance(scheduler, ClosedFormLR):
-                if self._capturable:
-                    scheduler.make_capturable()
-                scheduler.follow_optimizer()
-            elif self._capturable:
-                raise ValueError(f"{owner}: capturable needs one of {', '.join(SCHEDULERS)}, not torch's {config.type}")
-            elif not pl_module.automatic_optimization:
+            scheduler = config.build(optimizer, trainer, follow=True, capturable=self._capturable)
+            if not config.is_own and not pl_module.automatic_optimization:
                 raise ValueError(
                     f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
                     f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"

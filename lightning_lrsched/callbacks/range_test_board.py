@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from lightning_lrsched.range_test.record import Row
 from lightning_lrsched.range_test.result import RangeTestResult
 
@@ -32,7 +34,9 @@ def show_result(trainer: Any, result: RangeTestResult) -> None:
                 board.add_figure("lr_range_test/loss_vs_lr", figure, global_step=result.steps[-1])
         elif getattr(logger, "log_dir", None):
             folder = Path(logger.log_dir)
-            result.save(folder / "range_test.json")
+            if (folder / "range_test.json").exists():
+                rank_zero_info(f"LR range test: replacing the files of an earlier one in {folder}")
+            result.save(folder / "range_test.json", overwrite=True)
             (folder / "range_test.md").write_text(result.to_markdown(), encoding="utf-8")
             if figure is not None:
                 figure.savefig(folder / "loss_vs_lr.png", dpi=120)

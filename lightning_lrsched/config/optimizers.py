@@ -15,7 +15,6 @@ from lightning_lrsched.config.optimizer_config import build_optimizer
 from lightning_lrsched.config.rivals import refuse_rivals
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.config.sections import Sections
-from lightning_lrsched.schedulers import ClosedFormLR
 
 
 def configure_optimizers(
@@ -24,6 +23,7 @@ def configure_optimizers(
     *,
     params: Iterable[Any] | None = None,
     trainer: Any = None,
+    capturable: bool = False,
 ) -> dict[str, Any]:
     """Return what a LightningModule's ``configure_optimizers`` returns, from a DeepSpeed-style configuration.
 
@@ -38,13 +38,16 @@ def configure_optimizers(
         params: parameters or param groups for the optimizer; None: what the module's ``param_groups()`` returns where
             it has such a method, else all its trainable parameters.
         trainer: the Trainer, for values such as ``"auto"``; None: the module's own.
+        capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
+            CUDA graph; only for optimizers that have torch's option ``capturable``.
 
     Returns:
         ``{"optimizer": ..., "lr_scheduler": {"scheduler": ..., "interval": "step", "frequency": 1}}``
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a key is unknown or missing, a value is out of range, or the optimizer is not one of torch's.
+        ValueError: if a key is unknown or missing, a value is out of range, the optimizer is not one of torch's, or it
+            cannot be made capturable.
 
     Source:
         DeepSpeed 0.19.8, sections ``optimizer`` and ``scheduler`` of its configuration.
@@ -61,14 +64,16 @@ def configure_optimizers(
         'AdamW'
     """
     try:
-        return _configure(module_or_optimizer, config, params, trainer)
+        return _configure(module_or_optimizer, config, params, trainer, capturable)
     except (TypeError, ValueError) as error:
         if not isinstance(config, (str, Path)) or str(error).startswith(str(config)):
             raise
         raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{config}: {error}") from None
 
 
-def _configure(target: Any, config: Any, params: Iterable[Any] | None, trainer: Any) -> dict[str, Any]:
+def _configure(
+    target: Any, config: Any, params: Iterable[Any] | None, trainer: Any, capturable: bool
+) -> dict[str, Any]:
     if not isinstance(target, (Module, Optimizer)):
         raise TypeError(f"expected a module or an optimizer, got {type(target).__name__}")
     content = read_mapping(config) if isinstance(config, (str, Path)) else config
@@ -88,9 +93,7 @@ def _configure(target: Any, config: Any, params: Iterable[Any] | None, trainer: 
         return {"optimizer": optimizer}
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     refuse_rivals(trainer, "configure_optimizers")
-    scheduler = schedule.build(optimizer, trainer)
-    if isinstance(scheduler, ClosedFormLR) and not _is_run_by_deepspeed(trainer):
-        scheduler.follow_optimizer()
+    scheduler = schedule.build(optimizer, trainer, follow=not _is_run_by_deepspeed(trainer), capturable=capturable)
     if hasattr(trainer, "loggers"):
         announce_resolved(trainer, schedule, optimizer)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}

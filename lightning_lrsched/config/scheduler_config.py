@@ -167,26 +167,38 @@ class SchedulerConfig:
         with _key_path(PARAMS):
             return SchedulerConfig(self.type, durations.resolve(self.params, run, own_lrs))
 
-    def build(self, optimizer: Optimizer, trainer: Any = None) -> LRScheduler:
+    def build(
+        self, optimizer: Optimizer, trainer: Any = None, *, follow: bool = False, capturable: bool = False
+    ) -> LRScheduler:
         """Make the schedule for ``optimizer`` and write its first values.
 
         Args:
             optimizer: the optimizer whose learning rate is scheduled.
             trainer: the Trainer that is about to fit (or a RunLength); needed only where a value depends on the run.
+            follow: have one of this package's schedules advance by the optimizer's own steps.
+            capturable: turn lr and scheduled momentum into tensors, for a compiled or captured optimizer step.
 
         Returns:
             One of this package's schedules; or, where ``type`` names a class of ``torch.optim.lr_scheduler``, that.
 
         Raises:
             TypeError: if a value has the wrong type.
-            ValueError: if a value is out of range, or the run does not tell its length.
+            ValueError: if a value is out of range, the run does not tell its length, or the optimizer or the scheduler
+                cannot be made capturable.
         """
+        if capturable and not self.is_own:
+            raise ValueError(f"capturable needs one of {', '.join(SCHEDULERS)}, not torch's {self.type}")
         params = self.resolve(optimizer, trainer).to_dict()["params"]
         if durations.is_auto(self.params.get("warmup_max_lr")):
             params["warmup_max_lr"] = None  # each group's own lr; also that of a group that is added later
         if self.is_own:
             with _key_path(PARAMS, only=params):
-                return SCHEDULERS[self.type](optimizer, **params)
+                schedule = SCHEDULERS[self.type](optimizer, **params)
+            if capturable:
+                schedule.make_capturable()
+            if follow:
+                schedule.follow_optimizer()
+            return schedule
         with _key_path(PARAMS.replace("params.", "params: ")):
             return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)
 

@@ -163,10 +163,13 @@ class RangeTestResult:
 
         return draw_comparison(results)
 
-    def to_csv(self, path: str | Path) -> None:
-        """Write the record as CSV, one line per step; missing folders are made."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def to_csv(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the record as CSV, one line per step; missing folders are made.
+
+        Raises:
+            FileExistsError: if there is such a file already, unless ``overwrite``.
+        """
+        path = _new_file(path, overwrite)
         columns = ("steps", "lrs", "losses", "smoothed_losses")
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
@@ -185,10 +188,13 @@ class RangeTestResult:
 
         return as_html(self)
 
-    def save(self, path: str | Path) -> None:
-        """Write the record as JSON; missing folders are made."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the record as JSON; missing folders are made.
+
+        Raises:
+            FileExistsError: if there is such a file already, unless ``overwrite``.
+        """
+        path = _new_file(path, overwrite)
         # JSON has no NaN and no infinity: they are written as strings, which float() reads back.
         record = {
             key: [_plain(item) for item in value] if isinstance(value, list) else value
@@ -222,6 +228,14 @@ class RangeTestResult:
         from lightning_lrsched.range_test.report import draw  # noqa: PLC0415 - matplotlib is optional
 
         return draw(self)
+
+
+def _new_file(path: str | Path, overwrite: bool) -> Path:
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already; give another name, or overwrite=True")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _plain(item: float) -> float | str:

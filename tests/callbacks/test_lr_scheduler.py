@@ -289,7 +289,9 @@ def test_a_wrong_configuration_is_told_at_construction():
 def test_wrong_values_leave_the_optimizer_as_it_was(make_trainer):
     bad = {"type": "OneCycle", "params": {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": 0.3}}
     trainer = make_trainer(LRSchedulerCallback(bad))
-    with pytest.raises(ValueError, match="scheduler.params.cycle_min_lr lists 2 values, but the optimizer has 1 param"):
+    with pytest.raises(
+        ValueError, match=r"scheduler\.params\.cycle_min_lr lists 2 values, but the optimizer has 1 param"
+    ):
         trainer.fit(Regression(), data())
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.01
 

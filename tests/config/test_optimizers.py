@@ -177,3 +177,23 @@ def test_without_a_scheduler_the_optimizer_stays_as_it_is(make_trainer):
     module = Wired()
     make_trainer(max_epochs=1).fit(module, data())
     assert module.seen == [(0.01, 0.5)] * 10
+
+
+def test_capturable_holds_lr_and_momentum_in_tensors():
+    optimizer = AdamW([torch.zeros(1)], lr=0.01)
+    scheduler = configure_optimizers(optimizer, ONE_CYCLE, capturable=True)["lr_scheduler"]["scheduler"]
+    [group] = optimizer.param_groups
+    lr = group["lr"]
+    assert isinstance(lr, torch.Tensor)
+    scheduler.step(4)
+    assert group["lr"] is lr
+    assert lr.item() == pytest.approx(scheduler.lr_at(4)[0])
+    assert group["betas"][0].item() == pytest.approx(scheduler.momentum_at(4)[0])
+
+
+def test_capturable_is_refused_where_torch_cannot():
+    with pytest.raises(ValueError, match="capturable: SGD has no such mode"):
+        configure_optimizers(SGD([torch.zeros(1)], 0.1, momentum=0.9), ONE_CYCLE, capturable=True)
+    torchs = {"type": "StepLR", "params": {"step_size": 3}}
+    with pytest.raises(ValueError, match="capturable needs one of LRRangeTest"):
+        configure_optimizers(AdamW([torch.zeros(1)]), torchs, capturable=True)

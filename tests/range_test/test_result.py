@@ -127,6 +127,17 @@ def test_a_spoiled_file_is_refused_with_its_name(tmp_path, spoil):
         RangeTestResult.load(path)
 
 
+@pytest.mark.parametrize("write", [RangeTestResult.save, RangeTestResult.to_csv])
+def test_a_file_is_overwritten_only_when_that_is_asked_for(tmp_path, write):
+    path = tmp_path / "record"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="exists already; give another name, or overwrite=True"):
+        write(sweep(), path)
+    assert path.read_text() == "precious"
+    write(sweep(), path, overwrite=True)
+    assert path.read_text() != "precious"
+
+
 def test_csv_has_one_line_per_step(tmp_path):
     result = sweep()
     result.to_csv(tmp_path / "deep" / "record.csv")
