@@ -268,7 +268,12 @@ def add_ours(add: Callable[..., None], cache: Cache, task: Task, result: RangeTe
     def cycle(lr: float) -> Values:
         return train_one_cycle(cache, name, seed, config, lr / high)
 
+    def cycle_lr_alone(lr: float) -> Values:
+        alone = result.one_cycle(task.num_steps, cycle_momentum=False)
+        return train_one_cycle(cache, name, seed, alone, lr / high)
+
     add(f"ours one_cycle(){suffix}", high, cycle)
+    add(f"ours one_cycle(cycle_momentum=False){suffix}", high, cycle_lr_alone)
     add(f"ours suggestion(), fixed{suffix}", suggested, lambda lr: train_fixed(cache, name, seed, lr))
     if suffix:
         return
