@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING, LossTrend
+from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING, LossTrend, newest_share
 
 LAG = 8
 """Optimizer steps between a loss on an accelerator and its arrival on the host; the same on every rank."""
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 class LossRecord:
-    """Smooths losses on their device and reads them back a fixed number of steps late (0 on CPU).
+    """Smooths losses where they are made and reads them back a fixed number of steps late (0 on CPU).
 
     The same number on every rank, whatever the speed of its device, so that all ranks decide at the same step.
     """
@@ -36,10 +36,25 @@ class LossRecord:
         self.trend.to(device)
         self._on_host = device.type == "cpu"
         self._pending: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
+        self._arrived: list[Row] = []
+        self._smoothed, self._losses = 0.0, 0
 
     def add(self, step: int, lr: float, loss: Tensor) -> None:
         """Record the loss of optimizer step ``step``; a scalar tensor, the mean over the ranks is taken here."""
-        loss = mean_over_ranks(loss.detach().to(self.trend.smoothed))
+        loss = mean_over_ranks(loss.detach())
+        if self._on_host:
+            self._add_on_host(step, lr, loss.item())
+        else:
+            self._add_on_device(step, lr, loss)
+
+    def _add_on_host(self, step: int, lr: float, loss: float) -> None:
+        # The trend's own recursion, in plain numbers: as tensors, two of them cost more than the step of a small model.
+        self._losses += 1
+        self._smoothed += newest_share(self.trend.smoothing, self._losses) * (loss - self._smoothed)
+        self._arrived.append(Row(step, lr, loss, self._smoothed))
+
+    def _add_on_device(self, step: int, lr: float, loss: Tensor) -> None:
+        loss = loss.to(self.trend.smoothed)
         self.trend.update(loss)
         row = torch.stack((loss, self.trend.smoothed))
         if row.device.type == "cuda":
@@ -53,13 +68,12 @@ class LossRecord:
 
     def rows(self, *, all_of_them: bool = False) -> list[Row]:
         """Return the rows that have arrived since the last call; with ``all_of_them`` wait for the rest."""
-        late = 0 if all_of_them or self._on_host else LAG
-        arrived = []
-        while len(self._pending) > late:
+        while len(self._pending) > (0 if all_of_them else LAG):
             step, lr, values, event = self._pending.popleft()
             if event is not None:
                 event.synchronize()  # LAG steps old: normally long past
-            arrived.append(Row(step, lr, *values.tolist()))
+            self._arrived.append(Row(step, lr, *values.tolist()))
+        arrived, self._arrived = self._arrived, []
         return arrived
 
 
@@ -67,6 +81,6 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     """Return the mean of ``value`` over all ranks; not finite if it is not finite on any of them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
-    value = value.clone()
+    value = value.to(torch.float64, copy=True)  # bfloat16 losses would be added up in bfloat16
     torch.distributed.all_reduce(value)
     return value / torch.distributed.get_world_size()

@@ -9,6 +9,11 @@ from torchmetrics import Metric
 DEFAULT_SMOOTHING = 0.9
 
 
+def newest_share(smoothing: float, losses: int) -> float:
+    """Return the weight of the newest of so many losses: 1 for the first, going to ``1 - smoothing``."""
+    return (1.0 - smoothing) / (1.0 - smoothing**losses)
+
+
 class LossTrend(Metric):
     """Smooths a loss by an exponential average with exact bias correction.
 
@@ -36,8 +41,7 @@ class LossTrend(Metric):
 
     def update(self, loss: Tensor) -> None:
         """Add the loss of one optimizer step."""
-        # The newest loss has the weight 1 of the weights' sum (1 - b**n) / (1 - b): the first replaces the initial 0.
-        share = (1.0 - self.smoothing) / (1.0 - self.smoothing**self.update_count)
+        share = newest_share(self.smoothing, self.update_count)
         self.smoothed = torch.lerp(self.smoothed, loss.detach().to(self.smoothed), share)
 
     def compute(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -33,6 +34,18 @@ def test_on_an_accelerator_rows_come_exactly_lag_steps_late_and_all_in_the_end()
         arrived += new
     assert [row.step for row in arrived if math.isnan(row.loss)] == [5]
     assert [row.step for row in [*arrived, *rows.rows(all_of_them=True)]] == list(range(20))
+
+
+def test_host_and_device_smooth_alike():
+    noise = random.Random(0)
+    host, device = record(on_host=True), record(on_host=False)
+    for step in range(100):
+        loss = torch.tensor(1e3 + noise.gauss(0, 1.0))
+        host.add(step, 1.0, loss)
+        device.add(step, 1.0, loss)
+    for ours, theirs in zip(host.rows(), device.rows(all_of_them=True), strict=True):
+        assert ours.loss == theirs.loss
+        assert ours.smoothed_loss == pytest.approx(theirs.smoothed_loss, rel=1e-14)
 
 
 @pytest.mark.gpu

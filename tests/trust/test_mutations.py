@@ -127,8 +127,8 @@ MUTATIONS = {
     ),
     "the reduction over ranks removed": Mutation(
         "range_test/record.py",
-        "loss = mean_over_ranks(loss.detach().to(self.trend.smoothed))",
-        "loss = loss.detach().to(self.trend.smoothed)",
+        "loss = mean_over_ranks(loss.detach())",
+        "loss = loss.detach()",
         "tests/trust/test_rank_reduction.py",
     ),
     "the sum over ranks is not divided": Mutation(
