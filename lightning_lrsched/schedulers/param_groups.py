@@ -164,10 +164,15 @@ class _Tensors:
         self._runs, self._single = runs(list(self._slots.values()))
         # Looking at every group would cost more than all the writing: with many groups, not every time.
         self._look_every = max(1, len(self._held) // LOOKS_PER_WRITE)
+        self._outside_compiler = torch.compiler.disable(self._write)  # type: ignore[no-untyped-call]
         return self
 
     def write(self, weights: Weights) -> bool:
         """Write all tensors in place; return False where a group was given another one."""
+        # Within a compiled step the writing would be compiled too, and anew for every value.
+        return bool(self._outside_compiler(weights)) if torch.compiler.is_compiling() else self._write(weights)
+
+    def _write(self, weights: Weights) -> bool:
         lr_low, lr_high, momentum_low, momentum_high = weights
         for run in self._runs:
             run.write(weights)
