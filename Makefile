@@ -12,16 +12,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # One thread of torch per test process: the models are tiny, and processes that share cores otherwise fight for them.
-test test-all bench: export OMP_NUM_THREADS = 1
+test test-slow test-all bench: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: demo test test-all bench lint format clean
+.PHONY: demo test test-slow test-all bench lint format clean
 
 demo: .venv/ready-examples
 	$(BIN)/python examples/digits.py
 
 test: .venv/ready-test
 	$(PYTEST) -m "not slow and not browser"
+
+test-slow: .venv/ready-test
+	$(PYTEST) -m slow
 
 test-all: .venv/ready-test
 	$(PYTEST)

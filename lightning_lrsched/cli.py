@@ -25,7 +25,6 @@ from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
 from lightning_lrsched.schedulers.checks import choice
-from lightning_lrsched.schedulers.param_groups import has_momentum
 
 SCHEDULER_HELP = (
     "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Values may be"
@@ -150,10 +149,7 @@ class LRRangeTestTrainer(Trainer):
         result = callback.result
         assert result is not None
         total = resolve_steps("total_num_steps", total_num_steps, self)
-        if schedule == ONE_CYCLE:
-            section = result.one_cycle(total, cycle_momentum=has_momentum(self.optimizers[0]))
-        else:
-            section = result.warmup_decay(total)
+        section = result.one_cycle(total) if schedule == ONE_CYCLE else result.warmup_decay(total)
         if self.is_global_zero:
             wrote = "replaced" if Path(output).exists() else "wrote"
             Path(output).write_text(_describe(result, total) + dump_mapping({"scheduler": section}, "yaml"), "utf-8")

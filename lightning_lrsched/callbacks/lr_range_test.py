@@ -20,6 +20,7 @@ from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean, number
+from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
 
 SETTLING_VALIDATIONS = 3
 """A validation loss is a mean over many batches, and there are few of them."""
@@ -141,7 +142,8 @@ class LRRangeTestCallback(Callback):
         self._ended_by = "trainer"
         lrs = self._scheduler.lr_at(0)
         ratios = [lr / max(lrs) for lr in lrs]
-        self.result = RangeTestResult([], [], [], [], "trainer", self._running.mode, ratios)
+        momentum = momentum_key(optimizer.param_groups[0]) if has_momentum(optimizer) else None
+        self.result = RangeTestResult([], [], [], [], "trainer", self._running.mode, ratios, momentum)
 
     def _warn_if_narrow(self) -> None:
         first, last = max(self._scheduler.lr_at(0)), self._running.last_lr(self._scheduler)

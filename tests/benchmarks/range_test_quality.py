@@ -34,6 +34,7 @@ from lightning_lrsched.range_test.growth import DEFAULT_MAX_LR, DEFAULT_MIN_LR, 
 from lightning_lrsched.range_test.suggestions import METHODS
 from lightning_lrsched.range_test.trend import LossTrend
 from lightning_lrsched.schedulers import OneCycle
+from lightning_lrsched.schedulers.param_groups import momentum_key
 
 Values = dict[str, float]
 
@@ -76,10 +77,11 @@ def range_test(cache: Cache, name: str, seed: int, mode: str) -> RangeTestResult
         lrs = np.linspace(lr_grid(name)[-1] / 1000, lr_grid(name)[-1], 200).tolist()
     key = f"{name}/{seed}/sweep {mode} {lrs[0]:g} .. {lrs[-1]:g}, {len(lrs)}"
     losses = cache.get(key, lambda: sweep(make_task(name, seed), lrs))
-    return record(lrs, losses, mode)
+    [group] = make_task(name, seed).optimizer(1.0).param_groups
+    return record(lrs, losses, mode, momentum_key(group))
 
 
-def record(lrs: list[float], losses: list[float], mode: str) -> RangeTestResult:
+def record(lrs: list[float], losses: list[float], mode: str, momentum: str | None) -> RangeTestResult:
     """What the callback makes of these losses: it stops where the losses have diverged."""
     trend, divergence, smoothed, reason = LossTrend(), Divergence(), [], "num_steps"
     for loss in losses:
@@ -89,7 +91,9 @@ def record(lrs: list[float], losses: list[float], mode: str) -> RangeTestResult:
             reason = "diverged" if math.isfinite(loss) else "non-finite loss"
             break
     number = len(smoothed)
-    return RangeTestResult(list(range(number)), lrs[:number], losses[:number], smoothed, reason, mode)
+    return RangeTestResult(
+        list(range(number)), lrs[:number], losses[:number], smoothed, reason, mode, momentum=momentum
+    )
 
 
 def callback_agrees(name: str, seed: int, result: RangeTestResult) -> bool:
@@ -268,12 +272,14 @@ def add_ours(add: Callable[..., None], cache: Cache, task: Task, result: RangeTe
     def cycle(lr: float) -> Values:
         return train_one_cycle(cache, name, seed, config, lr / high)
 
-    def cycle_lr_alone(lr: float) -> Values:
-        alone = result.one_cycle(task.num_steps, cycle_momentum=False)
-        return train_one_cycle(cache, name, seed, alone, lr / high)
-
     add(f"ours one_cycle(){suffix}", high, cycle)
-    add(f"ours one_cycle(cycle_momentum=False){suffix}", high, cycle_lr_alone)
+    for chosen in (True, False):
+
+        def as_chosen(lr: float, chosen: bool = chosen) -> Values:
+            config = result.one_cycle(task.num_steps, cycle_momentum=chosen)
+            return train_one_cycle(cache, name, seed, config, lr / high)
+
+        add(f"ours one_cycle(cycle_momentum={chosen}){suffix}", high, as_chosen)
     add(f"ours suggestion(), fixed{suffix}", suggested, lambda lr: train_fixed(cache, name, seed, lr))
     if suffix:
         return

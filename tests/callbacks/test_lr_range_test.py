@@ -83,6 +83,16 @@ def test_the_groups_keep_the_ratio_of_their_learning_rates(make_trainer, min_lr)
     assert result.lrs[0] == 1e-3
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "momentum"),
+    [(None, "momentum"), (lambda p: torch.optim.Adam(p, 0.1), "betas"), (lambda p: torch.optim.SGD(p, 0.1), None)],
+)
+def test_the_result_knows_where_the_optimizer_keeps_its_momentum(make_trainer, optimizer, momentum):
+    module = Scripted(lambda step: 1.0, optimizer)
+    module.on_before_optimizer_step = lambda optimizer: None
+    assert run(make_trainer, module, num_steps=12).momentum == momentum
+
+
 def test_a_range_of_less_than_one_decade_is_warned_about(make_trainer):
     with pytest.warns(UserWarning, match="less than one decade"):
         run(make_trainer, Scripted(lambda step: 1.0), lr_range_test_min_lr=0.1, max_lr=0.5, num_steps=20)

@@ -59,10 +59,17 @@ def test_the_configuration_is_json_and_builds_here_and_in_deepspeed(make, total,
     assert twin.get_last_lr() == pytest.approx(schedule.lr_at(total))
 
 
-def test_cycle_momentum_can_be_left_alone():
-    params = sweep().one_cycle(100, cycle_momentum=False)["params"]
-    assert params["cycle_momentum"] is False
-    assert "cycle_min_mom" not in params
+@pytest.mark.parametrize(
+    ("momentum", "asked", "cycled"),
+    [("momentum", None, True), ("betas", None, False), (None, None, False), ("betas", True, True),
+     ("momentum", False, False)],
+)  # fmt: skip
+def test_momentum_is_cycled_where_that_serves_and_where_it_is_asked_for(momentum, asked, cycled):
+    result = sweep()
+    result.momentum = momentum
+    params = result.one_cycle(100, cycle_momentum=asked)["params"]
+    assert params["cycle_momentum"] is cycled
+    assert ("cycle_min_mom" in params) is cycled
 
 
 @pytest.mark.parametrize("total", [9, -1, 2.5, "many", True])
@@ -117,6 +124,7 @@ def test_a_saved_result_comes_back_with_nan_and_infinity(tmp_path):
         lambda text: json.dumps({**json.loads(text), "losses": ["x"] * 200}),
         lambda text: json.dumps({**json.loads(text), "mode": "quadratic"}),
         lambda text: json.dumps({**json.loads(text), "lrs": 3}),
+        lambda text: json.dumps({**json.loads(text), "momentum": "beta"}),
     ],
 )
 def test_a_spoiled_file_is_refused_with_its_name(tmp_path, spoil):
