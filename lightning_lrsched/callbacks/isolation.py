@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader
 
+from lightning_lrsched.callbacks.generators import generators_in
 from lightning_lrsched.callbacks.trainer_facts import is_a
 
 SET_ASIDE = (
     # They would write files, stop the run, move the weights or the lr, or start a trial of their own.
     *("Checkpoint", "EarlyStopping", "StochasticWeightAveraging", "WeightAveraging"),
-    *("BatchSizeFinder", "LearningRateFinder", "LRSchedulerCallback"),
+    *("BatchSizeFinder", "LearningRateFinder", "LRSchedulerCallback", "BaseFinetuning", "Timer"),
 )
 
 
@@ -28,7 +28,7 @@ class TrainerSnapshot:
         self._callbacks = list(trainer.callbacks)
         self._loops = deepcopy(trainer.fit_loop.state_dict())
         self._limits = self._read_limits(trainer)
-        self._tensors: dict[str, Tensor] = {}
+        self._tensors: list[ModuleTensors] = []
         self._optimizers: list[Any] = []
         self._generators: list[tuple[Generator, Tensor]] = []
         self._restored = False
@@ -36,20 +36,19 @@ class TrainerSnapshot:
 
     def capture(self, trainer: Any, module: Any) -> None:
         """Remember parameters, buffers, optimizer states and data generators; once the optimizers exist."""
-        self._tensors = {name: tensor.detach().clone() for name, tensor in _tensors_of(module)}
+        self._tensors = [ModuleTensors(part) for part in module.modules()]
         self._optimizers = [deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
-        self._generators = [(g, g.get_state()) for g in _generators_in(trainer.fit_loop._data_source.instance)]
+        self._generators = [(g, g.get_state()) for g in generators_in(trainer.fit_loop._data_source.instance)]
 
     def restore_model(self, trainer: Any, module: Any) -> None:
         """Put weights, buffers and optimizer states back."""
-        with torch.no_grad():
-            for name, tensor in _tensors_of(module):
-                if name in self._tensors:
-                    tensor.copy_(self._tensors[name])
+        for part in self._tensors:
+            part.restore()
         for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
+            del optimizer.param_groups[len(state["param_groups"]) :]  # groups that were added during the trial
             optimizer.load_state_dict(state)
         module.zero_grad(set_to_none=True)
-        self._tensors, self._optimizers = {}, []
+        self._tensors, self._optimizers = [], []
 
     def restore_trainer(self, trainer: Any) -> None:
         """Put callbacks, limits, progress and random states back."""
@@ -66,6 +65,7 @@ class TrainerSnapshot:
         loop.epoch_loop._batches_that_stepped = self._limits["batches_that_stepped"]
         self.set_limits(trainer, **self._limits)
         trainer.should_stop = False
+        trainer._logger_connector.reset_metrics()
         for generator, state in self._generators:
             generator.set_state(state)
         _set_rng_states(self._rng_states)
@@ -79,6 +79,7 @@ class TrainerSnapshot:
             "max_steps": loop.epoch_loop.max_steps,
             "min_steps": loop.epoch_loop.min_steps,
             "limit_val_batches": trainer.limit_val_batches,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "batches_that_stepped": loop.epoch_loop._batches_that_stepped,
         }
 
@@ -92,26 +93,31 @@ class TrainerSnapshot:
         for name in ("max_steps", "min_steps"):
             if name in limits:
                 setattr(loop.epoch_loop, name, limits[name])
-        if "limit_val_batches" in limits:
-            trainer.limit_val_batches = limits["limit_val_batches"]
+        for name in ("limit_val_batches", "accumulate_grad_batches"):
+            if name in limits:
+                setattr(trainer, name, limits[name])
 
 
-def _tensors_of(module: Any) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+class ModuleTensors:
+    """The parameters and buffers that one module holds itself: which they are, and their values."""
 
+    def __init__(self, module: Any) -> None:
+        """Remember them; also those that are None, for a buffer may be filled later."""
+        self._module = module
+        self._held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
+        tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
+        self._values = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in tensors]
 
-def _generators_in(source: Any) -> list[Generator]:
-    """Return the random generators of a dataloader, of several in a list or dict, or of a datamodule's attributes."""
-    if isinstance(source, Generator):
-        return [source]
-    if isinstance(source, DataLoader):
-        parts = [source.generator, source.sampler, source.batch_sampler]
-        return [generator for part in parts for generator in _generators_in(part)]
-    if isinstance(source, dict):
-        return [generator for part in source.values() for generator in _generators_in(part)]
-    if isinstance(source, (list, tuple)):
-        return [generator for part in source for generator in _generators_in(part)]
-    attributes = vars(source).values() if hasattr(source, "__dict__") else ()
-    return [a for a in attributes if isinstance(a, Generator)] + [
-        generator for a in attributes if isinstance(a, DataLoader) for generator in _generators_in(a)
-    ]
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the same tensors back into their places, and their values into them."""
+        for kind, held in self._held.items():
+            places = getattr(self._module, kind)
+            places.clear()
+            places.update(held)
+        for tensor, value, requires_grad in self._values:
+            if tensor.shape == value.shape:
+                tensor.copy_(value)
+            else:
+                tensor.data = value
+            tensor.requires_grad_(requires_grad)

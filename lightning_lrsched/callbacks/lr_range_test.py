@@ -7,9 +7,12 @@ import warnings
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
 
+from lightning_lrsched.callbacks.drivers import same_optimizer
 from lightning_lrsched.callbacks.isolation import TrainerSnapshot
+from lightning_lrsched.callbacks.lr_scheduler import NEVER
 from lightning_lrsched.callbacks.range_test_board import show_result, show_row
 from lightning_lrsched.callbacks.step_loss import StepLoss
 from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
@@ -18,12 +21,18 @@ from lightning_lrsched.range_test.growth import Growth
 from lightning_lrsched.range_test.record import LossRecord
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING
-from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.checks import did_you_mean, number
 from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
 
 SETTLING_VALIDATIONS = 3
 """A validation loss is a mean over many batches, and there are few of them."""
+
+MOST_SKIPPED_STEPS = 20
+"""In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
+
+MOST_BATCHES_WITHOUT_STEP = 1000
+"""Under manual optimization, where some optimizers step on every nth batch only."""
 
 
 class LRRangeTestCallback(Callback):
@@ -54,7 +63,7 @@ class LRRangeTestCallback(Callback):
             the training loss, one record per validation; let the trainer validate often (``val_check_interval``).
         divergence_factor: share of the fall so far that the smoothed loss may climb back before the test stops.
         smoothing: weight of the past in the smoothed loss, in [0, 1).
-        optimizer_index: which of several optimizers to sweep, counted from 0; the others keep their own lr.
+        optimizer_index: which of several optimizers to sweep, counted from 0; the others train as they always do.
         log: send curves and figure to the trainer's loggers.
 
     Attributes:
@@ -105,13 +114,14 @@ class LRRangeTestCallback(Callback):
         self._optimizer_index = optimizer_index
         self._log = log
         self._snapshot: TrainerSnapshot | None = None
+        self._scheduler: Any = None  # an LRRangeTest, while there is one
         self.result: RangeTestResult | None = None
 
     # Before -----------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            self._snapshot = TrainerSnapshot(trainer)
+            self._snapshot, self._scheduler = TrainerSnapshot(trainer), None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         assert self._snapshot is not None
@@ -123,27 +133,35 @@ class LRRangeTestCallback(Callback):
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
             self._snapshot.set_limits(trainer, limit_val_batches=0)
-        if self._running.has_an_end:
+        if self._running.has_an_end and not trainer.fast_dev_run:
             # The trainer's may come too early, in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
-        # For the test our schedule replaces those of the module; the next fit makes them anew.
-        for replaced in trainer.lr_scheduler_configs:
-            if isinstance(replaced.scheduler, ClosedFormLR):
-                replaced.scheduler.unfollow_optimizer()
-        trainer.strategy.lr_scheduler_configs = []
-        self._scheduler = self._running.build(optimizer)
-        self._scheduler.follow_optimizer()
+        self._scheduler = self._replace_schedulers(trainer, optimizer)
         self._warn_if_narrow()
         settling = SETTLING_LOSSES if self._monitor is None else SETTLING_VALIDATIONS
         self._divergence = Divergence(self._divergence_factor, settling)
         self._record = LossRecord(trainer.strategy.root_device, self._smoothing)
         self._step_loss = StepLoss()
-        self._finished = 0
+        self._finished = self._stalled = 0
         self._ended_by = "trainer"
         lrs = self._scheduler.lr_at(0)
         ratios = [lr / max(lrs) for lr in lrs]
         momentum = momentum_key(optimizer.param_groups[0]) if has_momentum(optimizer) else None
         self.result = RangeTestResult([], [], [], [], "trainer", self._running.mode, ratios, momentum)
+
+    def _replace_schedulers(self, trainer: Any, optimizer: Any) -> LRRangeTest:
+        """Put our schedule in the place of the module's own for this optimizer; the next fit makes that anew."""
+        configs = trainer.strategy.lr_scheduler_configs
+        places = [place for place, config in enumerate(configs) if same_optimizer(config.scheduler, optimizer)]
+        for place in places:
+            if isinstance(configs[place].scheduler, ClosedFormLR):
+                configs[place].scheduler.unfollow_optimizer()
+        scheduler = self._running.build(optimizer)
+        scheduler.follow_optimizer()
+        for place in places:
+            # Under manual optimization the module may ask for it and step it, which changes nothing.
+            configs[place] = LRSchedulerConfig(scheduler, interval="step", frequency=NEVER)
+        return scheduler
 
     def _warn_if_narrow(self) -> None:
         first, last = max(self._scheduler.lr_at(0)), self._running.last_lr(self._scheduler)
@@ -169,7 +187,7 @@ class LRRangeTestCallback(Callback):
     def _extend(self, trainer: Any) -> None:
         """Set as many epochs as the test still needs: enough to finish, and a number that the progress bar can show."""
         batches, num_steps = trainer.num_training_batches, self._running.num_steps
-        left = 0 if num_steps is None else num_steps + 1 - self._finished
+        left = 0 if num_steps is None or trainer.fast_dev_run else num_steps + 1 - self._finished
         if left > 0 and math.isfinite(batches):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
@@ -179,16 +197,41 @@ class LRRangeTestCallback(Callback):
         self._step_loss.add(outputs, trainer.accumulate_grad_batches if automatic else 1)
         finished = self._scheduler.last_epoch
         if finished > self._finished:
-            self._finished = finished
+            self._finished, self._stalled = finished, 0
             loss = self._step_loss.take()
             if loss is not None and self._monitor is None:
                 self._add(trainer, loss)
+            self._check_that_there_are_losses()
             ended_by = None if trainer.should_stop else self._running.ended_by(self._scheduler, finished)
             if ended_by is not None:
-                self._ended_by = ended_by
-                trainer.should_stop = True
-        elif automatic and not trainer.fit_loop._should_accumulate():
+                self._end(trainer, ended_by)
+        elif not automatic or not trainer.fit_loop._should_accumulate():
+            self._after_no_step(trainer, automatic=automatic)
+
+    def _after_no_step(self, trainer: Any, *, automatic: bool) -> None:
+        """After a window of batches without an optimizer step; without a limit, a test could wait for ever."""
+        self._stalled += 1
+        if automatic:
             self._step_loss.take()  # The gradient scaler skipped this step: its losses belong to none.
+            if self._stalled == MOST_SKIPPED_STEPS:
+                self._end(trainer, "skipped steps")
+        elif self._stalled == MOST_BATCHES_WITHOUT_STEP:
+            raise ValueError(
+                f"optimizer_index={self._optimizer_index}: the module has not stepped this optimizer in"
+                f" {self._stalled} batches"
+            )
+
+    def _check_that_there_are_losses(self) -> None:
+        assert self.result is not None
+        if self._monitor is None and not self._record.count and self._finished >= SETTLING_LOSSES:
+            raise ValueError(
+                f"training_step returned no loss in {self._finished} optimizer steps: have it return the loss (or a"
+                " dict with the key 'loss'), or give monitor, the name of a metric logged in validation"
+            )
+
+    def _end(self, trainer: Any, reason: str) -> None:
+        self._ended_by = reason
+        trainer.should_stop = True
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self._monitor is None or trainer.sanity_checking or not self._finished:
@@ -242,7 +285,12 @@ class LRRangeTestCallback(Callback):
             self._snapshot = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if self._snapshot is not None:
+        if self._snapshot is None:
+            return
+        if self._scheduler is not None:
+            self._scheduler.unfollow_optimizer()
+        try:
             self._snapshot.restore_model(trainer, pl_module)
+        finally:
             self._snapshot.restore_trainer(trainer)
             self._snapshot = None

@@ -59,6 +59,7 @@ class Growth:
             min_lr = DEFAULT_MIN_LR if min_lr is None else min_lr
         elif min_lr is None:
             min_lr = LRRangeTest.parameters()["lr_range_test_min_lr"].default
+        min_lr = list(min_lr) if isinstance(min_lr, tuple) else min_lr
         growth = cls(mode, min_lr, given, None if max_lr is None else number("max_lr", max_lr, above=0), num_steps)
         # A rehearsal, in a run of any length: wrong values are told now, not when training starts.
         lrs = min_lr if isinstance(min_lr, list) else [min_lr]
@@ -82,10 +83,16 @@ class Growth:
 
     def build(self, optimizer: Optimizer) -> LRRangeTest:
         """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
-        own_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        # Not the lr of this moment: a schedule of the module may have begun at 0.
+        own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         largest = max(own_lrs)
         min_lr = self.min_lr
         if not isinstance(min_lr, list) and len(own_lrs) > 1 and largest > 0:
+            if min(own_lrs) <= 0:
+                raise ValueError(
+                    f"param group {own_lrs.index(min(own_lrs))} has lr {min(own_lrs)!r}, so it has no ratio to the"
+                    " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
+                )
             min_lr = [number("lr_range_test_min_lr", min_lr, above=0) * lr / largest for lr in own_lrs]
         end = {"max_lr": self.max_lr, "num_steps": self.num_steps} if self.mode == "exponential" else {}
         return LRRangeTest(optimizer, min_lr, **self.linear, mode=self.mode, **end)

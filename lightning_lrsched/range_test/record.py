@@ -37,10 +37,12 @@ class LossRecord:
         self._on_host = device.type == "cpu"
         self._pending: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
         self._arrived: list[Row] = []
+        self.count = 0
         self._smoothed, self._losses = 0.0, 0
 
     def add(self, step: int, lr: float, loss: Tensor) -> None:
         """Record the loss of optimizer step ``step``; a scalar tensor, the mean over the ranks is taken here."""
+        self.count += 1
         loss = mean_over_ranks(loss.detach())
         if self._on_host:
             self._add_on_host(step, lr, loss.item())

@@ -24,7 +24,7 @@ EXAMPLE_STEPS = 1000
 RULES_OF_THUMB = [name for name in METHODS if name != "edge"]
 """Marked beside the suggestion; where they disagree widely, the curve deserves a look."""
 
-DIVERGED = ("diverged", "non-finite loss")
+DIVERGED = ("diverged", "non-finite loss", "skipped steps")
 
 
 def draw(result: RangeTestResult) -> Figure:

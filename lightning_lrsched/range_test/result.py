@@ -27,8 +27,8 @@ class RangeTestResult:
         lrs: learning rate of each step; with several param groups, the largest of theirs.
         losses: loss of each step.
         smoothed_losses: its running average.
-        stop_reason: why the test ended: ``"diverged"``, ``"non-finite loss"``, ``"max_lr"``, ``"num_steps"``,
-            ``"trainer"`` (the Trainer's own limits).
+        stop_reason: why the test ended: ``"diverged"``, ``"non-finite loss"``, ``"skipped steps"`` (a gradient scaler
+            found no finite gradients any more), ``"max_lr"``, ``"num_steps"``, ``"trainer"`` (the Trainer's limits).
         mode: how the lr grew, ``"linear"`` or ``"exponential"``.
         group_ratios: each param group's lr as a share of the largest.
         momentum: where the optimizer keeps its momentum: ``"momentum"`` (SGD, RMSprop), ``"betas"`` (the Adam family),

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import CombinedLoader
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTestResult
@@ -336,6 +337,163 @@ def test_a_modules_own_scheduler_and_our_callback_give_way_during_the_test(make_
     assert ours.schedulers == []
 
 
+class Backbone(Regression):
+    """Its first layer is frozen at the beginning, and its buffer grows with every step."""
+
+    def __init__(self):
+        super().__init__(lambda p: torch.optim.SGD([q for q in p if q.requires_grad], 0.01, momentum=0.9))
+        self.register_buffer("queue", torch.zeros(1))
+        self.register_buffer("later", None)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.queue = torch.cat([self.queue, loss.detach()[None]])
+        self.later = loss.detach()
+        return loss
+
+
+class AddGroup(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        optimizer = trainer.optimizers[0]
+        if len(optimizer.param_groups) == 1 and trainer.global_step == 4:
+            pl_module.net[0].requires_grad_(True)
+            optimizer.add_param_group({"params": list(pl_module.net[0].parameters())})
+
+
+@pytest.mark.parametrize("exception", [None, RuntimeError("user's code")])
+def test_added_groups_grown_buffers_and_thawed_weights_are_put_back(make_trainer, exception):
+    module = Backbone()
+    module.net[0].requires_grad_(False)
+    queue = module.queue
+    trainer = make_trainer(LRRangeTestCallback(num_steps=20), AddGroup(), Interrupt(exception))
+    if exception is None:
+        trainer.fit(module, data())
+    else:
+        with pytest.raises(RuntimeError, match="user's code"):
+            trainer.fit(module, data())
+    assert module.queue is queue
+    assert module.queue.tolist() == [0.0]
+    assert module.later is None
+    assert not any(parameter.requires_grad for parameter in module.net[0].parameters())
+    assert len(trainer.optimizers[0].param_groups) == 1
+    assert trainer.max_epochs == 3
+
+
+def in_a_batch_sampler(generator):
+    dataset = data().dataset
+    sampler = torch.utils.data.RandomSampler(dataset, generator=generator)
+    return torch.utils.data.DataLoader(dataset, batch_sampler=torch.utils.data.BatchSampler(sampler, 8, False))
+
+
+class InADataModule(LightningDataModule):
+    def __init__(self, generator):
+        super().__init__()
+        self.sampler = torch.utils.data.WeightedRandomSampler([1.0] * 80, 80, generator=generator)
+
+    def train_dataloader(self):
+        return data(sampler=self.sampler)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda generator: data(shuffle=True, generator=generator),
+        lambda generator: {"a": [data(shuffle=True, generator=generator)]},
+        lambda generator: CombinedLoader({"a": data(shuffle=True, generator=generator)}),
+        in_a_batch_sampler,
+        InADataModule,
+    ],
+)
+def test_the_datas_generators_are_put_back_wherever_they_are(make_trainer, make):
+    class First(Regression):
+        def training_step(self, batch, batch_idx):
+            while isinstance(batch, dict) or isinstance(batch[0], list):
+                batch = batch["a"] if isinstance(batch, dict) else batch[0]
+            return self.loss(batch)
+
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    make_trainer(LRRangeTestCallback(num_steps=12)).fit(First(), make(generator))
+    assert torch.equal(before, generator.get_state())
+
+
+def test_metrics_and_accumulation_are_as_before(make_trainer):
+    trainer = make_trainer(LRRangeTestCallback(num_steps=12), GradientAccumulationScheduler({1: 2}))
+    trainer.fit(Regression(), data())
+    assert trainer.accumulate_grad_batches == 1
+    assert trainer.progress_bar_metrics == {}
+
+
+# Other drivers ------------------------------------------------------------------------------------------------------
+
+
+def test_the_ratios_are_those_of_the_optimizer_not_of_a_warmup_that_begins_at_0(make_trainer):
+    def warmed_up(parameters):
+        optimizer = two_groups(parameters)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 10))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    module = Scripted(lambda step: 1.0, warmed_up)
+    module.on_before_optimizer_step = lambda optimizer: None
+    assert run(make_trainer, module, num_steps=12).group_ratios == pytest.approx([0.1, 1.0])
+
+
+class Gan(LightningModule):
+    """Steps two optimizers and their schedulers by hand, as Lightning's documentation does."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.lrs = torch.nn.Linear(4, 1), torch.nn.Linear(4, 1), []
+
+    def training_step(self, batch, batch_idx):
+        for net, optimizer, scheduler in zip((self.a, self.b), self.optimizers(), self.lr_schedulers(), strict=True):
+            loss = net(batch[0]).square().mean()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            scheduler.step()
+        self.lrs.append([o.param_groups[0]["lr"] for o in self.optimizers()])
+        return loss
+
+    def configure_optimizers(self):
+        optimizers = [torch.optim.SGD(net.parameters(), 0.01) for net in (self.a, self.b)]
+        return optimizers, [torch.optim.lr_scheduler.ExponentialLR(o, 0.9) for o in optimizers]
+
+
+def test_schedulers_stepped_by_hand_do_not_disturb_the_sweep_and_the_other_goes_on(make_trainer):
+    module = Gan()
+    result = run(make_trainer, module, optimizer_index=1, max_lr=0.01, num_steps=12)
+    assert [lrs[0] for lrs in module.lrs] == pytest.approx([0.01 * 0.9 ** (step + 1) for step in range(13)])
+    assert [lrs[1] for lrs in module.lrs][:-1] == result.lrs[1:]
+
+
+def test_a_manual_loop_that_returns_no_loss_is_told_so(make_trainer):
+    class Silent(Gan):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+
+    with pytest.raises(ValueError, match="training_step returned no loss in 10 optimizer steps"):
+        make_trainer(LRRangeTestCallback()).fit(Silent(), data())
+
+
+def test_a_gradient_scaler_that_skips_every_step_ends_the_test(make_trainer):
+    class Exploding(Regression):
+        """As after an explosion under fp16: from the 15th batch on the optimizer is never called again."""
+
+        calls = 0
+
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+            self.calls += 1
+            closure() if self.calls > 14 else super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    module = Exploding()
+    result = run(make_trainer, module)
+    assert result.stop_reason == "skipped steps"
+    assert (len(result.steps), module.calls) == (14, 34)
+
+
 # Shown ------------------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +547,7 @@ def test_log_false_shows_nothing(make_trainer, tmp_path):
     [
         ({"mode": "exponentiel"}, "did you mean 'exponential'"),
         ({"lr_range_test_min_lr": 0.0}, "lr_range_test_min_lr"),
+        ({"lr_range_test_min_lr": (1e-4, -1.0)}, r"lr_range_test_min_lr\[1\]"),
         ({"lr_range_test_min_lr": 1.0, "max_lr": 0.1}, "max_lr"),
         ({"max_lr": math.nan}, "max_lr"),
         ({"num_steps": 0}, "num_steps"),
