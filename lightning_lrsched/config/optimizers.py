@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -15,6 +16,10 @@ from lightning_lrsched.config.optimizer_config import build_optimizer
 from lightning_lrsched.config.rivals import refuse_rivals
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.config.sections import Sections
+from lightning_lrsched.schedulers import ClosedFormLR
+
+_SCHEDULES: WeakKeyDictionary[Optimizer, tuple[ref[ClosedFormLR], int]] = WeakKeyDictionary()
+"""What an earlier call made for an optimizer, and where it began: a module may keep its optimizer for the next fit."""
 
 
 def configure_optimizers(
@@ -30,6 +35,8 @@ def configure_optimizers(
     The schedule follows the optimizer's real steps, so accumulation, skipped fp16 steps and manual optimization need no
     further care. A scheduler of torch's own is stepped by Lightning after every optimizer step that Lightning makes.
     Under Lightning's DeepSpeedStrategy, where DeepSpeed owns the optimizer, Lightning steps every schedule.
+
+    A later call for the same optimizer replaces the schedule of the earlier one, once that has made a step.
 
     Args:
         module_or_optimizer: an optimizer, or a module: then ``config`` must hold an ``optimizer`` section too.
@@ -90,13 +97,26 @@ def _configure(
     else:
         optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
     if schedule is None:
+        _unfollow_earlier(optimizer)
         return {"optimizer": optimizer}
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     refuse_rivals(trainer, "configure_optimizers")
-    scheduler = schedule.build(optimizer, trainer, follow=not _is_run_by_deepspeed(trainer), capturable=capturable)
+    scheduler = schedule.build(optimizer, trainer, capturable=capturable)
+    _unfollow_earlier(optimizer)  # only now: a wrong configuration leaves it in charge
+    if isinstance(scheduler, ClosedFormLR) and not _is_run_by_deepspeed(trainer):
+        scheduler.follow_optimizer()
+        _SCHEDULES[optimizer] = ref(scheduler), scheduler.last_epoch
     if hasattr(trainer, "loggers"):
         announce_resolved(trainer, schedule, optimizer)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
+
+
+def _unfollow_earlier(optimizer: Optimizer) -> None:
+    earlier, began_at = _SCHEDULES.get(optimizer, (None, 0))
+    schedule = None if earlier is None else earlier()
+    # One that has not moved yet may be returned together with the new one: two for one optimizer, which are refused.
+    if schedule is not None and schedule.last_epoch != began_at:
+        schedule.unfollow_optimizer()
 
 
 def _is_run_by_deepspeed(trainer: Any) -> bool:

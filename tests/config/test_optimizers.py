@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -197,3 +199,54 @@ def test_capturable_is_refused_where_torch_cannot():
     torchs = {"type": "StepLR", "params": {"step_size": 3}}
     with pytest.raises(ValueError, match="capturable needs one of LRRangeTest"):
         configure_optimizers(AdamW([torch.zeros(1)]), torchs, capturable=True)
+
+
+class KeptOptimizer(Regression):
+    """Configures the same optimizer each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(self.kept, ONE_CYCLE)
+
+
+def test_a_later_call_for_the_same_optimizer_replaces_the_schedule(make_trainer):
+    module = KeptOptimizer()
+    for _ in range(2):
+        make_trainer(max_epochs=1).fit(module, data())
+    expected = SchedulerConfig.of(ONE_CYCLE).build(SGD([torch.zeros(1)], lr=0.01, momentum=0.9))
+    assert module.seen == [(expected.lr_at(step)[0], expected.momentum_at(step)[0]) for step in range(10)] * 2
+
+
+def test_a_wrong_later_call_leaves_the_schedule_in_charge():
+    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
+    earlier = configure_optimizers(optimizer, ONE_CYCLE)["lr_scheduler"]["scheduler"]
+    with pytest.raises(ValueError, match="capturable"):
+        configure_optimizers(optimizer, {"type": "StepLR", "params": {"step_size": 3}}, capturable=True)
+    assert earlier.is_following
+
+
+def test_two_calls_at_once_for_one_optimizer_are_refused():
+    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
+    configure_optimizers(optimizer, ONE_CYCLE)
+    with pytest.raises(ValueError, match="OneCycle follows it already"):
+        configure_optimizers(optimizer, ONE_CYCLE)
+
+
+def test_a_schedule_that_somebody_else_follows_is_not_replaced():
+    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
+    by_the_user = SchedulerConfig.of(ONE_CYCLE).build(optimizer, follow=True)
+    with pytest.raises(ValueError, match="OneCycle follows it already"):
+        configure_optimizers(optimizer, ONE_CYCLE)
+    assert by_the_user.is_following
+
+
+def test_a_configured_optimizer_is_not_kept_alive():
+    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
+    configure_optimizers(optimizer, ONE_CYCLE)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
