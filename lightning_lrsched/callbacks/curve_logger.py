@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,10 +43,8 @@ class CurveLogger:
         """Log the values with which optimizer step ``step`` was made; ``lrs`` where the scheduler cannot be asked."""
         point = Point(scheduler, step, lrs)
         at_once = [logger for logger in trainer.loggers if not _is_plain_tensorboard(logger)]
-        if at_once:
-            for values in _values(trainer, [point]):
-                for logger in at_once:
-                    self._try(logger, lambda values=values, logger=logger: logger.log_metrics(values, step=step))
+        for logger in at_once:
+            self._try(logger, lambda logger=logger: logger.log_metrics(_values(trainer, point), step=step))
         if len(at_once) < len(trainer.loggers):
             self._points.append(point)
             if len(self._points) >= MOST_POINTS or point.wall_time - self._points[0].wall_time > LONGEST_WAIT:
@@ -58,10 +55,9 @@ class CurveLogger:
         points, self._points = self._points, []
         if not points or not trainer.is_global_zero:
             return
-        values = list(_values(trainer, points))
         for logger in trainer.loggers:
             if _is_plain_tensorboard(logger):
-                self._try(logger, lambda logger=logger: _write_events(logger, points, values))
+                self._try(logger, lambda logger=logger: _write_events(trainer, logger, points))
 
     def _try(self, logger: Any, log: Any) -> None:
         if any(logger is other for other in self._left_out):
@@ -82,34 +78,35 @@ def _is_plain_tensorboard(logger: Any) -> bool:
     return is_a(logger, "TensorBoardLogger") and type(logger).log_metrics.__module__.startswith(LIGHTNING)
 
 
-def _values(trainer: Any, points: list[Point]) -> Iterator[dict[str, float]]:
-    """Yield tag -> value for each point."""
-    tags = curve_tags(trainer)
+def _values(trainer: Any, point: Point, tags: dict[int, list[str]] | None = None) -> dict[str, float]:
+    """Return tag -> value for a point; ``tags``: as :func:`curve_tags` gives them, to ask it once for many points."""
     monitors = callbacks_named(trainer, "LearningRateMonitor")
     wants_momentum = not any(monitor.log_momentum for monitor in monitors)
-    for point in points:
-        names = tags[id(point.scheduler.optimizer)]
-        momenta = None
-        if isinstance(point.scheduler, ClosedFormLR):
-            lrs = point.scheduler.lr_at(point.step)
-            momenta = point.scheduler.momentum_at(point.step) if wants_momentum else None
-        else:
-            lrs = [float(lr) for lr in point.lrs or []]
-        values: dict[str, float] = {}
-        if not monitors:
-            values.update(zip(names, lrs, strict=True))
-        if momenta is not None:
-            values.update(zip([f"{name}-momentum" for name in names], momenta, strict=True))
-        yield values
+    names = (curve_tags(trainer) if tags is None else tags)[id(point.scheduler.optimizer)]
+    momenta = None
+    if isinstance(point.scheduler, ClosedFormLR):
+        lrs = point.scheduler.lr_at(point.step)
+        momenta = point.scheduler.momentum_at(point.step) if wants_momentum else None
+    else:
+        lrs = [float(lr) for lr in point.lrs or []]
+    values: dict[str, float] = {}
+    # Not strict: the lrs of torch's own schedulers were noted before a callback added a param group.
+    if not monitors:
+        values.update(zip(names, lrs, strict=False))
+    if momenta is not None:
+        values.update(zip([f"{name}-momentum" for name in names], momenta, strict=False))
+    return values
 
 
-def _write_events(logger: Any, points: list[Point], values: list[dict[str, float]]) -> None:
+def _write_events(trainer: Any, logger: Any, points: list[Point]) -> None:
     # Imported only here: other loggers' users need not have it loaded.
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # noqa: PLC0415
 
     prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
     writer = logger.experiment._get_file_writer()
-    for point, of_step in zip(points, values, strict=True):
+    tags = curve_tags(trainer)
+    for point in points:
+        of_step = _values(trainer, point, tags)
         if of_step:
             scalars = [Summary.Value(tag=prefix + tag, simple_value=value) for tag, value in of_step.items()]
             writer.add_summary(Summary(value=scalars), point.step, point.wall_time)

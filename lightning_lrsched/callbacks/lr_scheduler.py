@@ -63,7 +63,8 @@ class LRSchedulerCallback(Callback):
             CUDA graph; only for optimizers that have torch's option ``capturable``.
 
     Attributes:
-        schedulers: the schedules of the current fit, in the order of ``scheduler``.
+        schedulers: the schedules of the current fit, in the order of ``scheduler``; after it those of the last one,
+            which then follow their optimizers no longer.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -125,6 +126,8 @@ class LRSchedulerCallback(Callback):
                         f" ({type(other.scheduler).__name__}) for optimizer {index}; keep that one or this callback"
                     )
             scheduler = config.build(optimizer, trainer, follow=True, capturable=self._capturable)
+            self.schedulers.append(scheduler)
+            self._indices.append(index)
             if not config.is_own and not pl_module.automatic_optimization:
                 raise ValueError(
                     f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
@@ -135,8 +138,6 @@ class LRSchedulerCallback(Callback):
             frequency = NEVER if isinstance(scheduler, ClosedFormLR) else 1
             config_of_lightning = LRSchedulerConfig(scheduler, interval="step", frequency=frequency)
             trainer.strategy.lr_scheduler_configs.append(config_of_lightning)
-            self.schedulers.append(scheduler)
-            self._indices.append(index)
         self._attached = True
         warn_of_epoch_interval(trainer)
         warn_of_finetuning(trainer, self.schedulers)
@@ -183,11 +184,12 @@ class LRSchedulerCallback(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         every = trainer.log_every_n_steps
         for number, scheduler in enumerate(self.schedulers):
-            finished = scheduler.last_epoch
-            if finished != self._logged_steps[number]:
+            finished, before = scheduler.last_epoch, self._logged_steps[number]
+            if finished != before:
                 self._logged_steps[number] = finished
                 closed_form = isinstance(scheduler, ClosedFormLR)
-                if self._log and every and finished % every == 0:
+                # Under manual optimization a batch may have made several steps, and passed a multiple in its middle.
+                if self._log and every and finished // every > before // every:
                     # The values with which the step that has just finished, counted from 0, was made.
                     lrs = None if closed_form else self._lrs_in_force[number]
                     self._curves.add(trainer, scheduler, finished - 1, lrs)
@@ -212,3 +214,14 @@ class LRSchedulerCallback(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._curves.flush(trainer)
+        self._unfollow()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self._unfollow()
+
+    def _unfollow(self) -> None:
+        """Give the optimizers back: a module may return the same ones for the next fit."""
+        for scheduler in self.schedulers:
+            if isinstance(scheduler, ClosedFormLR):
+                scheduler.unfollow_optimizer()

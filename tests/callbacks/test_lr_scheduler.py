@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import LearningRateMonitor, StochasticWeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, LearningRateMonitor, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -205,6 +205,69 @@ def test_log_false_logs_nothing(make_trainer, tmp_path):
     assert not (Path(logger.log_dir) / "metrics.csv").exists()
 
 
+class ManySteps(Regression):
+    """Manual optimization with three optimizer steps per batch."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        for _ in range(3):
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+
+
+@pytest.mark.parametrize(("every", "steps"), [(2, [2, 5, 8, 11, 14, 17, 20, 23, 26, 29]), (10, [11, 20, 29])])
+def test_several_steps_per_batch_do_not_thin_the_curves(make_trainer, tmp_path, every, steps):
+    logger = CSVLogger(tmp_path)
+    trainer = make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=every, max_epochs=1)
+    trainer.fit(ManySteps(), data())
+    assert read_csv(logger)["lr-SGD"] == {step: expected(ONE_CYCLE, 30)[step][0] for step in steps}
+
+
+class Unfreeze(BaseFinetuning):
+    """Adds a param group in the second epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net[0])
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net[0], optimizer)
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+@pytest.mark.filterwarnings("ignore:.*StepLR")
+def test_a_group_that_is_added_under_torchs_own_scheduler_does_not_end_training(make_trainer, tmp_path, kind):
+    logger = kind(tmp_path)
+    callback = LRSchedulerCallback({"type": "StepLR", "params": {"step_size": 100}})
+    trainer = make_trainer(callback, Unfreeze(), logger=logger, log_every_n_steps=1)
+    trainer.fit(Regression(lambda _: torch.optim.SGD(module_parameters(trainer), lr=0.01, momentum=0.9)), data())
+    assert trainer.global_step == 30
+    if kind is CSVLogger:
+        curves = read_csv(logger)
+        assert list(curves["lr-SGD"]) == list(range(10))
+        assert list(curves["lr-SGD/pg1"]) == list(range(10, 30))
+        assert list(curves["lr-SGD/pg2"]) == list(range(11, 30))  # its first step began before StepLR knew it
+
+
+def module_parameters(trainer):
+    return [parameter for parameter in trainer.lightning_module.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_values_that_cannot_be_computed_do_not_end_training(make_trainer, tmp_path, kind, monkeypatch):
+    def broken(trainer):
+        raise KeyError("no such optimizer")
+
+    monkeypatch.setattr("lightning_lrsched.callbacks.curve_logger.curve_tags", broken)
+    callback = LRSchedulerCallback(ONE_CYCLE)
+    with pytest.warns(UserWarning, match="failed to log the lr and momentum curves .KeyError"):
+        make_trainer(callback, logger=kind(tmp_path), log_every_n_steps=1).fit(Regression(), data())
+    assert callback.schedulers[0].last_epoch == 30
+
+
 # Resuming ---------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +301,48 @@ def test_fitting_twice_starts_a_new_schedule_for_the_new_optimizer(make_trainer)
         make_trainer(callback, max_epochs=1).fit(module, data())
         assert module.seen == expected(ONE_CYCLE, 10)
         assert len(callback.schedulers) == 1
+
+
+class KeptOptimizer(Regression):
+    """Returns the same optimizer each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+    def configure_optimizers(self):
+        return self.kept
+
+
+@pytest.mark.parametrize("new_callback", [False, True])
+def test_a_module_that_keeps_its_optimizer_is_fitted_twice(make_trainer, new_callback):
+    module, callback = KeptOptimizer(), LRSchedulerCallback(ONE_CYCLE)
+    make_trainer(callback, max_epochs=1).fit(module, data())
+    [schedule] = callback.schedulers
+    assert schedule.last_epoch == 10
+    assert schedule.get_last_lr() == schedule.lr_at(10)
+    callback = LRSchedulerCallback(ONE_CYCLE) if new_callback else callback
+    make_trainer(callback, max_epochs=1).fit(module, data())
+    assert module.seen == expected(ONE_CYCLE, 10) * 2
+    assert schedule.last_epoch == 10
+    assert callback.schedulers[0].last_epoch == 10
+
+
+@pytest.mark.parametrize("new_callback", [False, True])
+def test_a_fit_that_failed_gives_the_optimizer_back(make_trainer, new_callback):
+    class FailsOnce(KeptOptimizer):
+        def on_train_batch_start(self, batch, batch_idx):
+            if len(self.seen) == 4:
+                self.seen.append(None)
+                raise RuntimeError("out of luck")
+
+    module, callback = FailsOnce(), LRSchedulerCallback(ONE_CYCLE)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        make_trainer(callback, max_epochs=1).fit(module, data())
+    assert callback.schedulers[0].last_epoch == 4
+    callback = LRSchedulerCallback(ONE_CYCLE) if new_callback else callback
+    make_trainer(callback, max_epochs=1).fit(module, data())
+    assert module.seen == [*expected(ONE_CYCLE, 4), None, *expected(ONE_CYCLE, 10)]
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------
