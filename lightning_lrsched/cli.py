@@ -10,7 +10,7 @@ if find_spec("jsonargparse") is None:
     raise ImportError("LRSchedulerCLI needs jsonargparse: pip install 'lightning-lrsched[cli]'")
 
 from jsonargparse import DefaultHelpFormatter
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
@@ -19,12 +19,17 @@ from lightning_lrsched.callbacks.lr_range_test import LRRangeTestCallback
 from lightning_lrsched.callbacks.lr_scheduler import LRSchedulerCallback
 from lightning_lrsched.callbacks.trainer_facts import is_a
 from lightning_lrsched.config.documentation import describe_schedules
-from lightning_lrsched.config.durations import resolve_steps
+from lightning_lrsched.config.durations import Duration, resolve_steps
 from lightning_lrsched.config.files import dump_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.config.values import to_number
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
-from lightning_lrsched.schedulers.checks import choice
+from lightning_lrsched.schedulers.checks import choice, count
+
+TOTAL = "total_num_steps"
+LEAST_STEPS = 10
+"""[optimizer steps] Shorter trainings have no room for the parts of a schedule."""
 
 SCHEDULER_HELP = (
     "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Values may be"
@@ -129,7 +134,7 @@ class LRRangeTestTrainer(Trainer):
             model: the module.
             train_dataloaders: its data.
             datamodule: or its datamodule.
-            output: file to write; ``fit --config`` takes it.
+            output: file to write, missing folders are made; ``fit --config`` takes it.
             schedule: which schedule to write.
             total_num_steps: length of the training to come [optimizer steps]; also a fraction of what the Trainer's
                 settings say, epochs (``"2ep"``), or ``"auto"``: what the Trainer's settings say.
@@ -138,23 +143,49 @@ class LRRangeTestTrainer(Trainer):
         Raises:
             ValueError: if a value is wrong, or the test shows no learning rate; the message says what to change.
         """
+        # What is wrong is told before the test: its result would be lost.
         choice("schedule", schedule, (ONE_CYCLE, WARMUP_DECAY_LR))
+        length = _Length(total_num_steps)
         callback = LRRangeTestCallback(**range_test)
+        if Path(output).is_dir():
+            raise ValueError(f"output must be the name of a file, and {output} is a folder")
+        if self.is_global_zero:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
         trainer: Any = self
-        trainer.callbacks.append(callback)
+        trainer.callbacks += [length, callback]
         try:
             self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
         finally:
-            trainer.callbacks.remove(callback)
+            for added in (length, callback):
+                trainer.callbacks.remove(added)
         result = callback.result
         assert result is not None
-        total = resolve_steps("total_num_steps", total_num_steps, self)
+        total = length.total
         section = result.one_cycle(total) if schedule == ONE_CYCLE else result.warmup_decay(total)
         if self.is_global_zero:
             wrote = "replaced" if Path(output).exists() else "wrote"
             Path(output).write_text(_describe(result, total) + dump_mapping({"scheduler": section}, "yaml"), "utf-8")
             rank_zero_info(f"LR range test: {wrote} {output}; train with: fit --config {output}")
         return result
+
+
+class _Length(Callback):
+    """Knows how long the training to come is, before the range test has begun and has lifted the trainer's limits."""
+
+    def __init__(self, value: int | float | str) -> None:
+        super().__init__()
+        self._value = value
+        self.total = 0
+        if Duration.of(TOTAL, value) is None:
+            self._resolve(None)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._resolve(trainer)
+
+    def _resolve(self, trainer: Any) -> None:
+        steps = resolve_steps(TOTAL, self._value, trainer)
+        spelled = to_number(steps) if isinstance(steps, str) else None
+        self.total = count(TOTAL, steps if spelled is None else spelled, at_least=LEAST_STEPS)
 
 
 def _describe(result: RangeTestResult, total: int) -> str:

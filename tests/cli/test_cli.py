@@ -155,6 +155,31 @@ def test_the_range_test_can_write_a_warmup(tmp_path):
     assert not any(type(callback).__name__ == "LRRangeTestCallback" for callback in cli.trainer.callbacks)
 
 
+def test_the_range_test_makes_the_folder_of_its_file(tmp_path):
+    run("lr_range_test", "--num_steps=150", "--max_lr=30", "--total_num_steps=20", "--output=new/folder/s.yaml", *QUIET)
+    assert yaml.safe_load((tmp_path / "new" / "folder" / "s.yaml").read_text())["scheduler"]["type"] == "OneCycle"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--total_num_steps=5"], "total_num_steps must be .*10"),
+        (["--total_num_steps=many"], "total_num_steps must be"),
+        (["--total_num_steps=0.5ep"], "total_num_steps must be .*10"),
+        (["--total_num_steps=auto", "--trainer.max_epochs=-1"], "total_num_steps='auto' needs to know how long"),
+        (["--output=folder"], "folder"),
+    ],
+)
+def test_what_can_be_known_to_be_wrong_is_told_before_the_range_test(tmp_path, options, complaint):
+    class Untrained(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            pytest.fail("the test has begun")
+
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((TypeError, ValueError, OSError), match=complaint):
+        run("lr_range_test", "--num_steps=150", "--max_lr=30", *QUIET, *options, module=Untrained)
+
+
 def test_without_jsonargparse_the_message_says_what_to_install(monkeypatch):
     import importlib
     import importlib.util
