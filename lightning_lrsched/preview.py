@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from lightning_lrsched.range_test.figure import new_figure
 from lightning_lrsched.schedulers import ClosedFormLR
 
 if TYPE_CHECKING:
@@ -78,17 +79,12 @@ def draw(scheduler: LRScheduler, total_steps: int) -> Figure:
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
-    except ImportError:
-        raise ImportError("a picture needs matplotlib: pip install 'lightning-lrsched[plots]'") from None
-
     steps = sorted({round(total_steps * point / MOST_POINTS) for point in range(MOST_POINTS + 1)})
     rows = curve(scheduler, total_steps, steps)
     curves: dict[str, Any] = {"lr": [lrs for _, lrs, _ in rows]}
     if rows[0][2] is not None:
         curves["momentum"] = [momenta for _, _, momenta in rows]
-    figure = Figure(figsize=(7.0, 2.4 * len(curves)), layout="constrained")
+    figure = new_figure(7.0, 2.4 * len(curves))
     for row, (name, values) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(len(curves), 1, row)
         lines = axes.plot(steps, values, linewidth=2.0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_lrsched import SchedulerConfig
+from lightning_lrsched import RangeTestResult, SchedulerConfig
 from lightning_lrsched.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +104,16 @@ def test_without_matplotlib_the_message_says_what_to_install(write, capsys, monk
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["preview", write(ONE_CYCLE), "--plot", "x.png"]) == 2
     assert "pip install 'lightning-lrsched[plots]'" in capsys.readouterr().err
+
+
+def test_without_matplotlib_a_range_test_says_it_too(monkeypatch):
+    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = RangeTestResult([0, 1], [0.1, 0.2], [1.0, 0.9], [1.0, 0.9], "max_lr", "linear", [1.0])
+    for picture in (result.plot, lambda: RangeTestResult.compare({"one": result})):
+        with pytest.raises(ImportError, match=r"pip install 'lightning-lrsched\[plots\]'"):
+            picture()
 
 
 @pytest.mark.parametrize("to", ["json", "yaml"])

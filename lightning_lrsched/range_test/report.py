@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from lightning_lrsched.range_test.figure import new_figure
 from lightning_lrsched.range_test.suggestions import METHODS
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ DIVERGED = ("diverged", "non-finite loss", "skipped steps")
 
 def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
-
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = new_figure(7.5, 4.5)
     axes = figure.add_subplot()
     axes.plot(result.lrs, result.losses, color="0.7", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
@@ -63,9 +62,7 @@ def draw(result: RangeTestResult) -> Figure:
 
 def draw_comparison(results: Mapping[str, RangeTestResult]) -> Figure:
     """Draw several tests over each other: smoothed loss (left) and lr (right) against the optimizer step."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
-
-    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    figure = new_figure(10.0, 4.0)
     left, right = figure.subplots(1, 2)
     for name, result in results.items():
         left.plot(result.steps, result.smoothed_losses, linewidth=2.0, label=name)
