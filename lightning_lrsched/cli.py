@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.callbacks.lr_range_test import LRRangeTestCallback
 from lightning_lrsched.callbacks.lr_scheduler import LRSchedulerCallback
-from lightning_lrsched.callbacks.trainer_facts import is_a
+from lightning_lrsched.config.by_name import is_a
 from lightning_lrsched.config.documentation import describe_schedules
 from lightning_lrsched.config.durations import Duration, resolve_steps
 from lightning_lrsched.config.files import dump_mapping

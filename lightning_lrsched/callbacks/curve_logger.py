@@ -7,7 +7,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_lrsched.callbacks.trainer_facts import callbacks_named, curve_tags, is_a
+from lightning_lrsched.callbacks.trainer_facts import curve_tags
+from lightning_lrsched.config.by_name import callbacks_named, is_a
 from lightning_lrsched.schedulers import ClosedFormLR
 
 MOST_POINTS = 100

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.callbacks.trainer_facts import callbacks_named
+from lightning_lrsched.config.by_name import callbacks_named
 from lightning_lrsched.schedulers import ClosedFormLR
 
 

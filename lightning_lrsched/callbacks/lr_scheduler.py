@@ -19,8 +19,9 @@ from lightning_lrsched.callbacks.drivers import (
     warn_of_finetuning,
 )
 from lightning_lrsched.callbacks.resume import arrange, check_optimizers, mark
-from lightning_lrsched.callbacks.trainer_facts import callbacks_named, pick_optimizer, refuse_deepspeed
+from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
 from lightning_lrsched.config.announce import announce_resolved
+from lightning_lrsched.config.by_name import callbacks_named
 from lightning_lrsched.config.rivals import refuse_rivals
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR

@@ -1,4 +1,4 @@
-"""What the callbacks ask a Trainer; by class name, so that both distributions of Lightning are understood."""
+"""What the callbacks ask a Trainer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-
-def is_a(thing: Any, *class_names: str) -> bool:
-    """Tell whether ``thing`` is an instance of a class with one of these names."""
-    return any(cls.__name__ in class_names for cls in type(thing).__mro__)
-
-
-def callbacks_named(trainer: Any, *class_names: str) -> list[Any]:
-    """Return the trainer's callbacks that are instances of a class with one of these names."""
-    return [callback for callback in trainer.callbacks if is_a(callback, *class_names)]
+from lightning_lrsched.config.by_name import is_a
 
 
 def pick_optimizer(trainer: Any, index: int | None, owner: str) -> tuple[int, Optimizer]:

@@ -11,6 +11,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.announce import announce_resolved
+from lightning_lrsched.config.by_name import is_a
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.optimizer_config import build_optimizer
 from lightning_lrsched.config.rivals import refuse_rivals
@@ -121,5 +122,4 @@ def _unfollow_earlier(optimizer: Optimizer) -> None:
 
 def _is_run_by_deepspeed(trainer: Any) -> bool:
     # ZeRO may call the inner optimizer's step once per param group: its steps cannot be counted by a hook.
-    strategy = getattr(trainer, "strategy", None)
-    return any(cls.__name__ == "DeepSpeedStrategy" for cls in type(strategy).__mro__)
+    return is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy")

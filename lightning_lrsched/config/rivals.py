@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning_lrsched.config.by_name import callbacks_named
+
 RIVALS = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
     "LearningRateFinder": "LRRangeTestCallback finds an lr, in a fit of its own",
@@ -13,10 +15,8 @@ RIVALS = {
 
 def refuse_rivals(trainer: Any, owner: str) -> None:
     """Raise ValueError where a callback of ``trainer`` sets the lr too; to be called before any of them begins."""
-    # By class name: both distributions of Lightning have them.
-    classes = [cls.__name__ for callback in getattr(trainer, "callbacks", ()) for cls in type(callback).__mro__]
-    if "LRRangeTestCallback" in classes:
+    if callbacks_named(trainer, "LRRangeTestCallback"):
         return  # sets all of them aside, the schedule too
     for name, instead in RIVALS.items():
-        if name in classes:
+        if callbacks_named(trainer, name):
             raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")

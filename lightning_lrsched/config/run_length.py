@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_lrsched.config.by_name import callbacks_named
+
 WHERE_FROM = "the length of the run is not known here: pass trainer=..., or write a number of optimizer steps"
 
 
@@ -67,7 +69,7 @@ def _total(
     remedy = "set Trainer(max_steps=<number of steps>), or write a number of optimizer steps"
     # Lightning: None means 1000 unless max_steps or max_time ends the run; the fit loop has decided by now.
     if trainer.max_epochs in (-1, None):
-        cause = "max_time" if _callbacks(trainer, "Timer") else "max_epochs=-1"
+        cause = "max_time" if callbacks_named(trainer, "Timer") else "max_epochs=-1"
         return max_steps, f"the Trainer has {cause} and no max_steps; {remedy}"
     if batches is None:
         return max_steps, (
@@ -93,14 +95,9 @@ def _batches_per_epoch(trainer: Any) -> int | None:
 
 def _accumulation(trainer: Any) -> dict[int, int]:
     """Return first epoch -> accumulated batches from then on."""
-    for callback in _callbacks(trainer, "GradientAccumulationScheduler"):
+    for callback in callbacks_named(trainer, "GradientAccumulationScheduler"):
         return {0: 1, **callback.scheduling}
     return {0: trainer.accumulate_grad_batches}
-
-
-def _callbacks(trainer: Any, class_name: str) -> list[Any]:
-    # By class name: Lightning comes in two distributions, and neither is imported here.
-    return [c for c in trainer.callbacks if any(cls.__name__ == class_name for cls in type(c).__mro__)]
 
 
 def _max_steps(trainer: Any) -> int | None:

@@ -38,7 +38,7 @@ class LossRecord:
         self._pending: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
         self._arrived: list[Row] = []
         self.count = 0
-        self._smoothed, self._losses = 0.0, 0
+        self._smoothed = 0.0
 
     def add(self, step: int, lr: float, loss: Tensor) -> None:
         """Record the loss of optimizer step ``step``; a scalar tensor, the mean over the ranks is taken here."""
@@ -51,8 +51,7 @@ class LossRecord:
 
     def _add_on_host(self, step: int, lr: float, loss: float) -> None:
         # The trend's own recursion, in plain numbers: as tensors, two of them cost more than the step of a small model.
-        self._losses += 1
-        self._smoothed += newest_share(self.trend.smoothing, self._losses) * (loss - self._smoothed)
+        self._smoothed += newest_share(self.trend.smoothing, self.count) * (loss - self._smoothed)
         self._arrived.append(Row(step, lr, loss, self._smoothed))
 
     def _add_on_device(self, step: int, lr: float, loss: Tensor) -> None:

@@ -49,18 +49,20 @@ def data(batches: int = 10, batch_size: int = 8, **options: Any) -> DataLoader:
     return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size, **options)
 
 
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""A Trainer that says and writes nothing."""
+
+
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     def make(*callbacks: Any, **options: Any) -> Trainer:
-        defaults = {
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": tmp_path,
-            "max_epochs": 3,
-        }
+        defaults = {**QUIET, "default_root_dir": tmp_path, "max_epochs": 3}
         return Trainer(callbacks=list(callbacks), **{**defaults, **options})
 
     return make

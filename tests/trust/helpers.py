@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
+from tests.callbacks.conftest import QUIET
 from tests.schedulers.helpers import SMALL
 
 CONFIGS = {name: {"type": name, "params": dict(params)} for name, params in SMALL.items()}
@@ -151,17 +152,7 @@ def through_module(make: Callable[[Any], Any], config: dict[str, Any]) -> Callab
 
 
 def quiet_trainer(folder: Path, *callbacks: Callback, trainer_class: Any = Trainer, **options: Any) -> Any:
-    defaults = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-        "max_epochs": -1,
-        "max_steps": 16,
-        "num_sanity_val_steps": 0,
-    }
+    defaults = {**QUIET, "default_root_dir": folder, "max_epochs": -1, "max_steps": 16, "num_sanity_val_steps": 0}
     return trainer_class(callbacks=list(callbacks), **{**defaults, **options})
 
 

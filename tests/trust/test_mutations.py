@@ -158,7 +158,9 @@ MUTATIONS = {
     "a schedule that nobody steps stays silent": Mutation(
         "schedulers/watch.py", "if self._steps == 2:", "if False:", "tests/schedulers/test_clock.py"
     ),
-    "other callbacks may set the lr": Mutation("config/rivals.py", "if name in classes:", "if False:", DRIVERS),
+    "other callbacks may set the lr": Mutation(
+        "config/rivals.py", "if callbacks_named(trainer, name):", "if False:", DRIVERS
+    ),
     "a new group waits for its second step": Mutation(
         "callbacks/lr_scheduler.py", "if batch_idx == 0:", "if False:", "tests/trust/test_added_groups.py"
     ),
