@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.callbacks.trainer_facts import curve_tags
@@ -14,6 +16,11 @@ from lightning_lrsched.schedulers import ClosedFormLR
 MOST_POINTS = 100
 LONGEST_WAIT = 10.0
 """[s] So long may a point wait for others, so that the curves of slow training are not far behind it."""
+
+LAYOUT_TAG = b"custom_scalars__config__"
+
+MOST_BYTES = 2**20
+"""Of an event file are searched for a layout: one is written at the beginning, if at all."""
 
 LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 
@@ -32,12 +39,14 @@ class CurveLogger:
     """Logs lr and momentum under the tags of Lightning's LearningRateMonitor, and nothing that a monitor logs itself.
 
     For TensorBoard, whose writer thread takes turns with the training at every single value, points are collected and
-    handed over together, one event for all values of a step: all in order, each with the time when it happened. To
-    other loggers each point goes at once. A logger that raises is left out from then on, with one warning.
+    handed over together, one event for all values of a step: all in order, each with the time when it happened. Its
+    page of custom scalars has a chart with all lr, and one with all momentum. To other loggers each point goes at once.
+    A logger that raises is left out from then on, with one warning.
     """
 
     def __init__(self) -> None:
         self._points: list[Point] = []
+        self._laid_out: list[Any] = []
         self._left_out: list[Any] = []
 
     def add(self, trainer: Any, scheduler: Any, step: int, lrs: list[Any] | None = None) -> None:
@@ -59,6 +68,9 @@ class CurveLogger:
         for logger in trainer.loggers:
             if _is_plain_tensorboard(logger):
                 self._try(logger, lambda logger=logger: _write_events(trainer, logger, points))
+                if not any(logger is other for other in self._laid_out):
+                    self._laid_out.append(logger)
+                    self._try(logger, lambda logger=logger: _write_layout(trainer, logger))
 
     def _try(self, logger: Any, log: Any) -> None:
         if any(logger is other for other in self._left_out):
@@ -103,7 +115,7 @@ def _write_events(trainer: Any, logger: Any, points: list[Point]) -> None:
     # Imported only here: other loggers' users need not have it loaded.
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+    prefix = _prefix(logger)
     writer = logger.experiment._get_file_writer()
     tags = curve_tags(trainer)
     for point in points:
@@ -111,3 +123,34 @@ def _write_events(trainer: Any, logger: Any, points: list[Point]) -> None:
         if of_step:
             scalars = [Summary.Value(tag=prefix + tag, simple_value=value) for tag, value in of_step.items()]
             writer.add_summary(Summary(value=scalars), point.step, point.wall_time)
+
+
+def _write_layout(trainer: Any, logger: Any) -> None:
+    """Group the curves on the page of custom scalars; by patterns, which hold for groups and optimizers to come too."""
+    board = logger.experiment
+    board.flush()
+    # Of a run's layouts TensorBoard shows the last: the user's, or an earlier fit's, stays.
+    if any(_has_layout(path) for path in Path(logger.log_dir).glob("events.out.tfevents.*")):
+        return
+    lr = f"{re.escape(_prefix(logger))}lr-.+"
+    charts = {"lr": ["Multiline", [rf"{lr}(?<!-momentum)(?<!-weight_decay)$"]]}
+    if _has_momentum(trainer):
+        charts["momentum"] = ["Multiline", [rf"{lr}-momentum$"]]
+    board.add_custom_scalars({"schedule": charts})
+
+
+def _has_layout(path: Path) -> bool:
+    with path.open("rb") as file:
+        return LAYOUT_TAG in file.read(MOST_BYTES)
+
+
+def _has_momentum(trainer: Any) -> bool:
+    """Tell whether momentum is logged, by us or by a monitor."""
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return any(monitor.log_momentum for monitor in callbacks_named(trainer, "LearningRateMonitor")) or any(
+        isinstance(scheduler, ClosedFormLR) and scheduler.momentum_at(0) is not None for scheduler in schedulers
+    )
+
+
+def _prefix(logger: Any) -> str:
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
