@@ -31,6 +31,7 @@ def show_result(trainer: Any, result: RangeTestResult) -> None:
         if hasattr(board, "add_text"):
             board.add_text("lr_range_test/result", result.to_markdown(), global_step=result.steps[-1])
             if figure is not None:
+                figure.set_dpi(150)  # which add_figure takes; sharp when enlarged
                 board.add_figure("lr_range_test/loss_vs_lr", figure, global_step=result.steps[-1])
         elif getattr(logger, "log_dir", None):
             folder = Path(logger.log_dir)

@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.range_test.figure import new_figure
 from lightning_lrsched.range_test.suggestions import METHODS
@@ -30,7 +30,7 @@ DIVERGED = ("diverged", "non-finite loss", "skipped steps")
 
 def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
-    figure = new_figure(7.5, 4.5)
+    figure = new_figure(5.8, 3.9)  # small: the text must be legible where a page shows the figure a hand wide
     axes = figure.add_subplot()
     axes.plot(result.lrs, result.losses, color="0.7", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
@@ -86,23 +86,29 @@ def _limit_losses(axes: Axes, losses: list[float]) -> None:
 
 
 def describe(result: RangeTestResult) -> str:
-    """Return the findings as a Markdown table, and below it the configuration they lead to."""
-    rows = [("steps", str(len(result.steps))), ("stopped because", result.stop_reason), ("growth", result.mode)]
-    if result.lrs:
-        finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
-        rows.append(("learning rates", f"{result.lrs[0]:.4g} .. {result.lrs[-1]:.4g}"))
-        rows.append(("lowest smoothed loss", f"{min(finite):.6g}" if finite else "none is finite"))
+    """Return the findings as a Markdown table, the important ones first; below it the configuration they lead to."""
     try:
         low, high = result.bounds()
-        rows.append(("bounds", f"{low:.4g} .. {high:.4g}"))
-        rows += [(f"suggested lr: {name}", f"{result.suggestion(name):.4g}") for name in METHODS]
-        rows += [("caveat", caveat) for caveat in result.caveats()]
-        config = json.dumps({"scheduler": result.one_cycle(EXAMPLE_STEPS)}, indent=2)
+        rules = ", ".join(f"{name} {result.suggestion(name):.4g}" for name in RULES_OF_THUMB)
+        rows = [("suggested lr", f"{result.suggestion():.4g}"), ("bounds for 1Cycle", f"{low:.4g} .. {high:.4g}")]
+        rows += [("rules of thumb", rules), *(("caveat", caveat) for caveat in result.caveats())]
+        config = json.dumps({"scheduler": _rounded(result.one_cycle(EXAMPLE_STEPS))}, indent=2)
         ready = f"Ready for a training of {EXAMPLE_STEPS} optimizer steps:\n\n```json\n{config}\n```"
     except ValueError as reason:
-        ready = f"No suggestion: {reason}"
+        rows, ready = [], f"No suggestion: {reason}"
+    if result.lrs:
+        finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
+        rows.append(("lowest smoothed loss", f"{min(finite):.4g}" if finite else "none is finite"))
+        rows.append(("learning rates", f"{result.lrs[0]:.4g} .. {result.lrs[-1]:.4g}"))
+    rows += [("growth", result.mode), ("steps", str(len(result.steps))), ("stopped because", result.stop_reason)]
     lines = ["| LR range test | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join([*lines, "", ready, ""])
+
+
+def _rounded(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose numbers can be read; more than four digits say nothing here."""
+    params = config["params"].items()
+    return {**config, "params": {key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in params}}
 
 
 def as_html(result: RangeTestResult) -> str:

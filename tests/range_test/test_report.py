@@ -1,0 +1,35 @@
+"""The table of a range test's findings: what it says, and in which order."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.range_test.test_result import sweep
+
+
+def rows(table: str) -> dict[str, str]:
+    return dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE))
+
+
+def test_the_table_begins_with_what_the_next_training_needs():
+    result = sweep()
+    low, high = result.bounds()
+    found = rows(result.to_markdown())
+    assert list(found)[:2] == ["suggested lr", "bounds for 1Cycle"]
+    assert found["suggested lr"] == f"{result.suggestion():.4g}"
+    assert found["bounds for 1Cycle"] == f"{low:.4g} .. {high:.4g}"
+    for name in ("valley", "steep", "minimum", "slide"):
+        assert f"{name} {result.suggestion(name):.4g}" in found["rules of thumb"]
+    assert found["stopped because"] == "diverged"
+
+
+def test_the_configuration_below_the_table_is_ready_and_has_four_digits():
+    result = sweep()
+    [written] = re.findall(r"```json\n(.*)\n```", result.to_markdown(), re.DOTALL)
+    exact, shown = result.one_cycle(1000), json.loads(written)["scheduler"]
+    assert shown["type"] == exact["type"]
+    assert shown["params"] == pytest.approx(exact["params"], rel=5e-4)
+    assert f'"cycle_max_lr": {exact["params"]["cycle_max_lr"]:.4g},' in written
