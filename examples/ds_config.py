@@ -1,0 +1,118 @@
+"""A DeepSpeed configuration, used as it is in Lightning: a small Transformer learns scikit-learn's handwritten digits.
+
+ds_config.json is a file as one writes it for DeepSpeed and Hugging Face's Trainer, with comments and "auto" values. Its
+sections optimizer and scheduler are carried out, the others (fp16, zero_optimization ...) are left alone: precision,
+accumulation and clipping are the business of Lightning's Trainer. DeepSpeed itself is not needed.
+
+    python examples/ds_config.py [--config ds_config.json] [--epochs 20] [--out demo_output/ds_config]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_lrsched import configure_optimizers
+
+BATCH_SIZE = 32
+ACCUMULATE = 2
+
+
+class DigitsTransformer(LightningModule):
+    """Reads an image as eight tokens, one for each row of pixels."""
+
+    def __init__(self, config: str, learning_rate: float = 3e-3, weight_decay: float = 0.01, width: int = 64) -> None:
+        super().__init__()
+        self.save_hyperparameters()  # "auto" finds learning_rate and weight_decay here
+        self.rows = nn.Linear(8, width)
+        self.positions = nn.Parameter(torch.zeros(8, width))
+        layer = nn.TransformerEncoderLayer(width, nhead=4, dim_feedforward=2 * width, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, num_layers=2)
+        self.head = nn.Linear(width, 10)
+        self.accuracy = MulticlassAccuracy(10, average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(self.rows(images) + self.positions).mean(dim=1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self(images), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        self.accuracy(self(images), labels)
+        self.log("test_accuracy", self.accuracy)
+
+    def configure_optimizers(self) -> dict:
+        return configure_optimizers(self, self.hparams.config)
+
+
+def loaders() -> tuple[DataLoader, DataLoader]:
+    """Return the training and the test data: 1347 and 450 images."""
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32) / 16
+    labels = torch.tensor(digits.target)
+    train, test = train_test_split(range(len(labels)), test_size=450, random_state=0, stratify=digits.target)
+    return (
+        DataLoader(TensorDataset(images[train], labels[train]), BATCH_SIZE, shuffle=True),
+        DataLoader(TensorDataset(images[test], labels[test]), 450),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=str(Path(__file__).with_name("ds_config.json")))
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("demo_output/ds_config"), help="folder for logs")
+    args = parser.parse_args()
+    quieten()
+    torch.set_num_threads(1)  # a network this small gains nothing from more
+    seed_everything(0, verbose=False)
+
+    module, (train_data, test_data) = DigitsTransformer(args.config), loaders()
+    trainer = Trainer(
+        max_epochs=args.epochs,
+        accumulate_grad_batches=ACCUMULATE,
+        gradient_clip_val=1.0,
+        logger=TensorBoardLogger(args.out, name="", version=""),
+        callbacks=[LearningRateMonitor("step", log_momentum=True)],
+        log_every_n_steps=5,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, train_data)  # logs what "auto" has become
+    accuracy = trainer.test(module, test_data, verbose=False)[0]["test_accuracy"]
+
+    schedule, [group] = trainer.lr_scheduler_configs[0].scheduler, trainer.optimizers[0].param_groups
+    total = trainer.global_step
+    print(f"\n{args.config}: {args.epochs} epochs of {len(train_data)} batches, {ACCUMULATE} to an optimizer step\n")
+    print(f"{type(trainer.optimizers[0]).__name__}: weight_decay {group['weight_decay']}, betas {group['betas']}")
+    print(f"{type(schedule).__name__}: {total} steps\n\n  step   learning rate")
+    for step in sorted({0, 1, total // 20, total // 10, total // 2, total - 1}):
+        print(f"{step:>6}        {schedule.lr_at(step)[0]:.6f}")
+    print(f"\nTest accuracy {accuracy:.1%}. The curves:\n\n    tensorboard --logdir {args.out}\n")
+
+
+def quieten() -> None:
+    """Keep Lightning's start-up messages out of a short report; the progress bars and the table of "auto"s stay."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+if __name__ == "__main__":
+    main()
