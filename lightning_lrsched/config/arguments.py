@@ -1,9 +1,10 @@
 """Command-line flags for every parameter of every schedule, under DeepSpeed's names.
 
 The functions are DeepSpeed's, by name and by what they return. Two of them return a pair, because who calls DeepSpeed's
-unpacks one: :func:`get_config_from_args` gives ``(None, message)`` when no ``--lr_schedule`` was typed (the caller then
-trains without one), and :func:`get_lr_from_config` gives ``(None, message)`` for a schedule whose configuration holds
-no learning rate. Everything that is a mistake is raised as ValueError or TypeError instead.
+unpacks one: :func:`~lightning_lrsched.get_config_from_args` gives ``(None, message)`` when no ``--lr_schedule`` was
+typed (the caller then trains without one), and :func:`~lightning_lrsched.get_lr_from_config` gives ``(None, message)``
+for a schedule whose configuration holds no learning rate. Everything that is a mistake is raised as ValueError or
+TypeError instead.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ LARGE_LR = 1e300
 class SchedulerConfig:
     """A schedule's type and hyperparameters, in DeepSpeed's ``{"type": ..., "params": {...}}`` form.
 
-    Everything that can be known without an optimizer is checked at once; what depends on the training run
-    (``"auto"``, a fraction of the run such as 0.1, epochs such as ``"2ep"``: see ``config/durations.py``) becomes
+    Everything that can be known without an optimizer is checked at once; what depends on the training run (``"auto"``,
+    a fraction of the run such as 0.1, epochs such as ``"2ep"``: see :mod:`lightning_lrsched.config.durations`) becomes
     numbers in :meth:`build`.
 
     Args:

@@ -105,7 +105,7 @@ class ClosedFormLR(LRScheduler):
 
     @property
     def last_batch_iteration(self) -> int:
-        """DeepSpeed's name for the position: one less than the number of finished optimizer steps."""
+        """One less than the number of finished optimizer steps, which is DeepSpeed's way to count."""
         return self.last_epoch - 1
 
     @property

@@ -15,13 +15,18 @@ GROWTH_MODES = ("linear", "exponential")
 class LRRangeTest(ClosedFormLR):
     """Grows the learning rate from a small value, step by step: linearly, in stairs, or exponentially.
 
-    Linear: ``lr(s) = min_lr * (1 + step_rate * interval)`` with ``interval = s / step_size``, rounded down with
-    ``staircase``. Exponential: ``lr(s) = min_lr * (max_lr / largest min_lr) ** min(1, s / num_steps)``. In both, all
-    param groups grow by the same factor, so the ratios of their learning rates stay as they are at the start.
+    With ``interval = s / step_size``, rounded down with ``staircase``, and ``largest`` the highest ``min_lr`` of all
+    param groups::
+
+        linear:       lr(s) = min_lr * (1 + step_rate * interval)
+        exponential:  lr(s) = min_lr * (max_lr / largest) ** min(1, s / num_steps)
+
+    In both, all param groups grow by the same factor, so the ratios of their learning rates stay as they are at the
+    start.
 
     Args:
         optimizer: the optimizer whose learning rate is swept.
-        lr_range_test_min_lr: lr at step 0; one float, or one per param group, ``G`` of them. Greater than 0.
+        lr_range_test_min_lr: lr at step 0; one float, or one per param group. Greater than 0.
         lr_range_test_step_size: length of one interval of linear growth [optimizer steps].
         lr_range_test_step_rate: growth per interval, as a multiple of ``lr_range_test_min_lr``. Greater than 0.
         lr_range_test_staircase: hold the lr within each interval.

@@ -19,17 +19,25 @@ LARGEST_MOMENTUM = 0.999
 class OneCycle(ClosedFormLR):
     """Cycles lr and momentum once, in opposite directions (1Cycle), and then lets them decay.
 
-    With ``total = first + second`` and ``f(s)`` going straight from 0 at step 0 to 1 at step ``first`` and back to 0 at
-    ``total``: for ``s <= total``, ``lr(s) = min_lr + (max_lr - min_lr) * f(s)`` and
-    ``momentum(s) = max_mom - (max_mom - min_mom) * f(s)``. After it, with ``i = (s - total) / decay_step_size``:
-    ``lr(s) = min_lr / (1 + decay_lr_rate * i)`` and ``momentum(s) = max_mom * (1 + decay_mom_rate * i)``; momentum
-    stops growing in all groups when the largest reaches 0.999. Stairs replace a straight line by that many flat steps.
+    With ``total = first + second`` (the two step sizes) and ``f(s)`` going straight from 0 at step 0 to 1 at step
+    ``first`` and back to 0 at ``total``, in the cycle, ``s <= total``::
+
+        lr(s)       = min_lr + (max_lr - min_lr) * f(s)
+        momentum(s) = max_mom - (max_mom - min_mom) * f(s)
+
+    After it, with ``i = (s - total) / decay_step_size``::
+
+        lr(s)       = min_lr / (1 + decay_lr_rate * i)
+        momentum(s) = max_mom * (1 + decay_mom_rate * i)
+
+    Momentum stops growing in all groups when the largest reaches 0.999. Stairs replace a straight line by that many
+    flat steps.
 
     Momentum is ``momentum`` of SGD and RMSprop and the first beta of the Adam family; other betas stay untouched.
 
     Args:
         optimizer: the optimizer whose lr and momentum are scheduled.
-        cycle_min_lr: lr at both ends of the cycle; one float, or one per param group, ``G`` of them.
+        cycle_min_lr: lr at both ends of the cycle; one float, or one per param group.
         cycle_max_lr: lr at the top of the cycle; one float, or one per param group.
         decay_lr_rate: how fast the lr falls after the cycle, per ``decay_step_size``; 0: not at all.
         cycle_first_step_size: length of the rising half [optimizer steps].

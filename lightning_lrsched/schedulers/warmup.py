@@ -19,14 +19,20 @@ DEFAULT_WARMUP_MAX_LR = 0.001
 class WarmupLR(ClosedFormLR):
     """Raises the learning rate from a low to a high value and keeps it there.
 
-    With ``N = max(2, warmup_num_steps)``: ``lr(0) = min_lr``; for ``1 <= s <= N``,
-    ``lr(s) = min_lr + (max_lr - min_lr) * log(s) / log(N)``, or ``(s - 1) / N`` instead of the logarithms when linear;
-    after it ``max_lr``. The first two optimizer steps run at ``min_lr``: that is DeepSpeed's curve.
-    ``warmup_num_steps=0`` means no warmup: ``max_lr`` from step 0 on.
+    With ``N = max(2, warmup_num_steps)``::
+
+        lr(s) = min_lr + (max_lr - min_lr) * w(s)
+
+        w(s)  = 0                    for s <= 1
+        w(s)  = log(s) / log(N)      for 1 < s <= N; linear: (s - 1) / N
+        w(s)  = 1                    for s > N
+
+    The first two optimizer steps run at ``min_lr``: that is DeepSpeed's curve. ``warmup_num_steps=0`` means no warmup,
+    ``N = 0``: ``w(s) = 1`` from step 0 on.
 
     Args:
         optimizer: the optimizer whose learning rate is scheduled.
-        warmup_min_lr: lr at the start; one float, or one per param group, ``G`` of them.
+        warmup_min_lr: lr at the start; one float, or one per param group.
         warmup_max_lr: lr after the warmup; one float, one per param group, or None: each group's own lr.
         warmup_num_steps: length of the warmup [optimizer steps].
         warmup_type: ``"log"`` or ``"linear"``.
@@ -96,14 +102,16 @@ class WarmupLR(ClosedFormLR):
 class WarmupDecayLR(WarmupLR):
     """Raises the learning rate as WarmupLR does and then lowers it in a straight line back to its low value.
 
-    With ``N`` as in :class:`WarmupLR` and ``T = total_num_steps``: the warmup for ``s <= N``; after it
-    ``lr(s) = min_lr + (max_lr - min_lr) * (T - (s - 1)) / max(1, T - N)``, which reaches ``min_lr`` at ``s = T + 1``
-    and stays there.
+    With ``N`` and ``w(s)`` as in :class:`WarmupLR` and ``T = total_num_steps``::
+
+        lr(s) = min_lr + (max_lr - min_lr) * w(s)                       for s <= N
+        lr(s) = min_lr + (max_lr - min_lr) * (T - (s - 1)) / (T - N)    for N < s <= T
+        lr(s) = min_lr                                                  for s > N and s > T
 
     Args:
         optimizer: the optimizer whose learning rate is scheduled.
         total_num_steps: length of warmup and decay together [optimizer steps].
-        warmup_min_lr: lr at both ends; one float, or one per param group, ``G`` of them.
+        warmup_min_lr: lr at both ends; one float, or one per param group.
         warmup_max_lr: lr after the warmup; one float, one per param group, or None: each group's own lr.
         warmup_num_steps: length of the warmup [optimizer steps]; 0: no warmup.
         warmup_type: ``"log"`` or ``"linear"``.
@@ -150,10 +158,13 @@ class WarmupDecayLR(WarmupLR):
 class WarmupCosineLR(ClosedFormLR):
     """Multiplies each group's own learning rate by a ratio that rises to 1 and then falls along half a cosine wave.
 
-    With ``N = max(2, warmup_num_steps)``, ``T = total_num_steps`` and ``w(s)`` the fraction of :class:`WarmupLR`'s
-    warmup: for ``s <= N``, ``ratio(s) = warmup_min_ratio + (1 - warmup_min_ratio) * w(s)``; after it
-    ``ratio(s) = cos_min_ratio + (1 - cos_min_ratio) * (1 + cos(pi * p)) / 2`` with
-    ``p = min(1, (s - N) / max(1, T - N))``. ``lr(s) = ratio(s) * lr of the optimizer``.
+    With ``N`` and ``w(s)`` as in :class:`WarmupLR`, ``T = total_num_steps`` and, after the warmup,
+    ``p(s) = min(1, (s - N) / max(1, T - N))``::
+
+        lr(s)    = ratio(s) * lr of the optimizer
+
+        ratio(s) = warmup_min_ratio + (1 - warmup_min_ratio) * w(s)                 for s <= N
+        ratio(s) = cos_min_ratio + (1 - cos_min_ratio) * (1 + cos(pi * p(s))) / 2   for s > N
 
     Args:
         optimizer: the optimizer whose learning rate is scheduled.
