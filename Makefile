@@ -1,6 +1,8 @@
 # Everything runs in .venv, which is made from nothing but Python and pip; constraints.txt says what goes into it.
 #   make demo       the example           make test       the test suite        make lint     the checks
 #   make format     repair what ruff can  make test-all   + slow, browser       make clean    remove what make made
+#   make docs       the API reference, as a site in build/docs; a warning is an error
+#   make pictures   the README's pictures
 #   make bench      what steps cost: tables, and the same figures as JSON in build/benchmarks
 
 PYTHON ?= python3
@@ -12,13 +14,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # One thread of torch per test process: the models are tiny, and processes that share cores otherwise fight for them.
-test test-slow test-all bench: export OMP_NUM_THREADS = 1
+test test-slow test-browser test-all bench: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: demo test test-slow test-all bench lint format clean
+.PHONY: demo pictures test test-slow test-browser test-all bench docs lint format clean
 
 demo: .venv/ready-examples
 	$(BIN)/python examples/digits.py
+
+pictures: .venv/ready-examples
+	$(BIN)/python examples/pictures/make.py
 
 test: .venv/ready-test
 	$(PYTEST) -m "not slow and not browser"
@@ -26,12 +31,20 @@ test: .venv/ready-test
 test-slow: .venv/ready-test
 	$(PYTEST) -m slow
 
+test-browser: .venv/ready-test
+	$(PYTEST) -m browser
+
 test-all: .venv/ready-test
 	$(PYTEST)
 
 bench: .venv/ready-test
 	for name in scheduler_step fit_loop range_test_cost compile_and_import gpu_step; do \
 	  $(BIN)/python tests/benchmarks/$$name.py --out build/benchmarks || exit 1; done
+
+# The source folder is the repository: README.md and others are pages as they stand. --fresh-env: what is imported for
+# the reference is no dependency that Sphinx would know of.
+docs: .venv/ready-docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q --fresh-env -c docs . build/docs
 
 lint: .venv/ready-lint
 	$(BIN)/ruff check .
@@ -44,7 +57,7 @@ format: .venv/ready-lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist lightning_logs demo_output
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist lightning_logs demo_output build/docs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An empty file marks each finished step, so that a failed one is repeated and a finished one is not.
