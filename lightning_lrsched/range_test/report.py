@@ -30,7 +30,7 @@ DIVERGED = ("diverged", "non-finite loss", "skipped steps")
 
 def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
-    figure = new_figure(5.8, 3.9)  # small: the text must be legible where a page shows the figure a hand wide
+    figure = new_figure(5.2, 3.5)  # small: the text must be legible where a page shows the figure a hand wide
     axes = figure.add_subplot()
     axes.plot(result.lrs, result.losses, color="0.7", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
@@ -42,7 +42,7 @@ def draw(result: RangeTestResult) -> Figure:
     except ValueError:
         axes.set_title(f"LR range test: no suggestion (stopped: {result.stop_reason})")
     else:
-        axes.set_title(f"LR range test (stopped: {result.stop_reason})")
+        axes.set_title(f"LR range test (stopped: {result.stop_reason})", pad=10)
         axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
         axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
         top = axes.get_ylim()[1]
