@@ -116,7 +116,10 @@ class LRSchedulerCLI(LightningCLI):
 
 
 class LRRangeTestTrainer(Trainer):
-    """A Trainer with the method that the subcommand ``lr_range_test`` calls."""
+    """The settings of the training.
+
+    Lightning's Trainer, with the method that the subcommand ``lr_range_test`` calls. ``--help`` shows the first line.
+    """
 
     def lr_range_test(
         self,

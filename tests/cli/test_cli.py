@@ -58,6 +58,16 @@ def test_help_documents_every_parameter_of_every_schedule(capsys, command):
     assert ("--num_steps" in text) == (command == "lr_range_test")
 
 
+def test_help_introduces_the_trainers_settings(capsys):
+    class Own(Trainer):
+        """Somebody's Trainer."""
+
+    for options, heading in (({}, "The settings of the training:"), ({"trainer_class": Own}, "Somebody's Trainer:")):
+        with pytest.raises(SystemExit):
+            run("fit", "--help", **options)
+        assert f"\n\n{heading}\n  --trainer CONFIG " in capsys.readouterr().out
+
+
 def test_print_config_reads_back(capsys, tmp_path):
     with pytest.raises(SystemExit):
         run("fit", "--scheduler", json.dumps(SECTION), "--scheduler.params.warmup_num_steps", "auto", "--print_config")
