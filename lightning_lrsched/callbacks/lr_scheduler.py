@@ -20,7 +20,7 @@ from lightning_lrsched.callbacks.drivers import (
 )
 from lightning_lrsched.callbacks.resume import arrange, check_optimizers, mark
 from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
-from lightning_lrsched.config.announce import announce_resolved
+from lightning_lrsched.config.announce import announce_resolved, announce_unused, optimizer_section
 from lightning_lrsched.config.by_name import callbacks_named
 from lightning_lrsched.config.rivals import refuse_rivals
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
@@ -52,6 +52,7 @@ class LRSchedulerCallback(Callback):
     Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
     they become optimizer steps, which a table in the log tells and the loggers keep among the hyperparameters. A class
     of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer steps.
+    An ``optimizer`` section beside the schedule is not used, which the log says; :func:`configure_optimizers` reads it.
 
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
@@ -95,6 +96,7 @@ class LRSchedulerCallback(Callback):
             raise ValueError("optimizer_index: not together with a list of schedulers, whose order says it")
         listed: list[Scheduler | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
         self._configs = [None if item is None else SchedulerConfig.of(item) for item in listed]
+        self._optimizer_sections = [optimizer_section(item) for item in listed]
         self._one_for_each = several
         self._optimizer_index = optimizer_index
         self._log = log
@@ -134,7 +136,11 @@ class LRSchedulerCallback(Callback):
                     f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
                     f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"
                 )
-            announce_resolved(trainer, config, optimizer, index)
+            number = index if len(trainer.optimizers) > 1 else None
+            announce_resolved(trainer, config, optimizer, number)
+            section = self._optimizer_sections[index if self._one_for_each else 0]
+            if section is not None:
+                announce_unused(trainer, owner, section, optimizer, number)
             # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
             frequency = NEVER if isinstance(scheduler, ClosedFormLR) else 1
             config_of_lightning = LRSchedulerConfig(scheduler, interval="step", frequency=frequency)

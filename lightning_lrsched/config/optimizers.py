@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.announce import announce_resolved
+from lightning_lrsched.config.announce import announce_optimizer, announce_resolved
 from lightning_lrsched.config.by_name import is_a
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.optimizer_config import build_optimizer
@@ -36,6 +36,8 @@ def configure_optimizers(
     The schedule follows the optimizer's real steps, so accumulation, skipped fp16 steps and manual optimization need no
     further care. A scheduler of torch's own is stepped by Lightning after every optimizer step that Lightning makes.
     Under Lightning's DeepSpeedStrategy, where DeepSpeed owns the optimizer, Lightning steps every schedule.
+
+    What ``"auto"`` became in either section, a table in the log tells and the loggers keep among the hyperparameters.
 
     A later call for the same optimizer replaces the schedule of the earlier one, once that has made a step.
 
@@ -89,6 +91,7 @@ def _configure(
     schedule = None
     if isinstance(content, SchedulerConfig) or sections.scheduler is not None or sections.optimizer is None:
         schedule = SchedulerConfig.of(content)
+    trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     if isinstance(target, Optimizer):
         if params is not None:
             raise ValueError("params: only together with a module; an optimizer has its parameters already")
@@ -97,18 +100,17 @@ def _configure(
         raise ValueError("no 'optimizer' section in the configuration: add one, or pass an optimizer, not a module")
     else:
         optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
+        announce_optimizer(trainer, sections.optimizer, optimizer)
     if schedule is None:
         _unfollow_earlier(optimizer)
         return {"optimizer": optimizer}
-    trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     refuse_rivals(trainer, "configure_optimizers")
     scheduler = schedule.build(optimizer, trainer, capturable=capturable)
     _unfollow_earlier(optimizer)  # only now: a wrong configuration leaves it in charge
     if isinstance(scheduler, ClosedFormLR) and not _is_run_by_deepspeed(trainer):
         scheduler.follow_optimizer()
         _SCHEDULES[optimizer] = ref(scheduler), scheduler.last_epoch
-    if hasattr(trainer, "loggers"):
-        announce_resolved(trainer, schedule, optimizer)
+    announce_resolved(trainer, schedule, optimizer)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
 
 

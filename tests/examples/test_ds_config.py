@@ -32,7 +32,7 @@ def run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
 def test_the_log_tells_what_auto_became(run):
     told = dict(re.findall(r"^(\w+) +\| auto +\| (\S+)", run[1].stderr, re.MULTILINE))
     lengths = {"warmup_num_steps": "7", "total_num_steps": str(STEPS)}
-    assert told == {**lengths, "warmup_min_lr": "0.0", "warmup_max_lr": "0.003"}
+    assert told == {"lr": "0.003", "weight_decay": "0.01", **lengths, "warmup_min_lr": "0.0", "warmup_max_lr": "0.003"}
 
 
 def test_the_event_files_hold_the_curve_that_the_configuration_means(run):

@@ -1,0 +1,133 @@
+"""What a user is told before training: what "auto" became and for which optimizer, and which section is not used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim import SGD, AdamW
+
+from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
+from tests.callbacks.conftest import Regression, data
+
+AUTO = {"type": "WarmupLR", "params": {"warmup_num_steps": "auto", "warmup_max_lr": "auto"}}
+
+
+class TwoOptimizers(Regression):
+    """Manual optimization; the second optimizer trains nothing."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        parameters = list(self.parameters())
+        return SGD(parameters[:1], 0.01, momentum=0.9), AdamW(parameters[1:], 0.02)
+
+
+@pytest.fixture
+def told(make_trainer: Any, caplog: Any) -> Any:
+    def fit(module: Any, *callbacks: Any, **options: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            make_trainer(*callbacks, **options).fit(module, data())
+        return [message for message in caplog.messages if "as written" in message or "section" in message]
+
+    return fit
+
+
+def test_a_table_names_its_optimizer_by_number_where_there_are_several(told):
+    assert told(TwoOptimizers(), LRSchedulerCallback([AUTO, AUTO])) == [
+        "Schedule of optimizer 0 (SGD):\n"
+        "WarmupLR         | as written | in this run\n"
+        "warmup_num_steps | auto       | 3\n"
+        "warmup_max_lr    | auto       | 0.01",
+        "Schedule of optimizer 1 (AdamW):\n"
+        "WarmupLR         | as written | in this run\n"
+        "warmup_num_steps | auto       | 3\n"
+        "warmup_max_lr    | auto       | 0.02",
+    ]
+    [table] = told(TwoOptimizers(), LRSchedulerCallback(AUTO, optimizer_index=1))
+    assert table.startswith("Schedule of optimizer 1 (AdamW):\n")
+
+
+def test_a_table_names_the_only_optimizer_by_its_class(told):
+    [table] = told(Regression(), LRSchedulerCallback(AUTO))
+    assert table.startswith("Schedule of SGD:\n")
+
+
+class Wired(Regression):
+    """Optimizer, and perhaps schedule, from a configuration with "auto" in both."""
+
+    learning_rate, weight_decay = 0.01, 0.25
+
+    def __init__(self, **sections: Any) -> None:
+        super().__init__()
+        self.sections = sections
+
+    def configure_optimizers(self) -> Any:
+        params = {"lr": "auto", "betas": "auto", "eps": 1e-6, "weight_decay": "Auto"}
+        return configure_optimizers(self, {"optimizer": {"type": "Adam", "params": params}, **self.sections})
+
+
+@pytest.mark.parametrize("sections", [{}, {"scheduler": AUTO}])
+def test_what_auto_became_in_the_optimizer_is_told_and_kept_as_hyperparameters(told, tmp_path, sections):
+    logger = CSVLogger(tmp_path)
+    tables = told(Wired(**sections), logger=logger)
+    assert tables[0] == (
+        "AdamW        | as written | in this run\n"
+        "lr           | auto       | 0.01\n"
+        "betas        | auto       | [0.9, 0.999]\n"
+        "weight_decay | Auto       | 0.25"
+    )  # fmt: skip
+    assert [table.splitlines()[0] for table in tables[1:]] == ["Schedule of AdamW:"] * len(sections)
+    assert logger.experiment.hparams["optimizer"] == {"lr": 0.01, "betas": [0.9, 0.999], "weight_decay": 0.25}
+
+
+@pytest.mark.parametrize("optimizer", [{"lr": 0.003}, {"lr": "3e-3"}, {"lr": "auto"}, {}, None])
+@pytest.mark.parametrize("as_file", [True, False])
+def test_an_optimizer_section_that_the_callback_leaves_alone_is_told_once(told, tmp_path, optimizer, as_file):
+    config: Any = {"optimizer": {"type": "AdamW", "params": optimizer}, "scheduler": AUTO}
+    if as_file:
+        (tmp_path / "ds.json").write_text(json.dumps(config))
+        config = tmp_path / "ds.json"
+    callback = LRSchedulerCallback(config)
+    differs = " (its lr is 0.01, the section's 0.003)" if optimizer and optimizer["lr"] != "auto" else ""
+    for _ in range(2):
+        [line] = [message for message in told(Regression(), callback, max_epochs=1) if "as written" not in message]
+        assert line == (
+            "LRSchedulerCallback: the configuration's optimizer section is not used; the module's own SGD"
+            f" is{differs}. To make the optimizer from the section, return"
+            " lightning_lrsched.configure_optimizers(self, config) from the module's configure_optimizers, in place of"
+            " this callback"
+        )
+
+
+def test_the_optimizers_own_lr_is_told_not_the_one_that_the_schedule_has_set(told):
+    config = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003}}, "scheduler": AUTO}
+    [_, first, _, second] = told(TwoOptimizers(), LRSchedulerCallback([config, config]))
+    assert "the module's own optimizer 0 (SGD) is (its lr is 0.01, the section's 0.003)." in first
+    assert "the module's own optimizer 1 (AdamW) is (its lr is 0.02, the section's 0.003)." in second
+
+    def groups(parameters: Any) -> SGD:
+        first, *rest = parameters
+        return SGD([{"params": [first], "lr": 0.003}, {"params": rest}], 0.01, momentum=0.9)
+
+    several = told(Regression(groups), LRSchedulerCallback(config))[-1]
+    assert "SGD is (its lr is 0.003 and 0.01, the section's 0.003)." in several
+    same = told(Regression(lambda p: SGD(p, 0.003, momentum=0.9)), LRSchedulerCallback(config))[-1]
+    assert "SGD is. To" in same
+
+
+@pytest.mark.parametrize("config", [AUTO, {"scheduler": AUTO, "fp16": {}}, SchedulerConfig.of(AUTO)])
+def test_without_an_optimizer_section_there_is_no_word_about_one(told, config):
+    assert not any("section" in message for message in told(Regression(), LRSchedulerCallback(config)))
+
+
+@pytest.mark.parametrize("section", ["AdamW", [], {"params": "fast"}, {"params": {"lr": [1]}}])
+def test_a_section_that_is_not_used_may_hold_anything(told, section):
+    assert "SGD is. To" in told(Regression(), LRSchedulerCallback({"optimizer": section, "scheduler": AUTO}))[-1]
