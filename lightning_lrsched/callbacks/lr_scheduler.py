@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
 NEVER = sys.maxsize
 """[batches] Between two calls of ``step`` by Lightning."""
 
-Scheduler = SchedulerConfig | dict[str, Any] | str | Path
+Scheduler = SchedulerConfig | Mapping[str, Any] | str | Path
 
 
 class LRSchedulerCallback(Callback):
@@ -47,7 +47,8 @@ class LRSchedulerCallback(Callback):
 
     The curves go to every logger of the trainer under the tags of Lightning's LearningRateMonitor (``lr-SGD``,
     ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. What a
-    LearningRateMonitor of the same trainer logs already is not logged twice.
+    LearningRateMonitor of the same trainer logs already is not logged twice. TensorBoard's tab Custom Scalars shows the
+    lr of all param groups in one chart and their momentum in another.
 
     Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
     they become optimizer steps, which a table in the log tells and the loggers keep among the hyperparameters. A class
