@@ -97,10 +97,9 @@ def main() -> None:
     trainer.fit(module, train_data)  # logs what "auto" has become
     accuracy = trainer.test(module, test_data, verbose=False)[0]["test_accuracy"]
 
-    schedule, [group] = trainer.lr_scheduler_configs[0].scheduler, trainer.optimizers[0].param_groups
+    schedule = trainer.lr_scheduler_configs[0].scheduler
     total = trainer.global_step
     print(f"\n{args.config}: {args.epochs} epochs of {len(train_data)} batches, {ACCUMULATE} to an optimizer step\n")
-    print(f"{type(trainer.optimizers[0]).__name__}: weight_decay {group['weight_decay']}, betas {group['betas']}")
     print(f"{type(schedule).__name__}: {total} steps\n\n  step   learning rate")
     for step in sorted({0, 1, total // 20, total // 10, total // 2, total - 1}):
         print(f"{step:>6}        {schedule.lr_at(step)[0]:.6f}")

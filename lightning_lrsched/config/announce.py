@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.durations import is_auto
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.sections import Sections, type_and_params
-from lightning_lrsched.config.values import to_number
+from lightning_lrsched.config.sections import Sections, lr_of, type_and_params
 
 
 def announce_resolved(trainer: Any, config: SchedulerConfig, optimizer: Optimizer, index: int | None = None) -> None:
@@ -54,11 +53,9 @@ def optimizer_section(given: Any) -> Any:
 
 def announce_unused(trainer: Any, owner: str, section: Any, optimizer: Optimizer, index: int | None = None) -> None:
     """Log that ``owner`` leaves an ``optimizer`` section alone, whatever it holds; with both lrs where they differ."""
-    params = section.get("params") if isinstance(section, Mapping) else None
-    lr = params.get("lr") if isinstance(params, Mapping) else None
-    lr = to_number(lr) if isinstance(lr, str) else lr
+    lr = lr_of(section)
     own = dict.fromkeys(f"{float(group.get('initial_lr', group['lr'])):g}" for group in optimizer.param_groups)
-    differs = isinstance(lr, (int, float)) and list(own) != [f"{lr:g}"]
+    differs = lr is not None and list(own) != [f"{lr:g}"]
     lrs = f" (its lr is {' and '.join(own)}, the section's {lr:g})" if differs else ""
     _log(
         trainer,

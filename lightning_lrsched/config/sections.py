@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_lrsched.config.values import to_number
+
 SECTION_KEYS = ("type", "params")
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # DeepSpeed's own, of its fused optimizers
 
@@ -48,6 +50,18 @@ class Sections:
             if meant != key:
                 raise ValueError(f"{prefix}{key}: DeepSpeed ignores this section (did you mean {meant!r}?)")
         return cls(found.get("scheduler"), found.get("optimizer"), prefix)
+
+
+def lr_of(section: Any) -> float | None:
+    """Return the lr that an ``optimizer`` section gives, whatever else is in it; None for ``"auto"``, or if none.
+
+    >>> lr_of({"type": "AdamW", "params": {"lr": "2e-3"}}), lr_of({"params": {"lr": "auto"}}), lr_of(None)
+    (0.002, None, None)
+    """
+    params = section.get("params") if isinstance(section, Mapping) else None
+    lr = params.get("lr") if isinstance(params, Mapping) else None
+    lr = to_number(lr) if isinstance(lr, str) else lr
+    return float(lr) if isinstance(lr, (int, float)) and not isinstance(lr, bool) else None
 
 
 def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:

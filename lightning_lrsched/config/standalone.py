@@ -16,9 +16,8 @@ from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.optimizer_config import build_optimizer
 from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.sections import Sections
+from lightning_lrsched.config.sections import Sections, lr_of
 from lightning_lrsched.config.stand_in import make_light, stand_in
-from lightning_lrsched.config.values import to_number
 
 DEFAULT_BASE_LR = 1e-3
 NO_LENGTH = "it is not known here: give --steps (and --steps-per-epoch), or write a number of optimizer steps"
@@ -77,11 +76,7 @@ class ConfigFile:
         """Return the optimizer's own lr: as given, else as the file says it; None if neither does."""
         if self.base_lr is not None:
             return self.base_lr
-        section = self.sections.optimizer
-        params = section.get("params") if isinstance(section, dict) else None
-        lr = params.get("lr") if isinstance(params, dict) else None
-        lr = to_number(lr) if isinstance(lr, str) else lr
-        return float(lr) if isinstance(lr, (int, float)) and not isinstance(lr, bool) else None
+        return lr_of(self.sections.optimizer)
 
     def optimizer(self, *, any_kind: bool) -> Optimizer:
         """Return an optimizer over next to nothing, as the file describes it.
