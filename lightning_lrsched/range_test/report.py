@@ -32,7 +32,7 @@ def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
     figure = new_figure(5.2, 3.5)  # small: the text must be legible where a page shows the figure a hand wide
     axes = figure.add_subplot()
-    axes.plot(result.lrs, result.losses, color="0.7", linewidth=1.0, label="loss")
+    axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if result.mode == "exponential":
         axes.set_xscale("log")
@@ -52,7 +52,7 @@ def draw(result: RangeTestResult) -> Figure:
             axes.annotate(name, (lr, top), (0, -7), textcoords="offset points", rotation=90, ha="center", va="top",
                           fontsize=7, color="tab:red")  # fmt: skip
     if result.stop_reason in DIVERGED and result.lrs:
-        axes.axvline(result.lrs[-1], color="black", linestyle=":", label=f"diverged at {result.lrs[-1]:.2g}")
+        axes.axvline(result.lrs[-1], color="0.4", linestyle=":", label=f"diverged at {result.lrs[-1]:.2g}")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
     axes.legend(loc="lower left", fontsize=8)
