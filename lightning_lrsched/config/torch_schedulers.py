@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from numbers import Real
 from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.stand_in import stand_in_for
+from lightning_lrsched.schedulers.checks import count
 
 NOT_FROM_A_FILE = {
     "LambdaLR": "it needs a function",
@@ -19,6 +21,10 @@ NOT_FROM_A_FILE = {
     "ReduceLROnPlateau": "it follows a metric, not the steps; return it from configure_optimizers with its monitor",
 }
 """Name -> why a type and numbers are not enough for it."""
+
+
+COUNTS = ("int", "int | None", int, int | None)
+"""How torch annotates them; as text in its newer versions."""
 
 
 class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
@@ -63,6 +69,7 @@ def build_torch_scheduler(
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range.
     """
+    params = {**params, **_counts(scheduler_class, params)}
     # torch's constructors change the optimizer before they have checked everything, so a copy goes first; and some
     # values (a period of 0) fail only when it has moved.
     try:
@@ -76,3 +83,10 @@ def build_torch_scheduler(
         values = ", ".join(f"{key}={value!r}" for key, value in params.items())
         raise kind(f"{scheduler_class.__name__} refuses {values[:300]}: {error}") from None
     return scheduler_class(optimizer, **params)
+
+
+def _counts(scheduler_class: type[LRScheduler], params: dict[str, Any]) -> dict[str, int]:
+    """Return those numbers that torch takes for counts, which it does not check; a share of the run is none."""
+    counted = [key for key, p in parameters_of(scheduler_class).items() if p.annotation in COUNTS]
+    numbers = [key for key in counted if isinstance(params.get(key), Real)]
+    return {key: count(key, params[key]) for key in numbers}

@@ -192,6 +192,8 @@ def test_classes_of_torch_are_built_by_name(name, params):
     [
         ("StepLR", {}, r"scheduler\.params\.step_size is missing"),
         ("StepLR", {"step": 3}, r"scheduler\.params\.step: .*did you mean 'step_size'"),
+        ("StepLR", {"step_size": 0.3}, r"scheduler\.params: step_size must be a whole number, .*got 0\.3"),
+        ("CyclicLR", {"base_lr": 0, "max_lr": 1, "step_size_down": 2.5}, r"step_size_down must be a whole number"),
         ("StepLR", {"step_size": "many"}, r"scheduler\.params: StepLR refuses step_size='many'"),
         ("CosineAnnealingLR", {"T_max": 0}, r"scheduler\.params: CosineAnnealingLR refuses T_max=0"),
         ("OneCycleLR", {"max_lr": 1.0}, "OneCycleLR refuses"),
