@@ -194,8 +194,8 @@ class _Length(Callback):
 def _describe(result: RangeTestResult, total: int) -> str:
     low, high = result.bounds()
     return (
-        f"# From an LR range test of {len(result.steps)} steps (ended by: {result.stop_reason}): the loss falls from lr"
-        f" {low:.3g} on and turns at {high:.3g}.\n# For a training of {total} optimizer steps.\n"
+        f"# From an LR range test of {len(result.steps)} steps (ended by: {result.stop_reason}): its bounds for 1Cycle"
+        f" are the lrs {low:.3g} and {high:.3g}.\n# For a training of {total} optimizer steps.\n"
     )
 
 

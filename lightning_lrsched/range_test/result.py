@@ -71,7 +71,7 @@ class RangeTestResult:
         return suggestions.METHODS[choice("method", method, list(suggestions.METHODS))](self.curve())
 
     def bounds(self) -> tuple[float, float]:
-        """Return (low, high): the lowest lr at which the loss clearly falls, the highest before it turns.
+        """Return (low, high): an lr at which the loss clearly falls, and a safe share of the one at which it turns.
 
         Raises:
             ValueError: if the record does not show them; the message says what to change.

@@ -156,7 +156,7 @@ METHODS = {"edge": edge, "valley": valley, "steep": steep, "minimum": minimum, "
 
 
 def bounds(curve: Curve) -> tuple[float, float]:
-    """The pair that 1Cycle needs: the lowest lr at which the loss clearly falls, the highest before it turns.
+    """The pair that 1Cycle needs: an lr at which the loss clearly falls, and a safe share of the one at which it turns.
 
     The highest is a share of the edge: at the edge itself the model is beyond recovery. The lowest is where a tenth of
     the fall is done, but at most a tenth and at least a hundredth of the highest.
