@@ -31,8 +31,8 @@ test: .venv/ready-test
 test-slow: .venv/ready-test
 	$(PYTEST) -m slow
 
-test-browser: .venv/ready-test
-	$(PYTEST) -m browser
+test-browser: .venv/ready-test  # in one process: two would each train what the browser is to show
+	$(PYTEST) --numprocesses 0 -m browser
 
 test-all: .venv/ready-test
 	$(PYTEST)
