@@ -2,7 +2,7 @@
 #   make demo       the example           make test       the test suite        make lint     the checks
 #   make format     repair what ruff can  make test-all   + slow, browser       make clean    remove what make made
 #   make docs       the API reference, as a site in build/docs; a warning is an error
-#   make pictures   the README's pictures
+#   make pictures   the README's pictures; those of TensorBoard need Chromium
 #   make bench      what steps cost: tables, and the same figures as JSON in build/benchmarks
 
 PYTHON ?= python3
@@ -24,6 +24,7 @@ demo: .venv/ready-examples
 
 pictures: .venv/ready-examples
 	$(BIN)/python examples/pictures/make.py
+	$(BIN)/python examples/pictures/tensorboard_pages.py
 
 test: .venv/ready-test
 	$(PYTEST) -m "not slow and not browser"

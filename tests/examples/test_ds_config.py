@@ -46,7 +46,7 @@ def test_the_event_files_hold_the_curve_that_the_configuration_means(run):
     assert [event.value for event in events.Scalars("lr-AdamW-momentum")] == pytest.approx([0.9] * len(points))
 
 
-def test_the_report_has_the_optimizers_values_and_the_curve(run):
+def test_the_report_has_the_curve_and_the_accuracy(run):
     report = run[1].stdout
     assert re.search(rf"^ +{STEPS // 2} +0\.\d+$", report, re.MULTILINE)
     accuracy = float(re.search(r"Test accuracy ([\d.]+)%", report)[1])
