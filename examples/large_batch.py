@@ -197,6 +197,12 @@ def search_best_lr(pool: ProcessPoolExecutor, samples: int) -> dict[int, float]:
     return best_lr
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Return a record as main has written it: the arguments of report."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {**record, "best_lr": {int(batch_size): lr for batch_size, lr in record["best_lr"].items()}}
+
+
 def batches_to_target(test: dict[str, Any], fixed: dict[str, Any]) -> float:
     """Return after how many batches a test had the lowest loss that the fixed lr reaches within WINDOW."""
     target = min(loss for at, loss in zip(fixed["batches"], fixed["losses"], strict=True) if at <= WINDOW)
@@ -312,7 +318,7 @@ def main() -> None:
     (args.out / "large_batch.json").write_text(json.dumps(record), encoding="utf-8")
     for name, figure in zip(("tests", "trainings"), draw(records, best_lr), strict=True):
         figure.savefig(args.out / f"{name}.png", dpi=120)
-    print(f"\n{report(records, best_lr, args.samples)}\n")
+    print(f"\n{report(**record)}\n")
     print(f"Pictures:  {args.out / 'tests.png'}  {args.out / 'trainings.png'}")
     print(f"Took {time.perf_counter() - start:.0f} s.")
 

@@ -9,7 +9,6 @@ screenshots of TensorBoard need a browser: ``tensorboard_pages.py`` makes them.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -115,9 +114,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as logs:
             result = digits.range_test(Path(logs), seed=0)
         save(result.plot(), "range_test")
-        record = json.loads((FOLDER / "large_batch.json").read_text("utf-8"))
-        best_lr = {int(batch_size): lr for batch_size, lr in record["best_lr"].items()}
-        tests, trainings = large_batch.draw(record["records"], best_lr)
+        record = large_batch.read_record(FOLDER / "large_batch.json")
+        tests, trainings = large_batch.draw(record["records"], record["best_lr"])
         save(tests, "large_batch_tests")
         save(trainings, "large_batch_trainings")
 

@@ -14,17 +14,6 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def large_batch():
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        import large_batch
-
-        return large_batch
-    finally:
-        sys.path.remove(str(ROOT / "examples"))
-
-
 def record(large_batch, seed: int, *, final: dict[str, float], fast_at: int) -> dict:
     """Return what one seed leaves: the fixed lr has loss 2.0 after 100 batches, the fast test after ``fast_at``."""
     batches = list(range(2, 301, 2))
@@ -59,12 +48,11 @@ def test_the_tables_have_medians_and_ranges(large_batch):
 
 
 def test_the_readme_has_the_tables_of_the_record_that_its_pictures_show(large_batch):
-    kept = json.loads((ROOT / "examples" / "pictures" / "large_batch.json").read_text(encoding="utf-8"))
-    best_lr = {int(batch_size): lr for batch_size, lr in kept["best_lr"].items()}
-    assert best_lr == large_batch.BEST_LR
+    kept = large_batch.read_record(ROOT / "examples" / "pictures" / "large_batch.json")
+    assert kept["best_lr"] == large_batch.BEST_LR
     assert [record["seed"] for record in kept["records"]] == large_batch.FRESH_SEEDS
     assert not set(large_batch.FRESH_SEEDS) & set(large_batch.GRID_SEEDS)
-    assert f"```text\n{large_batch.report(kept['records'], best_lr, kept['samples'])}\n```" in README
+    assert f"```text\n{large_batch.report(**kept)}\n```" in README
 
 
 @pytest.mark.slow  # 600 batches of range test, with a validation after every other one

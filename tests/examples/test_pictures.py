@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,17 +26,6 @@ def luminance(colour: str) -> float:
 def contrast(one: str, other: str) -> float:
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
-
-
-@pytest.fixture(scope="module")
-def make():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import make
-
-        return make
-    finally:
-        sys.path.remove(str(FOLDER))
 
 
 def test_contrast_is_what_the_guidelines_say():
