@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lightning_lrsched.callbacks.lr_range_test import LRRangeTestCallback as LRRangeTestCallback
-    from lightning_lrsched.callbacks.lr_scheduler import LRSchedulerCallback as LRSchedulerCallback
     from lightning_lrsched.config.arguments import add_tuning_arguments as add_tuning_arguments
     from lightning_lrsched.config.arguments import get_config_from_args as get_config_from_args
     from lightning_lrsched.config.arguments import get_lr_from_config as get_lr_from_config
     from lightning_lrsched.config.arguments import override_params as override_params
-    from lightning_lrsched.config.optimizers import configure_optimizers as configure_optimizers
     from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
     from lightning_lrsched.range_test.result import RangeTestResult as RangeTestResult
     from lightning_lrsched.schedulers import LR_RANGE_TEST as LR_RANGE_TEST
@@ -31,12 +28,15 @@ if TYPE_CHECKING:
     from lightning_lrsched.schedulers import WarmupCosineLR as WarmupCosineLR
     from lightning_lrsched.schedulers import WarmupDecayLR as WarmupDecayLR
     from lightning_lrsched.schedulers import WarmupLR as WarmupLR
+    from lightning_lrsched.trainer.configure_optimizers import configure_optimizers as configure_optimizers
+    from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback as LRRangeTestCallback
+    from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback as LRSchedulerCallback
 
 _MODULES = {
-    "callbacks.lr_range_test": ["LRRangeTestCallback"],
-    "callbacks.lr_scheduler": ["LRSchedulerCallback"],
+    "trainer.range_test_callback": ["LRRangeTestCallback"],
+    "trainer.scheduler_callback": ["LRSchedulerCallback"],
     "config.arguments": ["add_tuning_arguments", "override_params", "get_config_from_args", "get_lr_from_config"],
-    "config.optimizers": ["configure_optimizers"],
+    "trainer.configure_optimizers": ["configure_optimizers"],
     "config.scheduler_config": ["SchedulerConfig"],
     "range_test.result": ["RangeTestResult"],
     "schedulers": [

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_lrsched import __version__
+from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
-from lightning_lrsched.config.standalone import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.preview import draw, natural_length, table, to_csv
 
 MOST_STEPS = 10_000_000

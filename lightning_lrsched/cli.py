@@ -15,17 +15,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceL
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
-from lightning_lrsched.callbacks.lr_range_test import LRRangeTestCallback
-from lightning_lrsched.callbacks.lr_scheduler import LRSchedulerCallback
-from lightning_lrsched.config.by_name import is_a
 from lightning_lrsched.config.documentation import describe_schedules
-from lightning_lrsched.config.durations import Duration, resolve_steps
 from lightning_lrsched.config.files import dump_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.values import to_number
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
-from lightning_lrsched.schedulers.checks import choice, count
+from lightning_lrsched.schedulers.checks import choice, count, to_number
+from lightning_lrsched.schedulers.durations import Duration, resolve_steps
+from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
+from lightning_lrsched.trainer.run_length import run_length_of
+from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
 
 TOTAL = "total_num_steps"
 LEAST_STEPS = 10
@@ -186,7 +186,8 @@ class _Length(Callback):
         self._resolve(trainer)
 
     def _resolve(self, trainer: Any) -> None:
-        steps = resolve_steps(TOTAL, self._value, trainer)
+        asked = trainer if Duration.of(TOTAL, self._value) is not None else None
+        steps = resolve_steps(TOTAL, self._value, run_length_of(asked))
         spelled = to_number(steps) if isinstance(steps, str) else None
         self.total = count(TOTAL, steps if spelled is None else spelled, at_least=LEAST_STEPS)
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_lrsched.schedulers import SCHEDULERS
-from tests.callbacks.conftest import data
+from tests.trainer.conftest import data
 
 PARAMS = {
     "LRRangeTest": ["--lr_scheduler.lr_range_test_min_lr=0.5"],

@@ -14,10 +14,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_lrsched.config import durations
 from lightning_lrsched.config.documentation import default_of, parameter_docs
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.values import is_count, is_flag, is_text, to_number
+from lightning_lrsched.config.values import is_count, is_flag, is_text
 from lightning_lrsched.schedulers import (
     LR_RANGE_TEST,
     ONE_CYCLE,
@@ -26,7 +25,9 @@ from lightning_lrsched.schedulers import (
     WARMUP_COSINE_LR,
     WARMUP_DECAY_LR,
     WARMUP_LR,
+    durations,
 )
+from lightning_lrsched.schedulers.checks import to_number
 from lightning_lrsched.schedulers.lr_range_test import GROWTH_MODES
 from lightning_lrsched.schedulers.warmup import WARMUP_TYPES
 

@@ -14,18 +14,17 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config import durations
+from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.run_length import RunLength
+from lightning_lrsched.config.key_hints import explain
 from lightning_lrsched.config.schema import parameters_for, read_value, short
-from lightning_lrsched.config.sections import Sections, type_and_params
 from lightning_lrsched.config.stand_in import stand_in
 from lightning_lrsched.config.torch_schedulers import (
     build_torch_scheduler,
     torch_schedulers,
 )
-from lightning_lrsched.config.unknown_keys import explain
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers import SCHEDULERS, durations
+from lightning_lrsched.schedulers.durations import RunLength
 
 PARAMS = "scheduler.params."
 LARGE_LR = 1e300
@@ -37,8 +36,8 @@ class SchedulerConfig:
     """A schedule's type and hyperparameters, in DeepSpeed's ``{"type": ..., "params": {...}}`` form.
 
     Everything that can be known without an optimizer is checked at once; what depends on the training run (``"auto"``,
-    a fraction of the run such as 0.1, epochs such as ``"2ep"``: see :mod:`lightning_lrsched.config.durations`) becomes
-    numbers in :meth:`build`.
+    a fraction of the run such as 0.1, epochs such as ``"2ep"``; see :mod:`lightning_lrsched.schedulers.durations`)
+    becomes numbers in :meth:`build`.
 
     Args:
         type: name of the schedule: LRRangeTest, OneCycle, WarmupLR, WarmupDecayLR, WarmupCosineLR, or a class of
@@ -153,7 +152,7 @@ class SchedulerConfig:
 
         Args:
             optimizer: whose param groups' learning rates ``"auto"`` means.
-            trainer: the Trainer that is about to fit, or a :class:`~lightning_lrsched.config.run_length.RunLength`;
+            trainer: the Trainer that is about to fit, or a :class:`~lightning_lrsched.trainer.run_length.RunLength`;
                 asked only where a value depends on the run.
 
         Raises:
@@ -161,8 +160,11 @@ class SchedulerConfig:
         """
         if not self.needs_run and not self.needs_optimizer:
             return self
-        # The trainer has to load its data to answer.
-        run = RunLength.of(trainer if self.needs_run else None)
+        run = RunLength()
+        if self.needs_run:  # the trainer has to load its data to answer
+            from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - not for those without one
+
+            run = run_length_of(trainer)
         own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         with _key_path(PARAMS):
             return SchedulerConfig(self.type, durations.resolve(self.params, run, own_lrs))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from lightning_lrsched.config import durations
 from lightning_lrsched.config.torch_schedulers import NOT_FROM_A_FILE, parameters_of, torch_schedulers
 from lightning_lrsched.config.values import repair
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers import SCHEDULERS, durations
 from lightning_lrsched.schedulers.checks import did_you_mean
 
 POSITION = inspect.Parameter("last_batch_iteration", inspect.Parameter.KEYWORD_ONLY, default=-1, annotation="int")

@@ -6,8 +6,8 @@ import inspect
 import re
 from typing import Any
 
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
-LONGEST_TEXT = 200
+from lightning_lrsched.schedulers.checks import LONGEST_TEXT, to_number
+
 LARGEST_NUMBER = 10**300
 
 
@@ -24,21 +24,6 @@ def is_text(parameter: inspect.Parameter) -> bool:
 def is_flag(parameter: inspect.Parameter) -> bool:
     """Tell whether a constructor's parameter takes true or false."""
     return isinstance(parameter.default, bool)
-
-
-def to_number(text: str) -> int | float | None:
-    """Return the number that ``text`` spells, or None; PyYAML leaves ``1e-5`` a string, and people quote numbers.
-
-    >>> to_number("1e-5"), to_number("100"), to_number("1e2"), to_number("auto")
-    (1e-05, 100, 100.0, None)
-    """
-    text = text.strip(" ")
-    if len(text) > LONGEST_TEXT or not NUMBER.fullmatch(text):
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
 
 
 def repair(key: str, value: Any, parameter: inspect.Parameter) -> Any:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.durations import resolve_steps
-from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.schedulers import LRRangeTest
 from lightning_lrsched.schedulers.checks import count, number
+from lightning_lrsched.schedulers.durations import Duration, RunLength, resolve_steps
 
 DEFAULT_MIN_LR = 1e-6
 DEFAULT_MAX_LR = 10.0
@@ -67,12 +66,18 @@ class Growth:
         growth.resolved(RunLength(10**6, 10**3)).build(torch.optim.SGD(groups, lr=1.0))
         return growth
 
-    def resolved(self, trainer: Any) -> Growth:
+    @property
+    def needs_run(self) -> bool:
+        """Whether a length depends on how long the run is."""
+        lengths = {"num_steps": self.num_steps, **self.linear}
+        return any(Duration.of(key, value) is not None for key, value in lengths.items())
+
+    def resolved(self, run: RunLength) -> Growth:
         """Return the same with all lengths as numbers of optimizer steps."""
-        num_steps = resolve_steps("num_steps", self.num_steps, trainer)
+        num_steps = resolve_steps("num_steps", self.num_steps, run)
         return replace(
             self,
-            linear={key: resolve_steps(key, value, trainer) for key, value in self.linear.items()},
+            linear={key: resolve_steps(key, value, run) for key, value in self.linear.items()},
             num_steps=None if num_steps is None else count("num_steps", num_steps, at_least=1),
         )
 

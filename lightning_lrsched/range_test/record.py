@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING, LossTrend, newest_share
+from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING, LossTrend, newest_share
 
 LAG = 8
 """Optimizer steps between a loss on an accelerator and its arrival on the host; the same on every rank."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+LONGEST_TEXT = 200
 
 LARGEST_COUNT = 2**53
 """Up to here a float counts in ones; a schedule that long is a slip of the keyboard."""
@@ -100,3 +104,18 @@ def ordered(low_key: str, lows: list[float], high_key: str, highs: list[float]) 
                 f" (param group {group})"
             )
     return list(zip(lows, highs, strict=True))
+
+
+def to_number(text: str) -> int | float | None:
+    """Return the number that ``text`` spells, or None; PyYAML leaves ``1e-5`` a string, and people quote numbers.
+
+    >>> to_number("1e-5"), to_number("100"), to_number("1e2"), to_number("auto")
+    (1e-05, 100, 100.0, None)
+    """
+    text = text.strip(" ")
+    if len(text) > LONGEST_TEXT or not NUMBER.fullmatch(text):
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

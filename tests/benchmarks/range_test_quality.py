@@ -31,8 +31,8 @@ from torch.optim import Optimizer
 from lightning_lrsched import LRRangeTestCallback, RangeTestResult
 from lightning_lrsched.range_test.divergence import Divergence
 from lightning_lrsched.range_test.growth import DEFAULT_MAX_LR, DEFAULT_MIN_LR, DEFAULT_NUM_STEPS
+from lightning_lrsched.range_test.smoothing import LossTrend
 from lightning_lrsched.range_test.suggestions import METHODS
-from lightning_lrsched.range_test.trend import LossTrend
 from lightning_lrsched.schedulers import OneCycle
 from lightning_lrsched.schedulers.param_groups import momentum_key
 

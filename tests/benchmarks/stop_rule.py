@@ -32,7 +32,7 @@ from lightning_lrsched.range_test.divergence import (
     SETTLING_LOSSES,
     Divergence,
 )
-from lightning_lrsched.range_test.trend import LossTrend
+from lightning_lrsched.range_test.smoothing import LossTrend
 
 Array = NDArray[np.float64]
 NEVER = 10**6

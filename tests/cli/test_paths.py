@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from lightning_lrsched import SchedulerConfig
-from lightning_lrsched.config.run_length import RunLength
+from lightning_lrsched.schedulers.durations import RunLength
 
 pytest.importorskip("jsonargparse", reason="jsonargparse, which the command lines need, is not installed")
 

@@ -13,10 +13,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig, configure_optimizers
-from lightning_lrsched.config.durations import AUTO_LRS, AUTO_SHARES, resolve
-from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.schedulers import SCHEDULERS
-from tests.callbacks.conftest import Regression, data
+from lightning_lrsched.schedulers.durations import AUTO_LRS, AUTO_SHARES, RunLength, resolve
+from lightning_lrsched.trainer.run_length import run_length_of
+from tests.trainer.conftest import Regression, data
 
 RUN = RunLength(total_steps=1000, steps_per_epoch=100)
 
@@ -40,7 +40,7 @@ def test_what_is_no_duration_is_refused_by_name(value):
 
 
 def test_every_key_with_auto_is_a_parameter_and_the_documentation_lists_it():
-    from lightning_lrsched.config import durations
+    from lightning_lrsched.schedulers import durations
 
     parameters = {name for schedule in SCHEDULERS.values() for name in schedule.parameters()}
     assert set(AUTO_SHARES) | set(AUTO_LRS) <= parameters
@@ -93,7 +93,7 @@ class Asking(Callback):
     run: RunLength
 
     def on_fit_start(self, trainer, pl_module):
-        self.run = RunLength.of(trainer)
+        self.run = run_length_of(trainer)
 
 
 def unsized() -> DataLoader:

@@ -12,7 +12,7 @@ import torch
 from torch.optim import SGD, Adam, AdamW
 
 from lightning_lrsched import OneCycle, SchedulerConfig, configure_optimizers
-from tests.callbacks.conftest import Regression, data
+from tests.trainer.conftest import Regression, data
 
 ONE_CYCLE = {
     "type": "OneCycle",

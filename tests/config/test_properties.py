@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_lrsched import SchedulerConfig
-from lightning_lrsched.config.optimizers import configure_optimizers
-from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.config.schema import parameters_for
 from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.trainer.configure_optimizers import configure_optimizers
 from tests.schedulers.helpers import SMALL, adamw, snapshot
 
 RUN = RunLength(total_steps=1000, steps_per_epoch=100)

@@ -14,7 +14,7 @@ import torch
 from torch.optim import SGD, AdamW
 
 from lightning_lrsched import OneCycle, SchedulerConfig
-from lightning_lrsched.config.run_length import RunLength
+from lightning_lrsched.schedulers.durations import RunLength
 
 SECTION = {"type": "OneCycle", "params": {"cycle_min_lr": 0.1, "cycle_max_lr": 1.0, "cycle_first_step_size": 4}}
 CONFIG = SchedulerConfig("OneCycle", SECTION["params"])

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lightning_lrsched import configure_optimizers
-from lightning_lrsched.config.run_length import RunLength
-from lightning_lrsched.config.standalone import ConfigFile
+from lightning_lrsched.config.config_file import ConfigFile
+from lightning_lrsched.schedulers.durations import RunLength
 
 COLLECTION = Path(os.environ.get("LRSCHED_CONFIGS", Path(__file__).parents[2] / ".." / "shared" / "configs"))
 RUN = RunLength(total_steps=1000, steps_per_epoch=100)

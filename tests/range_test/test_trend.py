@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from lightning_lrsched.range_test.trend import LossTrend
+from lightning_lrsched.range_test.smoothing import LossTrend
 
 
 def averages(losses: list[float], smoothing: float) -> tuple[LossTrend, list[float]]:

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
-from tests.callbacks.conftest import QUIET
 from tests.schedulers.helpers import SMALL
+from tests.trainer.conftest import QUIET
 
 CONFIGS = {name: {"type": name, "params": dict(params)} for name, params in SMALL.items()}
 """One small configuration of every schedule; the warmup ends, or the peak is, at step 4 (WarmupLR: 6)."""

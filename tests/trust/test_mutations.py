@@ -138,13 +138,13 @@ MUTATIONS = {
         "tests/trust/test_rank_reduction.py",
     ),
     "a missing state is left to Lightning": Mutation(
-        "callbacks/lr_scheduler.py",
+        "trainer/scheduler_callback.py",
         "        self._checkpoint = checkpoint\n",
         "        pass\n",
         f"{CHANGED}::test_a_checkpoint_from_before_the_callback_continues_from_its_global_step_and_says_so",
     ),
     "ours are not marked in the checkpoint": Mutation(
-        "callbacks/resume.py",
+        "trainer/checkpoint.py",
         '["places"] += pairs',
         '["places"] += []',
         f"{CHANGED}::test_a_schedule_gets_its_own_state_although_another_one_is_gone",
@@ -159,10 +159,10 @@ MUTATIONS = {
         "schedulers/watch.py", "if self._steps == 2:", "if False:", "tests/schedulers/test_clock.py"
     ),
     "other callbacks may set the lr": Mutation(
-        "config/rivals.py", "if callbacks_named(trainer, name):", "if False:", DRIVERS
+        "trainer/rivals.py", "if callbacks_named(trainer, name):", "if False:", DRIVERS
     ),
     "a new group waits for its second step": Mutation(
-        "callbacks/lr_scheduler.py", "if batch_idx == 0:", "if False:", "tests/trust/test_added_groups.py"
+        "trainer/scheduler_callback.py", "if batch_idx == 0:", "if False:", "tests/trust/test_added_groups.py"
     ),
 }
 

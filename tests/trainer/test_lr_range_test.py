@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTestResult
-from tests.callbacks.conftest import Regression, ValidatedRegression, data
+from tests.trainer.conftest import Regression, ValidatedRegression, data
 
 
 class Scripted(Regression):

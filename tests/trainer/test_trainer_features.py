@@ -16,10 +16,10 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig
-from lightning_lrsched.callbacks import curve_logger
 from lightning_lrsched.schedulers import ClosedFormLR
-from tests.callbacks.conftest import Regression, ValidatedRegression, data
+from lightning_lrsched.trainer import loggers as curve_logger
 from tests.schedulers.test_packed_tensors import Calls
+from tests.trainer.conftest import Regression, ValidatedRegression, data
 
 ONE_CYCLE = {"type": "OneCycle", "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 8}}
 

@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary, ref
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.announce import announce_optimizer, announce_resolved
-from lightning_lrsched.config.by_name import is_a
+from lightning_lrsched.config.deepspeed import Sections
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.optimizer_config import build_optimizer
-from lightning_lrsched.config.rivals import refuse_rivals
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.sections import Sections
+from lightning_lrsched.config.torch_optimizers import build_optimizer
 from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.log_resolved import announce_optimizer, announce_resolved
+from lightning_lrsched.trainer.rivals import refuse_rivals
 
 _SCHEDULES: WeakKeyDictionary[Optimizer, tuple[ref[ClosedFormLR], int]] = WeakKeyDictionary()
 """What an earlier call made for an optimizer, and where it began: a module may keep its optimizer for the next fit."""

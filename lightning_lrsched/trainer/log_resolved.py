@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.durations import is_auto
+from lightning_lrsched.config.deepspeed import Sections, lr_of, type_and_params
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.sections import Sections, lr_of, type_and_params
+from lightning_lrsched.schedulers.durations import is_auto
 
 
 def announce_resolved(trainer: Any, config: SchedulerConfig, optimizer: Optimizer, index: int | None = None) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.durations import is_auto
-from lightning_lrsched.config.sections import type_and_params
+from lightning_lrsched.config.deepspeed import type_and_params
 from lightning_lrsched.config.values import repair
 from lightning_lrsched.schedulers.checks import did_you_mean, flag
+from lightning_lrsched.schedulers.durations import is_auto
 
 NEAREST = {
     **dict.fromkeys(("onebitadam", "zerooneadam", "deepspeedcpuadam", "cpuadam", "fusedadam", "muadam"), "AdamW"),

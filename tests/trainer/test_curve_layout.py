@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from lightning_lrsched import LRSchedulerCallback
-from tests.callbacks.conftest import Regression, data
+from tests.trainer.conftest import Regression, data
 
 ONE_CYCLE = {"type": "OneCycle", "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 8}}
 WARMUP = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}

@@ -11,20 +11,20 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.callbacks.curve_logger import CurveLogger
-from lightning_lrsched.callbacks.drivers import (
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
+from lightning_lrsched.trainer.by_name import callbacks_named
+from lightning_lrsched.trainer.checkpoint import arrange, check_optimizers, mark
+from lightning_lrsched.trainer.drivers import (
     refuse_second_schedulers,
     same_optimizer,
     warn_of_epoch_interval,
     warn_of_finetuning,
 )
-from lightning_lrsched.callbacks.resume import arrange, check_optimizers, mark
-from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
-from lightning_lrsched.config.announce import announce_resolved, announce_unused, optimizer_section
-from lightning_lrsched.config.by_name import callbacks_named
-from lightning_lrsched.config.rivals import refuse_rivals
-from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
+from lightning_lrsched.trainer.log_resolved import announce_resolved, announce_unused, optimizer_section
+from lightning_lrsched.trainer.loggers import CurveLogger
+from lightning_lrsched.trainer.rivals import refuse_rivals
+from lightning_lrsched.trainer.trainer_facts import pick_optimizer, refuse_deepspeed
 
 NEVER = sys.maxsize
 """[batches] Between two calls of ``step`` by Lightning."""

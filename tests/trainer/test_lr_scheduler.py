@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_lrsched import LRSchedulerCallback, OneCycle, SchedulerConfig
-from tests.callbacks.conftest import Regression, ValidatedRegression, data
+from tests.trainer.conftest import Regression, ValidatedRegression, data
 
 ONE_CYCLE = {
     "type": "OneCycle",
@@ -261,7 +261,7 @@ def test_values_that_cannot_be_computed_do_not_end_training(make_trainer, tmp_pa
     def broken(trainer):
         raise KeyError("no such optimizer")
 
-    monkeypatch.setattr("lightning_lrsched.callbacks.curve_logger.curve_tags", broken)
+    monkeypatch.setattr("lightning_lrsched.trainer.loggers.curve_tags", broken)
     callback = LRSchedulerCallback(ONE_CYCLE)
     with pytest.warns(UserWarning, match="failed to log the lr and momentum curves .KeyError"):
         make_trainer(callback, logger=kind(tmp_path), log_every_n_steps=1).fit(Regression(), data())

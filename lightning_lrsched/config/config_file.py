@@ -11,13 +11,13 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config import durations
+from lightning_lrsched.config.deepspeed import Sections, lr_of
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.optimizer_config import build_optimizer
-from lightning_lrsched.config.run_length import RunLength
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.sections import Sections, lr_of
 from lightning_lrsched.config.stand_in import make_light, stand_in
+from lightning_lrsched.config.torch_optimizers import build_optimizer
+from lightning_lrsched.schedulers import durations
+from lightning_lrsched.schedulers.durations import RunLength
 
 DEFAULT_BASE_LR = 1e-3
 NO_LENGTH = "it is not known here: give --steps (and --steps-per-epoch), or write a number of optimizer steps"

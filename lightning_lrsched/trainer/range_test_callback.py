@@ -10,20 +10,21 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
 
-from lightning_lrsched.callbacks.drivers import same_optimizer
-from lightning_lrsched.callbacks.isolation import TrainerSnapshot
-from lightning_lrsched.callbacks.lr_scheduler import NEVER
-from lightning_lrsched.callbacks.range_test_board import show_result, show_row
-from lightning_lrsched.callbacks.step_loss import StepLoss
-from lightning_lrsched.callbacks.trainer_facts import pick_optimizer, refuse_deepspeed
 from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_LOSSES, Divergence
 from lightning_lrsched.range_test.growth import Growth
 from lightning_lrsched.range_test.record import LossRecord
 from lightning_lrsched.range_test.result import RangeTestResult
-from lightning_lrsched.range_test.trend import DEFAULT_SMOOTHING
+from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
+from lightning_lrsched.range_test.step_loss import StepLoss
 from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.checks import did_you_mean, number
 from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
+from lightning_lrsched.trainer.drivers import same_optimizer
+from lightning_lrsched.trainer.range_test_board import show_result, show_row
+from lightning_lrsched.trainer.run_length import run_length_of
+from lightning_lrsched.trainer.scheduler_callback import NEVER
+from lightning_lrsched.trainer.snapshot import TrainerSnapshot
+from lightning_lrsched.trainer.trainer_facts import pick_optimizer, refuse_deepspeed
 
 SETTLING_VALIDATIONS = 3
 """A validation loss is a mean over many batches, and there are few of them."""
@@ -128,7 +129,9 @@ class LRRangeTestCallback(Callback):
         owner = type(self).__name__
         refuse_deepspeed(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
-        self._running = self._growth.resolved(trainer)  # before the trainer's own limits are lifted
+        self._running = self._growth.resolved(
+            run_length_of(trainer if self._growth.needs_run else None)
+        )  # before the trainer's own limits are lifted
         self._snapshot.capture(trainer, pl_module)
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_lrsched.callbacks.trainer_facts import curve_tags
-from lightning_lrsched.config.by_name import callbacks_named, is_a
 from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.trainer.by_name import callbacks_named, is_a
+from lightning_lrsched.trainer.trainer_facts import curve_tags
 
 MOST_POINTS = 100
 LONGEST_WAIT = 10.0

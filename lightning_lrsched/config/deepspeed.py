@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_lrsched.config.values import to_number
+from lightning_lrsched.schedulers.checks import to_number
 
 SECTION_KEYS = ("type", "params")
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # DeepSpeed's own, of its fused optimizers

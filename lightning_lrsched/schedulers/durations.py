@@ -29,8 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_lrsched.config.run_length import RunLength
-from lightning_lrsched.config.values import to_number
+from lightning_lrsched.schedulers.checks import to_number
 
 AUTO_SHARES = {
     "total_num_steps": 1.0,
@@ -45,6 +44,30 @@ AUTO_LRS = ("warmup_min_lr", "warmup_max_lr", "cycle_min_lr", "cycle_max_lr")
 AUTO_MIN_LR_FACTOR = 0.1
 
 EPOCHS = re.compile(r" *(\d+\.?\d*|\.\d+) *(ep|epochs?) *", re.IGNORECASE | re.ASCII)
+
+
+WHERE_FROM = "the length of the run is not known here: pass trainer=..., or write a number of optimizer steps"
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """The length of a training run, or the reason why it is not known.
+
+    Args:
+        total_steps: length of the whole run [optimizer steps]; None: not known.
+        steps_per_epoch: optimizer steps in one epoch; None: not known.
+        why_no_total: what makes the total unknown, and the Trainer's flag or the value that would help.
+        why_no_epoch: the same for the epoch.
+
+    Example:
+        >>> RunLength(total_steps=1000, steps_per_epoch=100).total_steps
+        1000
+    """
+
+    total_steps: int | None = None
+    steps_per_epoch: int | None = None
+    why_no_total: str = WHERE_FROM
+    why_no_epoch: str = WHERE_FROM
 
 
 @dataclass(frozen=True)
@@ -96,13 +119,13 @@ def is_auto(value: Any) -> bool:
     return isinstance(value, str) and value.strip().lower() == "auto"
 
 
-def resolve_steps(key: str, value: Any, trainer: Any) -> Any:
+def resolve_steps(key: str, value: Any, run: RunLength) -> Any:
     """Return the number of optimizer steps that ``value`` means; a value that is no duration, unchanged.
 
     Args:
         key: name of the hyperparameter.
         value: its value as it was written.
-        trainer: a Trainer or a RunLength; asked only where ``value`` depends on the run.
+        run: how long the run is; asked only where ``value`` depends on it.
 
     Raises:
         ValueError: if the run does not tell its length; the message names the key and the remedy.
@@ -111,7 +134,7 @@ def resolve_steps(key: str, value: Any, trainer: Any) -> Any:
     if duration is None:
         return value
     try:
-        return duration.steps(RunLength.of(trainer))
+        return duration.steps(run)
     except ValueError as error:
         raise ValueError(f"{key}={value!r} {error}") from None
 
