@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_lrsched.config.arguments import get_lr_from_config as get_lr_from_config
     from lightning_lrsched.config.arguments import override_params as override_params
     from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
+    from lightning_lrsched.config.trainer_arguments import trainer_arguments as trainer_arguments
     from lightning_lrsched.range_test.result import RangeTestResult as RangeTestResult
     from lightning_lrsched.schedulers import LR_RANGE_TEST as LR_RANGE_TEST
     from lightning_lrsched.schedulers import ONE_CYCLE as ONE_CYCLE
@@ -38,6 +39,7 @@ _MODULES = {
     "config.arguments": ["add_tuning_arguments", "override_params", "get_config_from_args", "get_lr_from_config"],
     "trainer.configure_optimizers": ["configure_optimizers"],
     "config.scheduler_config": ["SchedulerConfig"],
+    "config.trainer_arguments": ["trainer_arguments"],
     "range_test.result": ["RangeTestResult"],
     "schedulers": [
         *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_lrsched import __version__
 from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
-from lightning_lrsched.preview import draw, natural_length, table, to_csv
+from lightning_lrsched.preview import draw, natural_length, picture_steps, table, table_steps, to_csv
 
-MOST_STEPS = 10_000_000
+MAX_STEPS = 10_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 if a checked file is bad, 2 if a file cannot be used."""
     args = _parser().parse_args(argv)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            status: int = args.run(args)
-        for warning in caught:
-            print(f"warning: {_one_line(warning.message)}", file=sys.stderr)
+        status: int = args.run(args)
     except BrokenPipeError:
         return 0  # the reader of a pipe (head) has seen enough
     except (ImportError, OSError, TypeError, ValueError) as error:
@@ -34,19 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def preview(args: argparse.Namespace) -> int:
-    """Show the curves of one configuration."""
+    """Show lr and momentum of one configuration."""
     file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
-    schedule = file.build()
-    steps = args.steps or natural_length(schedule)
+    schedule = file.resolved()
+    steps = args.steps or natural_length(schedule.all_params())
     if args.csv:
-        print(to_csv(schedule, steps), end="")
+        print(to_csv(file.rows(range(steps + 1))), end="")
     else:
-        print(f"{file.schedule().type}: {steps} optimizer steps")
-        print(table(schedule, steps))
+        print(f"{schedule.type}: {steps} optimizer steps")
+        print(table(file.rows(table_steps(steps))))
     if file.known_lr() is None:
         print(f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; --base-lr says otherwise)", file=sys.stderr)
     if args.plot:
-        draw(schedule, steps).savefig(args.plot, dpi=120)
+        draw(schedule.type, file.rows(picture_steps(steps))).savefig(args.plot, dpi=120)
     return 0
 
 
@@ -56,24 +51,25 @@ def convert(args: argparse.Namespace) -> int:
     is_yaml = file.path.suffix.lower() in YAML_SUFFIXES
     if args.to is None and args.output:
         args.to = "yaml" if Path(args.output).suffix.lower() in YAML_SUFFIXES else "json"
-    text = dump_mapping(file.resolved(), args.to or ("json" if is_yaml else "yaml"))
+    content, left = file.converted()
+    text = dump_mapping(content, args.to or ("json" if is_yaml else "yaml"))
     if args.output:
         Path(args.output).write_text(text, encoding="utf-8")
     else:
         print(text, end="")
+    if left:
+        print(f"note: {', '.join(left)}: no number is known (--steps, --steps-per-epoch, --base-lr)", file=sys.stderr)
     return 0
 
 
 def check(args: argparse.Namespace) -> int:
-    """Say of each file in one line whether it can be used."""
+    """Print one line for each file: whether it can be used."""
     return max(map(_check_one, _files(args.configs)), default=0)
 
 
 def _check_one(path: Path) -> int:
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            found = ConfigFile.read(path).check()
-        print(_one_line("; ".join([f"{path}: ok: {found}", *(f"warning: {warning.message}" for warning in caught)])))
+        print(_one_line(f"{path}: {'; '.join(ConfigFile.read(path).check())}"))
     except (OSError, TypeError, ValueError) as error:
         print(_one_line(error if str(error).startswith(str(path)) else f"{path}: {error}"))
         return 1
@@ -84,6 +80,8 @@ def _files(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"{path}: the folder has no file that ends in {', '.join(SUFFIXES)}")
         found += inside
     return found
 
@@ -93,8 +91,8 @@ def _one_line(message: object) -> str:
 
 
 def _steps(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_STEPS:
-        raise argparse.ArgumentTypeError(f"must be a whole number in 1..{MOST_STEPS}, got {text!r}")
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_STEPS:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 1..{MAX_STEPS}, got {text!r}")
     return int(text)
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceL
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.documentation import describe_schedules
+from lightning_lrsched.config.arguments import describe_schedules
 from lightning_lrsched.config.files import dump_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.range_test.result import RangeTestResult
@@ -179,14 +179,14 @@ class _Length(Callback):
         super().__init__()
         self._value = value
         self.total = 0
-        if Duration.of(TOTAL, value) is None:
+        if Duration.of(value, auto=1.0) is None:
             self._resolve(None)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._resolve(trainer)
 
     def _resolve(self, trainer: Any) -> None:
-        asked = trainer if Duration.of(TOTAL, self._value) is not None else None
+        asked = trainer if Duration.of(self._value, auto=1.0) is not None else None
         steps = resolve_steps(TOTAL, self._value, run_length_of(asked))
         spelled = to_number(steps) if isinstance(steps, str) else None
         self.total = count(TOTAL, steps if spelled is None else spelled, at_least=LEAST_STEPS)

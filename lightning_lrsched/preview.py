@@ -1,55 +1,50 @@
-"""A schedule seen before it runs: its curves as a table, as CSV, as a picture."""
+"""A schedule seen before it runs: its lr and momentum as a table, as CSV, as a picture."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning_lrsched.config.config_file import Row
 from lightning_lrsched.range_test.figure import new_figure
-from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.base import ClosedFormLR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch.optim.lr_scheduler import LRScheduler
 
-MOST_POINTS = 2000
+MAX_POINTS = 2000
 TABLE_ROWS = 20
 FIRST_STEPS = 5
 """The first steps of a warmup are where schedules differ most from what people expect."""
 
-Row = tuple[int, list[float], list[float] | None]
 
-
-def curve(scheduler: LRScheduler, total_steps: int, steps: Iterable[int]) -> list[Row]:
-    """Return (step, lr of each group, momentum of each group or None) for some of ``total_steps`` optimizer steps.
+def rows_of(schedule: ClosedFormLR, steps: Sequence[int]) -> list[Row]:
+    """Return (step, lr of each group, momentum of each group or None) at some optimizer steps.
 
     >>> import torch
     >>> from lightning_lrsched import WarmupLR
     >>> schedule = WarmupLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), warmup_max_lr=1.0, warmup_num_steps=4)
-    >>> curve(schedule, 10, [0, 2, 10])
+    >>> rows_of(schedule, [0, 2, 10])
     [(0, [0.0], None), (2, [0.5], None), (10, [1.0], None)]
     """
-    if isinstance(scheduler, ClosedFormLR):
-        return [(step, scheduler.lr_at(step), scheduler.momentum_at(step)) for step in steps]
-    # torch's own have no lr_at: they are walked along, on an optimizer that nobody uses.
-    wanted = set(steps)
-    rows: list[Row] = []
-    for step in range(total_steps + 1):
-        if step:
-            scheduler.optimizer.step()
-            scheduler.step()
-        if step in wanted:
-            rows.append((step, [float(lr) for lr in scheduler.get_last_lr()], None))
-    return rows
+    return [(step, schedule.lr_at(step), schedule.momentum_at(step)) for step in steps]
 
 
-def table(scheduler: LRScheduler, total_steps: int) -> str:
-    """Return the curves as a plain-text table of about twenty rows, the first steps one by one."""
+def table_steps(total_steps: int) -> list[int]:
+    """Return about twenty steps that show a run, the first ones one by one."""
     steps = {round(total_steps * row / TABLE_ROWS) for row in range(TABLE_ROWS + 1)}
-    steps |= set(range(min(FIRST_STEPS, total_steps) + 1))
-    rows = curve(scheduler, total_steps, sorted(steps))
+    return sorted(steps | set(range(min(FIRST_STEPS, total_steps) + 1)))
+
+
+def picture_steps(total_steps: int) -> list[int]:
+    """Return as many steps of a run as a picture can show."""
+    return sorted({round(total_steps * point / MAX_POINTS) for point in range(MAX_POINTS + 1)})
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return lr and momentum as a plain-text table."""
     lines = [_columns(rows[0])] + [
         [str(step), *(f"{value:.6g}" for value in [*lrs, *(momenta or [])])] for step, lrs, momenta in rows
     ]
@@ -57,9 +52,8 @@ def table(scheduler: LRScheduler, total_steps: int) -> str:
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def to_csv(scheduler: LRScheduler, total_steps: int) -> str:
-    """Return the curves as CSV, one line per optimizer step, every digit."""
-    rows = curve(scheduler, total_steps, range(total_steps + 1))
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return lr and momentum as CSV, every digit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_columns(rows[0]))
@@ -73,38 +67,39 @@ def _columns(row: Row) -> list[str]:
     return ["step", *(f"lr{n}" for n in numbers), *(f"momentum{n}" for n in (numbers if momenta is not None else []))]
 
 
-def draw(scheduler: LRScheduler, total_steps: int) -> Figure:
-    """Return a matplotlib figure of lr (and momentum, where it is scheduled) over ``total_steps`` optimizer steps.
+def draw(title: str, rows: Sequence[Row]) -> Figure:
+    """Return a matplotlib figure of lr (and momentum, where it is scheduled) over the optimizer steps.
 
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    steps = sorted({round(total_steps * point / MOST_POINTS) for point in range(MOST_POINTS + 1)})
-    rows = curve(scheduler, total_steps, steps)
     curves: dict[str, Any] = {"lr": [lrs for _, lrs, _ in rows]}
     if rows[0][2] is not None:
         curves["momentum"] = [momenta for _, _, momenta in rows]
     figure = new_figure(7.0, 2.4 * len(curves))
     for row, (name, values) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(len(curves), 1, row)
-        lines = axes.plot(steps, values, linewidth=2.0)
+        lines = axes.plot([step for step, _, _ in rows], values, linewidth=2.0)
         if len(lines) > 1:
             axes.legend(lines, [f"param group {group}" for group in range(1, len(lines) + 1)])
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
     axes.set_xlabel("optimizer steps finished")
-    figure.suptitle(type(scheduler).__name__)
+    figure.suptitle(title)
     return figure
 
 
-def natural_length(scheduler: LRScheduler) -> int:
-    """Return how many steps show the whole of a schedule, for who does not say how long the run is."""
-    of = {**vars(scheduler), **(scheduler.hyperparameters if isinstance(scheduler, ClosedFormLR) else {})}
-    for key in ("total_num_steps", "num_steps", "total_steps"):
-        if of.get(key):
-            return int(of[key])
-    if "cycle_first_step_size" in of:
-        return int(of["cycle_first_step_size"] + of["cycle_second_step_size"] + 2 * of["decay_step_size"])
-    return int(
-        2 * of.get("warmup_num_steps", 0) or 5 * of.get("lr_range_test_step_size", 0) or of.get("T_max", 0) or 100
-    )
+def natural_length(params: Mapping[str, Any]) -> int:
+    """Return how many steps show the whole of a schedule, where nobody says how long the run is.
+
+    >>> natural_length({"cycle_first_step_size": 40, "decay_step_size": 10})
+    100
+    """
+    for key in ("total_num_steps", "total_steps"):
+        if params.get(key):
+            return int(params[key])
+    if first := params.get("cycle_first_step_size"):
+        second = params.get("cycle_second_step_size")
+        return int(first + (first if second is None else second) + 2 * params.get("decay_step_size", 0))
+    warmup, interval = params.get("warmup_num_steps", 0), params.get("lr_range_test_step_size", 0)
+    return int(2 * warmup or 5 * interval or params.get("T_max", 0) or 100)

@@ -14,9 +14,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_lrsched.config.documentation import default_of, parameter_docs
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.values import is_count, is_flag, is_text
 from lightning_lrsched.schedulers import (
     LR_RANGE_TEST,
     ONE_CYCLE,
@@ -25,22 +23,12 @@ from lightning_lrsched.schedulers import (
     WARMUP_COSINE_LR,
     WARMUP_DECAY_LR,
     WARMUP_LR,
-    durations,
 )
 from lightning_lrsched.schedulers.checks import to_number
-from lightning_lrsched.schedulers.lr_range_test import GROWTH_MODES
-from lightning_lrsched.schedulers.warmup import WARMUP_TYPES
+from lightning_lrsched.schedulers.durations import EPOCHS, is_auto
+from lightning_lrsched.schedulers.parameters import Choice, Parameter, Switch
 
 LR_SCHEDULE = "lr_schedule"
-
-FLAG_NAMES = {
-    "mode": "lr_range_test_mode",
-    "max_lr": "lr_range_test_max_lr",
-    "num_steps": "lr_range_test_num_steps",
-}
-"""Parameter -> flag, where the parameter's own name is too common for a command line."""
-
-CHOICES = {"warmup_type": WARMUP_TYPES, "mode": GROWTH_MODES}
 
 
 def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -67,7 +55,7 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
     )
     group.add_argument(f"--{LR_SCHEDULE}", choices=VALID_LR_SCHEDULES, default=None, help="type of the schedule")
     for name, parameter in _all_parameters().items():
-        group.add_argument(f"--{FLAG_NAMES.get(name, name)}", default=None, help=_help(name), **_kind(name, parameter))
+        group.add_argument(f"--{name}", default=None, help=_help(name), **_kind(parameter))
     return parser
 
 
@@ -178,41 +166,46 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
     key = {LR_RANGE_TEST: "lr_range_test_min_lr", ONE_CYCLE: "cycle_max_lr"}.get(checked.type, "warmup_max_lr")
     parameters = SCHEDULERS[checked.type].parameters() if checked.type in SCHEDULERS else {}
     lr = checked.to_dict()["params"].get(key, parameters[key].default) if key in parameters else None
-    if lr is None or durations.is_auto(lr):
+    if lr is None or is_auto(lr):
         return None, f"{checked.type}: the optimizer's own learning rate decides, the configuration holds none"
     return lr, ""
 
 
-def _all_parameters() -> dict[str, inspect.Parameter]:
+def describe_schedules() -> str:
+    """Return a plain-text list of every schedule with its parameters, their meaning and default."""
+    lines = []
+    for name, schedule in SCHEDULERS.items():
+        lines.append(f"{name}: {(inspect.getdoc(schedule) or '').partition(chr(10))[0]}")
+        lines += [f"  {key}: {parameter.describe()}" for key, parameter in schedule.parameters().items()]
+    return "\n".join(lines)
+
+
+def _all_parameters() -> dict[str, Parameter]:
     return {name: p for schedule in SCHEDULERS.values() for name, p in schedule.parameters().items()}
 
 
 def _override(schedule: str, args: argparse.Namespace, params: dict[str, Any]) -> None:
     for name in SCHEDULERS[schedule].parameters():
-        typed = getattr(args, FLAG_NAMES.get(name, name), None)
+        typed = getattr(args, name, None)
         if typed is not None:
             params[name] = typed
 
 
 def _help(name: str) -> str:
     owners = [schedule for schedule, cls in SCHEDULERS.items() if name in cls.parameters()]
-    first = SCHEDULERS[owners[0]]
-    text = (
-        f"{', '.join(owners)}: {parameter_docs(first).get(name, '')} Default: {default_of(first.parameters()[name])}."
-    )
+    text = f"{', '.join(owners)}: {SCHEDULERS[owners[0]].parameters()[name].describe()}"
     return text.replace("%", "%%")
 
 
-def _kind(name: str, parameter: inspect.Parameter) -> dict[str, Any]:
+def _kind(parameter: Parameter) -> dict[str, Any]:
     """Return argparse's settings for one flag."""
-    if is_text(parameter):
-        return {"choices": CHOICES[name]}
-    if is_flag(parameter):
-        return {"nargs": "?", "const": True, "type": _flag, "metavar": "true|false"}
-    metavar = "STEPS" if is_count(parameter) else "X"
-    several = {"nargs": "+", "action": _OneOrSeveral} if "list" in str(parameter.annotation) else {}
-    words = name in durations.AUTO_SHARES or name in durations.AUTO_LRS
-    return {"type": _number_or_word if words else _number, "metavar": metavar, **several}
+    rule = parameter.rule
+    if isinstance(rule, Choice):
+        return {"choices": rule.allowed}
+    if isinstance(rule, Switch):
+        return {"nargs": "?", "const": True, "type": _flag, "metavar": rule.metavar}
+    several = {"nargs": "+", "action": _OneOrSeveral} if parameter.per_group else {}
+    return {"type": _number if rule.auto is None else _number_or_word, "metavar": rule.metavar, **several}
 
 
 class _OneOrSeveral(argparse.Action):
@@ -240,7 +233,7 @@ def _number(text: str) -> int | float:
 
 
 def _number_or_word(text: str) -> Any:
-    if durations.is_auto(text) or durations.EPOCHS.fullmatch(text):
+    if is_auto(text) or EPOCHS.fullmatch(text):
         return text
     number = to_number(text)
     if number is None:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-
-import torch
-from torch.nn import Module
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import Sections, lr_of
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.stand_in import make_light, stand_in
-from lightning_lrsched.config.torch_optimizers import build_optimizer
-from lightning_lrsched.schedulers import durations
+from lightning_lrsched.config.torch_optimizers import check_optimizer
+from lightning_lrsched.config.torch_schedulers import torch_lrs_at, torch_schedulers
+from lightning_lrsched.config.trainer_arguments import trainer_arguments
+from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedulers.errors import ParameterError, key_path
 
 DEFAULT_BASE_LR = 1e-3
 NO_LENGTH = "it is not known here: give --steps (and --steps-per-epoch), or write a number of optimizer steps"
 
-
-class StandInModule(Module):
-    """A module of one matrix, with the lr that ``"auto"`` looks for."""
-
-    def __init__(self, lr: float) -> None:
-        super().__init__()
-        self.lr = lr
-        self.weight = torch.nn.Parameter(torch.zeros(1, 1))
+Row = tuple[int, list[float], list[float] | None]
+"""(step, lr of each param group, momentum of each param group or None)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class ConfigFile:
         content: the whole file.
         sections: its sections.
         run: how long the run is.
-        base_lr: the optimizer's own lr, where the file does not say it; None: not known.
+        base_lr: the optimizer's own lr, where the file does not give it; None: not known.
     """
 
     path: Path
@@ -58,100 +51,109 @@ class ConfigFile:
         steps_per_epoch: int | None = None,
         base_lr: float | None = None,
     ) -> ConfigFile:
-        """Read a file; the other arguments are what a Trainer and a module would tell."""
+        """Read a file; the other arguments are what a Trainer and a module would know."""
         content = read_mapping(path)
-        return cls(
-            Path(path),
-            content,
-            Sections.find(content),
-            RunLength(steps, steps_per_epoch, NO_LENGTH, NO_LENGTH),
-            base_lr,
-        )
+        run = RunLength(steps, steps_per_epoch, NO_LENGTH, NO_LENGTH)
+        return cls(Path(path), content, Sections.find(content), run, base_lr)
 
     def schedule(self) -> SchedulerConfig:
         """Return the schedule that the file asks for."""
         return SchedulerConfig.from_dict(self.content)
 
     def known_lr(self) -> float | None:
-        """Return the optimizer's own lr: as given, else as the file says it; None if neither does."""
-        if self.base_lr is not None:
-            return self.base_lr
-        return lr_of(self.sections.optimizer)
+        """Return the optimizer's own lr: as given, else from the file; None if neither has it."""
+        return lr_of(self.sections.optimizer) if self.base_lr is None else self.base_lr
 
-    def optimizer(self, *, any_kind: bool) -> Optimizer:
-        """Return an optimizer over next to nothing, as the file describes it.
-
-        Args:
-            any_kind: take any where torch has not the one that the file names; its lr is scheduled alike.
+    def resolved(self) -> SchedulerConfig:
+        """Return the schedule with numbers for everything that depends on the run or on the optimizer's lr.
 
         Raises:
-            TypeError: if a value of the section has the wrong type.
-            ValueError: if something in the section is wrong.
+            ValueError: if the run's length is not known.
         """
-        known = self.known_lr()
-        lr = DEFAULT_BASE_LR if known is None else known
-        number = self._groups()
-        if self.sections.optimizer is None:
-            return stand_in([lr] * number)
-        groups = [{"params": [torch.zeros(1, 1)], "lr": lr} for _ in range(number)]
-        try:
-            return build_optimizer(StandInModule(lr), self.sections.optimizer, groups, self.sections.prefix, make_light)
-        except (TypeError, ValueError):
-            if any_kind:
-                return stand_in([lr] * number)
-            raise
-
-    def _groups(self) -> int:
-        """Return how many param groups the lists in the schedule are for."""
-        if self.sections.scheduler is None:
-            return 1
-        lists = [value for value in self.schedule().params.values() if isinstance(value, tuple)]
-        return max(map(len, lists), default=1) if self.schedule().is_own else 1
-
-    def build(self) -> LRScheduler:
-        """Return the schedule, built for an optimizer over next to nothing."""
-        return self.schedule().build(self.optimizer(any_kind=True), self.run)
-
-    def resolved(self) -> dict[str, Any]:
-        """Return the file's content with the schedule's values as numbers, as far as the run and the lr are known."""
         schedule = self.schedule()
-        params = {key: self._resolve(key, value) for key, value in schedule.params.items()}
-        lr = self.known_lr()
-        if lr is not None:
-            params = durations.resolve_lrs(params, [lr])
-        section = SchedulerConfig(schedule.type, params).to_dict()
+        known = self.known_lr()
+        return schedule.resolve_numbers(self.run, [DEFAULT_BASE_LR if known is None else known] * _groups(schedule))
+
+    def rows(self, steps: Sequence[int]) -> list[Row]:
+        """Return lr and momentum at some optimizer steps, in rising order.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is out of range, or the run's length is not known.
+        """
+        schedule = self.resolved()
+        params = schedule.to_dict()["params"]
+        known = self.known_lr()
+        base_lrs = [DEFAULT_BASE_LR if known is None else known] * _groups(schedule)
+        if not schedule.is_own:
+            with key_path("scheduler."):
+                lrs = torch_lrs_at(torch_schedulers()[schedule.type], [_group(lr) for lr in base_lrs], params, steps)
+            return [(step, lr, None) for step, lr in zip(steps, lrs, strict=True)]
+        own = SCHEDULERS[schedule.type]
+        with key_path("scheduler.params."):
+            values = own.values(own.check(params), base_lrs)
+        return [(step, values.lr_at(step), values.momentum_at(step)) for step in steps]
+
+    def converted(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the file's content with numbers where they are known, and the keys of the schedule without one."""
+        known = self.known_lr()
+        schedule = self.schedule().resolve_numbers(self.run, None if known is None else [known], leave_unknown=True)
+        section, left = schedule.to_dict(), schedule.needs_run + schedule.needs_optimizer
         if self.sections.scheduler is self.content:
-            return section
+            return section, left
         if self.sections.prefix:
-            return {**self.content, "deepspeed": {**self.content["deepspeed"], "scheduler": section}}
-        return {**self.content, "scheduler": section}
+            return {**self.content, "deepspeed": {**self.content["deepspeed"], "scheduler": section}}, left
+        return {**self.content, "scheduler": section}, left
 
-    def _resolve(self, key: str, value: Any) -> Any:
-        duration = durations.Duration.of(key, value)
-        if duration is None:
-            return value
-        known = self.run.total_steps if duration.epochs is None else self.run.steps_per_epoch
-        return value if known is None else duration.steps(self.run)
-
-    def check(self) -> str:
-        """Return in a few words what the file holds.
+    def check(self) -> list[str]:
+        """Return in a few words what the file holds, and what is suspicious in it.
 
         Raises:
             TypeError: if a value has the wrong type.
             ValueError: if something is wrong, or the file holds neither a scheduler nor an optimizer.
         """
         if self.sections.scheduler is None and self.sections.optimizer is None:
-            self.schedule()  # says that there is none
-        optimizer = self.optimizer(any_kind=False)
-        parts = []
+            self.schedule()  # raises
+        found, remarks, optimizer, has_momentum = ["no scheduler"], [], None, True
+        if self.sections.optimizer is not None:
+            module = SimpleNamespace(lr=DEFAULT_BASE_LR)  # where "auto" takes its lr from
+            optimizer, has_momentum = check_optimizer(module, self.sections.optimizer, self.sections.prefix)
         if self.sections.scheduler is not None:
             schedule = self.schedule()
-            schedule.build(optimizer, RunLength(10**6, 10**3))
-            decided_later = schedule.needs_run + schedule.needs_optimizer
-            later = f" ({', '.join(decided_later)}: when training starts)" if decided_later else ""
-            parts.append(f"scheduler {schedule.type}{later}")
-        else:
-            parts.append("no scheduler")
-        if self.sections.optimizer is not None:
-            parts.append(f"optimizer {type(optimizer).__name__}")
-        return ", ".join(parts)
+            later = schedule.needs_run + schedule.needs_optimizer
+            found = [f"scheduler {schedule.type}" + (f" ({', '.join(later)}: when training starts)" if later else "")]
+            remarks = [f"warning: {remark}" for remark in self._remarks(schedule, None if has_momentum else optimizer)]
+        if optimizer is not None:
+            found.append(f"optimizer {optimizer}")
+        return ["ok: " + ", ".join(found), *remarks, *self._trainer_arguments()]
+
+    def _trainer_arguments(self) -> list[str]:
+        try:
+            arguments = trainer_arguments(self.content)
+        except ParameterError as error:
+            return [f"warning: {error}"]  # the schedule can be used all the same
+        listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        return [f"set Trainer({listed})"] if listed else []
+
+    def _remarks(self, schedule: SchedulerConfig, optimizer: str | None) -> list[str]:
+        """Return what is suspicious about the schedule, as far as it can be known without the run."""
+        known, params = self.known_lr(), schedule.to_dict()["params"]
+        if not schedule.is_own:
+            groups = [_group(DEFAULT_BASE_LR if known is None else known)]
+            with key_path("scheduler."):
+                torch_lrs_at(torch_schedulers()[schedule.type], groups, params, range(4))  # raises where they are wrong
+            return []
+        own = SCHEDULERS[schedule.type]
+        defaults = {name: parameter.default for name, parameter in own.parameters().items()}
+        defaulted = [name for name in defaults if name not in params]
+        return own.remarks({**defaults, **params}, defaulted, [] if known is None else [known], optimizer)
+
+
+def _group(lr: float) -> dict[str, Any]:
+    return {"lr": lr, "momentum": 0.9, "betas": (0.9, 0.999)}
+
+
+def _groups(schedule: SchedulerConfig) -> int:
+    """Return how many param groups the lists in the schedule are for."""
+    lists = [value for value in schedule.params.values() if isinstance(value, tuple)]
+    return max(map(len, lists), default=1) if schedule.is_own else 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_lrsched.schedulers.checks import to_number
+from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
 
 SECTION_KEYS = ("type", "params")
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # DeepSpeed's own, of its fused optimizers
@@ -15,7 +16,7 @@ MISSPELLED = {
     **dict.fromkeys(("lr_scheduler", "lr_schedule", "schedulers", "schedule", "schedular", "sheduler"), "scheduler"),
     **dict.fromkeys(("optimizers", "optim", "optimiser"), "optimizer"),
 }
-"""Top-level keys that DeepSpeed ignores without a word, although their author meant something."""
+"""Top-level keys that DeepSpeed ignores silently, although their author meant something."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,22 @@ class Sections:
             raise TypeError(f"a scheduler configuration must be a mapping, got {type(config).__name__}")
         if "type" in config or "params" in config:
             return cls(scheduler=config)
-        prefix, found = "", config
-        nested = config.get("deepspeed")
-        if isinstance(nested, Mapping) and not {"scheduler", "optimizer"} & set(config):
-            prefix, found = "deepspeed.", nested
+        found, prefix = settings_of(config)
         for key in found:
             spelled = str(key).lower().replace("-", "_")
             meant = MISSPELLED.get(spelled, spelled if spelled in ("scheduler", "optimizer") else key)
             if meant != key:
-                raise ValueError(f"{prefix}{key}: DeepSpeed ignores this section (did you mean {meant!r}?)")
+                raise ParameterValueError(
+                    f"{prefix}{key}", f": DeepSpeed ignores this section (did you mean {meant!r}?)"
+                )
         return cls(found.get("scheduler"), found.get("optimizer"), prefix)
+
+
+def settings_of(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Return DeepSpeed's settings in a configuration, and their key path: some files have them under ``deepspeed``."""
+    nested = config.get("deepspeed")
+    is_nested = isinstance(nested, Mapping) and not {"scheduler", "optimizer"} & set(config)
+    return (nested, "deepspeed.") if is_nested else (config, "")  # type: ignore[return-value]
 
 
 def lr_of(section: Any) -> float | None:
@@ -76,17 +83,24 @@ def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
         ValueError: if it has no type, or keys that belong into ``params``.
     """
     if not isinstance(section, Mapping):
-        raise TypeError(f"{name} must be a mapping with the keys type and params, got {type(section).__name__}")
+        raise ParameterTypeError(name, f"must be a mapping with the keys type and params, got {type(section).__name__}")
     if "type" not in section:
-        raise ValueError(f"{name}.type is missing; the section has the keys {', '.join(map(repr, section)) or 'none'}")
+        keys = ", ".join(map(repr, section)) or "none"
+        raise ParameterValueError(f"{name}.type", f"is missing; the section has the keys {keys}")
     for key in section:
         if key not in (*SECTION_KEYS, *IGNORED_SECTION_KEYS):
-            raise ValueError(
-                f"{name}.{key}: this section has only the keys type and params; did you mean {name}.params.{key}?"
+            raise ParameterValueError(
+                f"{name}.{key}", f": this section has only the keys type and params; did you mean {name}.params.{key}?"
             )
     params = section.get("params")
     if params is None:
         params = {}
     if not isinstance(params, Mapping):
-        raise TypeError(f"{name}.params must be a mapping of keys to values, got {type(params).__name__}")
+        raise ParameterTypeError(f"{name}.params", f"must be a mapping of keys to values, got {type(params).__name__}")
     return section["type"], params
+
+
+def short(value: Any) -> str:
+    """Return ``value`` as an error message can show it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -78,6 +78,8 @@ def _parse_json(text: str) -> Any:
         parsed = hjson.loads(text, object_pairs_hook=no_duplicates)
     except hjson.HjsonDecodeError as error:
         raise ValueError(f"not valid JSON, even with comments and trailing commas allowed: {error}") from None
+    except OverflowError:  # 1e999, which hjson makes an integer
+        raise ValueError("not valid JSON: a number is too large") from None
     if _depth(parsed) > DEEPEST:
         raise RecursionError
     return parsed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_lrsched.config.torch_schedulers import parameters_of, torch_schedulers
+from lightning_lrsched.config.torch_schedulers import torch_parameters, torch_schedulers
 from lightning_lrsched.schedulers import SCHEDULERS, WARMUP_COSINE_LR
 from lightning_lrsched.schedulers.checks import did_you_mean
 
@@ -26,7 +26,6 @@ OTHER_NAMES = {
     "num_warmup_steps": "warmup_num_steps",
     "lr_min": "lr_range_test_min_lr",
     "min_lr": "lr_range_test_min_lr",
-    "lr_max": "max_lr",
 }
 """Names that other places use -> the name here, where the schedule has it."""
 
@@ -38,7 +37,7 @@ def explain(key: object, type_name: str, allowed: list[str]) -> str:
         return f"{type_name} has no such parameter; {MEANT[type_name, shown]}"
     hint = did_you_mean(OTHER_NAMES.get(shown) if OTHER_NAMES.get(shown) in allowed else shown, allowed)
     owners = [name for name, cls in SCHEDULERS.items() if shown in cls.parameters()]
-    owners += [name for name, cls in torch_schedulers().items() if shown in parameters_of(cls)]
+    owners += [name for name, cls in torch_schedulers().items() if shown in torch_parameters(cls)]
     if owners and OTHER_NAMES.get(shown) not in allowed:
         hint += f"; it is one of {', '.join(owners[:3])}"
     return f"{type_name} has no such parameter{hint}; it takes {', '.join(allowed)}"

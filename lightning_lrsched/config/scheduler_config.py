@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,21 +11,25 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.deepspeed import Sections, type_and_params
+from lightning_lrsched.config.deepspeed import Sections, short, type_and_params
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.key_hints import explain
-from lightning_lrsched.config.schema import parameters_for, read_value, short
-from lightning_lrsched.config.stand_in import stand_in
 from lightning_lrsched.config.torch_schedulers import (
+    NOT_FROM_A_FILE,
     build_torch_scheduler,
+    torch_parameters,
     torch_schedulers,
 )
-from lightning_lrsched.schedulers import SCHEDULERS, durations
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.checks import did_you_mean
+from lightning_lrsched.schedulers.durations import RunLength, is_auto
+from lightning_lrsched.schedulers.errors import ParameterError, ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedulers.group_values import check_order
+from lightning_lrsched.schedulers.parameters import POSITION, REQUIRED, AnyValue, AutoLr, Count, Parameter, Steps
 
 PARAMS = "scheduler.params."
-LARGE_LR = 1e300
-"""Stands for the optimizer's own lr as long as there is no optimizer: no other lr is larger."""
+
+FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -65,34 +66,21 @@ class SchedulerConfig:
 
     def __init__(self, type: str, params: Mapping[str, Any] | None = None, **hyperparameters: Any) -> None:  # noqa: A002 - DeepSpeed's key
         if params is not None and not isinstance(params, Mapping):
-            raise TypeError(f"scheduler.params must be a mapping of keys to values, got {params!r}")
+            raise ParameterTypeError("scheduler.params", f"must be a mapping of keys to values, got {params!r}")
         given = {**(params or {}), **hyperparameters}
         allowed = parameters_for(type)
         for key in given:
             if key not in allowed:
-                raise ValueError(f"{PARAMS}{key}: {explain(key, type, list(allowed))}")
+                raise ParameterValueError(f"{PARAMS}{key}", f": {explain(key, type, list(allowed))}")
         for key, parameter in allowed.items():
-            if parameter.default is parameter.empty and key not in given:
-                raise ValueError(f"{PARAMS}{key} is missing: {type} needs it")
-        with _key_path(PARAMS):
-            checked = {key: read_value(key, value, allowed[key]) for key, value in given.items()}
+            if parameter.required and key not in given:
+                raise ParameterValueError(f"{PARAMS}{key}", f"is missing: {type} needs it")
+        with key_path(PARAMS):
+            values = {key: _read(allowed[key], value) for key, value in given.items()}
+        if type in SCHEDULERS:
+            _check_together(SCHEDULERS[type].low_and_high, allowed, values)
         object.__setattr__(self, "type", type)
-        object.__setattr__(self, "params", MappingProxyType(checked))
-        self._rehearse()
-
-    def _rehearse(self) -> None:
-        """Make the schedule once for an optimizer of no consequence: wrong values are told now, not in training."""
-        if not self.is_own:
-            return  # what torch's own take as a list is not known
-        lengths = {key: len(value) for key, value in self.params.items() if isinstance(value, tuple) and value}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
-            raise ValueError(f"scheduler.params: lists need one value for each param group, got as many as: {listed}")
-        groups = max(lengths.values(), default=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come again when it is built
-            # A run that is so long that no share of it is 0, and no warmup longer than the rest.
-            self.build(stand_in([LARGE_LR] * groups), RunLength(10**6, 10**3))
+        object.__setattr__(self, "params", MappingProxyType(values))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
@@ -106,8 +94,11 @@ class SchedulerConfig:
         """
         sections = Sections.find(config)
         if sections.scheduler is None:
-            raise ValueError(f"{sections.prefix}scheduler is missing; the configuration has the keys {_keys(config)}")
-        with _key_path(sections.prefix):
+            keys = ", ".join(short(key) for key in list(config)[:8]) or "none"
+            raise ParameterValueError(
+                f"{sections.prefix}scheduler", f"is missing; the configuration has the keys {keys}"
+            )
+        with key_path(sections.prefix):
             return cls(*type_and_params("scheduler", sections.scheduler))
 
     @classmethod
@@ -120,17 +111,36 @@ class SchedulerConfig:
             ValueError: if the file is no configuration, or something in it is wrong.
         """
         content = read_mapping(path)
-        with _key_path(f"{path}: "):
+        with key_path(f"{path}: "):
             return cls.from_dict(content)
 
     @classmethod
     def of(cls, scheduler: SchedulerConfig | Mapping[str, Any] | str | Path) -> SchedulerConfig:
-        """Return a configuration from whatever a user may pass: one of these, a dict, or the path of a file."""
+        """Return a configuration from whatever a user may pass: one of these, a dict, or the path of a file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            TypeError: if it is something else, or a value has the wrong type.
+            ValueError: if something in it is wrong.
+        """
         if isinstance(scheduler, SchedulerConfig):
             return scheduler
+        if isinstance(scheduler, str) and scheduler in {**SCHEDULERS, **torch_schedulers()}:
+            raise ValueError(f"{scheduler!r} is the type of a schedule, not a configuration: write {FORM}")
         if isinstance(scheduler, (str, Path)):
             return cls.load(scheduler)
+        if not isinstance(scheduler, Mapping):
+            name = scheduler.__name__ if hasattr(scheduler, "__name__") else type(scheduler).__name__
+            raise TypeError(
+                f"a schedule must be a mapping such as {FORM}, the path of a file that has one, or a SchedulerConfig;"
+                f" got {name}"
+            )
         return cls.from_dict(scheduler)
+
+    def all_params(self) -> dict[str, Any]:
+        """Return the hyperparameters with the defaults of those that were not given."""
+        defaults = {key: p.default for key, p in parameters_for(self.type).items() if key != POSITION}
+        return {**defaults, **self.params}
 
     @property
     def is_own(self) -> bool:
@@ -140,34 +150,54 @@ class SchedulerConfig:
     @property
     def needs_run(self) -> list[str]:
         """The keys whose values depend on the length of the training run."""
-        return [key for key, value in self.params.items() if durations.Duration.of(key, value) is not None]
+        return self._waiting_for("run")
 
     @property
     def needs_optimizer(self) -> list[str]:
         """The keys whose values depend on the optimizer's own learning rates."""
-        return [key for key, value in self.params.items() if durations.is_auto_lr(key, value)]
+        return self._waiting_for("optimizer")
+
+    def _waiting_for(self, what: str) -> list[str]:
+        parameters = parameters_for(self.type)
+        return [key for key, value in self.params.items() if parameters[key].waits_for(value) == what]
 
     def resolve(self, optimizer: Optimizer, trainer: Any = None) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
         Args:
             optimizer: whose param groups' learning rates ``"auto"`` means.
-            trainer: the Trainer that is about to fit, or a :class:`~lightning_lrsched.trainer.run_length.RunLength`;
-                asked only where a value depends on the run.
+            trainer: the Trainer that is about to fit, or a
+                :class:`~lightning_lrsched.schedulers.durations.RunLength`; asked only where a value depends on the run.
 
         Raises:
-            ValueError: if the run does not tell its length; the message names the key and the remedy.
+            ValueError: if the run's length is not known; the message names the key and the remedy.
         """
         if not self.needs_run and not self.needs_optimizer:
             return self
-        run = RunLength()
-        if self.needs_run:  # the trainer has to load its data to answer
-            from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - not for those without one
+        run = _run_length(trainer) if self.needs_run else RunLength()
+        base_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        return self.resolve_numbers(run, base_lrs)
 
-            run = run_length_of(trainer)
-        own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-        with _key_path(PARAMS):
-            return SchedulerConfig(self.type, durations.resolve(self.params, run, own_lrs))
+    def resolve_numbers(
+        self, run: RunLength, base_lrs: list[float] | None, *, leave_unknown: bool = False
+    ) -> SchedulerConfig:
+        """Return the same configuration with numbers, as far as they follow from a run and from learning rates.
+
+        Args:
+            run: how long the run is.
+            base_lrs: the lr of each of the optimizer's param groups; None: not known, ``"auto"`` stays.
+            leave_unknown: leave lengths as they are where the run's length is not known.
+
+        Raises:
+            ValueError: if the run's length is not known; the message names the key and the remedy.
+        """
+        parameters, params = parameters_for(self.type), dict(self.params)
+        for key, value in self.params.items():
+            with key_path(PARAMS):
+                params[key] = parameters[key].resolve(value, run, leave_unknown=leave_unknown)
+        if base_lrs is not None:
+            params = _resolve_lrs(parameters, params, base_lrs)
+        return SchedulerConfig(self.type, params)
 
     def build(
         self, optimizer: Optimizer, trainer: Any = None, *, follow: bool = False, capturable: bool = False
@@ -185,24 +215,24 @@ class SchedulerConfig:
 
         Raises:
             TypeError: if a value has the wrong type.
-            ValueError: if a value is out of range, the run does not tell its length, or the optimizer or the scheduler
+            ValueError: if a value is out of range, the run's length is not known, or the optimizer or the scheduler
                 cannot be made capturable.
         """
         if capturable and not self.is_own:
             raise ValueError(f"capturable needs one of {', '.join(SCHEDULERS)}, not torch's {self.type}")
         params = self.resolve(optimizer, trainer).to_dict()["params"]
-        if durations.is_auto(self.params.get("warmup_max_lr")):
+        if not self.is_own:
+            with key_path("scheduler."):
+                return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)
+        if is_auto(self.params.get("warmup_max_lr")):
             params["warmup_max_lr"] = None  # each group's own lr; also that of a group that is added later
-        if self.is_own:
-            with _key_path(PARAMS, only=params):
-                schedule = SCHEDULERS[self.type](optimizer, **params)
-            if capturable:
-                schedule.make_capturable()
-            if follow:
-                schedule.follow_optimizer()
-            return schedule
-        with _key_path(PARAMS.replace("params.", "params: ")):
-            return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)
+        with key_path(PARAMS):
+            schedule = SCHEDULERS[self.type](optimizer, **params)
+        if capturable:
+            schedule.make_capturable()
+        if follow:
+            schedule.follow_optimizer()
+        return schedule
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run."""
@@ -220,18 +250,82 @@ class SchedulerConfig:
         return SchedulerConfig, (self.type, dict(self.params))
 
 
-@contextmanager
-def _key_path(prefix: str, only: Container[str] | None = None) -> Iterator[None]:
-    """Put ``prefix`` before the messages of errors; ``only`` before those that begin with one of these keys."""
+def parameters_for(type_name: Any) -> Mapping[str, Parameter]:
+    """Return the parameters that a configuration of this type may give, by name.
+
+    Raises:
+        TypeError: if the type is no string.
+        ValueError: if there is no such schedule.
+    """
+    if isinstance(type_name, str):
+        if type_name in SCHEDULERS:
+            # DeepSpeed's files often have the position.
+            return {**SCHEDULERS[type_name].parameters(), POSITION: Parameter(POSITION, Count(at_least=-1), -1)}
+        if type_name in torch_schedulers():
+            return torch_parameters(torch_schedulers()[type_name])
+        if type_name in NOT_FROM_A_FILE:
+            raise ParameterValueError(
+                "scheduler.type", f": {type_name} cannot come from a configuration: {NOT_FROM_A_FILE[type_name]}"
+            )
+    hint = did_you_mean(short(type_name), list(SCHEDULERS)) or did_you_mean(short(type_name), list(torch_schedulers()))
+    kind = ParameterValueError if isinstance(type_name, str) else ParameterTypeError
+    raise kind(
+        "scheduler.type",
+        f"must be one of {', '.join(SCHEDULERS)}, or a class of torch.optim.lr_scheduler, got {short(type_name)}{hint}",
+    )
+
+
+def _read(parameter: Parameter, value: Any) -> Any:
+    """Return a value as the constructor takes it, or unchanged where it waits for the run or the optimizer."""
+    if is_auto(value) and not isinstance(parameter.rule, AnyValue) and not parameter.waits_for(value):
+        meant = [p.name for schedule in SCHEDULERS.values() for p in schedule.parameters().values() if p.rule.auto]
+        raise ParameterValueError(parameter.name, f': "auto" is possible for {", ".join(dict.fromkeys(meant))} only')
     try:
-        yield
-    except (TypeError, ValueError) as error:
-        message = str(error)
-        if only is not None and re.split(r"\W", message, maxsplit=1)[0] not in only:
-            raise
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{prefix}{message}") from None
+        value = parameter.read(value)
+        if parameter.waits_for(value):
+            return value
+        checked = parameter.check(value)
+    except ParameterError as error:
+        if isinstance(parameter.rule, Steps):
+            words = "" if parameter.rule.auto is None else ', or "auto"'
+            problem = f'{error.problem}; a length may also be a fraction of the run (0.1), epochs ("2ep"){words}'
+            raise type(error)(error.key, problem) from None
+        raise
+    return tuple(checked) if isinstance(checked, list) else checked
 
 
-def _keys(config: Mapping[str, Any]) -> str:
-    return ", ".join(short(key) for key in list(config)[:8]) or "none"
+def _check_together(
+    low_and_high: tuple[tuple[str, str], ...], parameters: Mapping[str, Parameter], values: Mapping[str, Any]
+) -> None:
+    lengths = {key: len(value) for key, value in values.items() if isinstance(value, tuple)}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise ParameterValueError(
+            "scheduler.params", f": lists need one value for each param group, got as many as: {listed}"
+        )
+    defaults = {key: None if p.default is REQUIRED else p.default for key, p in parameters.items()}
+    with key_path(PARAMS):
+        check_order({**defaults, **values}, None, low_and_high)
+
+
+def _resolve_lrs(
+    parameters: Mapping[str, Parameter], params: Mapping[str, Any], base_lrs: list[float]
+) -> dict[str, Any]:
+    """Return ``params`` with numbers in place of learning rates that are ``"auto"``."""
+    resolved = dict(params)
+    own: Any = base_lrs[0] if len(set(base_lrs)) == 1 else tuple(base_lrs)
+    waiting = [(key, rule) for key in params if isinstance(rule := parameters[key].rule.auto, AutoLr)]
+    for key, auto in sorted(waiting, key=lambda item: item[1].of is not None):  # first those that others refer to
+        if is_auto(params[key]):
+            base = own if auto.of is None else resolved[auto.of]
+            several = isinstance(base, tuple)
+            resolved[key] = tuple(auto.fraction * lr for lr in base) if several else auto.fraction * base
+    return resolved
+
+
+def _run_length(trainer: Any) -> RunLength:
+    if isinstance(trainer, RunLength):
+        return trainer
+    from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - not for those without a Trainer
+
+    return run_length_of(trainer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import type_and_params
-from lightning_lrsched.config.values import repair
 from lightning_lrsched.schedulers.checks import did_you_mean, flag
 from lightning_lrsched.schedulers.durations import is_auto
+from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
+from lightning_lrsched.schedulers.parameters import AnyValue, Parameter, Switch
 
 NEAREST = {
     **dict.fromkeys(("onebitadam", "zerooneadam", "deepspeedcpuadam", "cpuadam", "fusedadam", "muadam"), "AdamW"),
@@ -37,13 +38,7 @@ AUTO_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 OTHER_AUTO_NAMES = {"lr": ("lr", "learning_rate")}
 
 
-def build_optimizer(
-    module: Module,
-    section: Any,
-    params: Iterable[Any] | None = None,
-    prefix: str = "",
-    make: Callable[..., Optimizer] = lambda optimizer_class, *args, **options: optimizer_class(*args, **options),
-) -> Optimizer:
+def build_optimizer(module: Module, section: Any, params: Iterable[Any] | None = None, prefix: str = "") -> Optimizer:
     """Return the torch optimizer that a ``{"type", "params"}`` section asks for.
 
     Args:
@@ -52,29 +47,77 @@ def build_optimizer(
         section: DeepSpeed's ``optimizer`` section.
         params: parameters or param groups; None: the module's own.
         prefix: key path to the section, for messages.
-        make: calls the optimizer's class.
 
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if torch has no such optimizer, or it has no such parameter.
     """
+    return _make(module, section, prefix, lambda: _param_groups(module) if params is None else list(params))
+
+
+def check_optimizer(module: Any, section: Any, prefix: str = "") -> tuple[str, bool]:
+    """Return the name of the torch optimizer that a section asks for, and whether it has a momentum to cycle.
+
+    The optimizer's own constructor checks the values; no optimizer is made.
+
+    Args:
+        module: where ``"auto"`` looks for ``lr`` and the like; any object with attributes.
+        section: DeepSpeed's ``optimizer`` section.
+        prefix: key path to the section, for messages.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if torch has no such optimizer, or it has no such parameter.
+    """
+    try:
+        _make(module, section, prefix, _NoParameters)
+    except _ValuesAreGood as found:
+        return found.optimizer, found.has_momentum
+    raise AssertionError("torch's constructors look at the parameters")
+
+
+class _ValuesAreGood(Exception):  # noqa: N818 - no error
+    """A constructor has checked its values and asked for the parameters."""
+
+    optimizer = ""
+    has_momentum = False
+
+
+class _NoParameters:
+    """Stands for the parameters of a model: torch's constructors check their values before they look at these."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise _ValuesAreGood
+
+
+def _make(module: Any, section: Any, prefix: str, parameters: Callable[[], Any]) -> Optimizer:
     where = f"{prefix}optimizer"
     type_name, given = type_and_params(where, section)
     name, options = _read_adam(f"{where}.params", _known_name(where, type_name), dict(given))
     optimizer_class: type[Optimizer] = getattr(torch.optim, name)
     options = _check_options(f"{where}.params", optimizer_class, options, module)
+    of_model = parameters()
     try:
-        return make(optimizer_class, _param_groups(module) if params is None else list(params), **options)
+        return optimizer_class(of_model, **options)
+    except _ValuesAreGood as found:
+        found.optimizer, found.has_momentum = name, _has_momentum(optimizer_class, options)
+        raise
     except Exception as error:  # noqa: BLE001 - anything may come from values that torch does not check
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{where}.params: {name} says: {error}") from None
+        kind = ParameterTypeError if isinstance(error, TypeError) else ParameterValueError
+        raise kind(f"{where}.params", f": {name} says: {error}") from None
+
+
+def _has_momentum(optimizer_class: type[Optimizer], options: Mapping[str, Any]) -> bool:
+    parameters = inspect.signature(optimizer_class.__init__).parameters
+    default = parameters["momentum"].default if "momentum" in parameters else 0.0
+    return "betas" in parameters or bool(options.get("momentum", default))
 
 
 def _known_name(where: str, name: Any) -> str:
     known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)]
     known.remove("Optimizer")
     if not isinstance(name, str):
-        raise TypeError(f"{where}.type must be the name of an optimizer, got {str(name)[:80]!r}")
+        raise ParameterTypeError(f"{where}.type", f"must be the name of an optimizer, got {str(name)[:80]!r}")
     found = CASELESS.get(name.lower(), name)
     if found in known:
         return found
@@ -83,9 +126,10 @@ def _known_name(where: str, name: Any) -> str:
     hint = f" (the nearest one is {nearest!r})" if nearest else did_you_mean(short, known)
     if not hint and "adam" in short.lower():
         hint = " (the nearest one is 'AdamW')"
-    raise ValueError(
-        f"{where}.type: torch.optim has no {name[:80]!r}{hint}; an optimizer of another package can be made in your own"
-        " code and passed instead of the module"
+    raise ParameterValueError(
+        f"{where}.type",
+        f": torch.optim has no {name[:80]!r}{hint}; an optimizer of another package can be made in your own code and"
+        " passed instead of the module",
     )
 
 
@@ -98,7 +142,9 @@ def _read_adam(where: str, name: str, options: dict[str, Any]) -> tuple[str, dic
     if not _pop_flag(where, options, "torch_adam", default=False):
         options.setdefault("weight_decay", 0.0)
     if not _pop_flag(where, options, "bias_correction", default=True):
-        raise ValueError(f"{where}.bias_correction: torch's {name} always corrects the bias, false is not possible")
+        raise ParameterValueError(
+            f"{where}.bias_correction", f": torch's {name} always corrects the bias, false is not possible"
+        )
     for key in UNUSED_IN_TORCH:
         options.pop(key, None)
     return ("AdamW" if decoupled or name == "AdamW" else "Adam"), options
@@ -117,17 +163,19 @@ def _check_options(
     checked: dict[str, Any] = {}
     for key, value in options.items():
         if key == "max_grad_norm":
-            raise ValueError(
-                f"{where}.max_grad_norm: gradient clipping is no parameter of an optimizer; set"
-                f" Trainer(gradient_clip_val={value!r}) instead"
+            raise ParameterValueError(
+                f"{where}.max_grad_norm",
+                f": gradient clipping is no parameter of an optimizer; set Trainer(gradient_clip_val={value!r})",
             )
         if key not in allowed:
-            raise ValueError(
-                f"{where}.{key}: {optimizer_class.__name__} has no such parameter{did_you_mean(key, list(allowed))};"
-                f" it takes {', '.join(allowed)}"
+            raise ParameterValueError(
+                f"{where}.{key}",
+                f": {optimizer_class.__name__} has no such parameter{did_you_mean(key, list(allowed))};"
+                f" it takes {', '.join(allowed)}",
             )
         found = _auto(where, key, module) if is_auto(value) else value
-        checked[key] = repair(f"{where}.{key}", found, allowed[key])
+        rule = Switch() if isinstance(allowed[key].default, bool) else AnyValue()
+        checked[key] = Parameter(key, rule, allowed[key].default).read(found, f"{where}.{key}")
     return checked
 
 
@@ -141,7 +189,7 @@ def _auto(where: str, key: str, module: Module) -> Any:
     if key in AUTO_DEFAULTS:
         return AUTO_DEFAULTS[key]
     looked = " or ".join(f"self.{name}, self.hparams.{name}" for name in names)
-    raise ValueError(f'{where}.{key}: "auto" takes it from the module, which has no number as {looked}')
+    raise ParameterValueError(f"{where}.{key}", f': "auto" takes it from the module, which has no number as {looked}')
 
 
 def _param_groups(module: Module) -> list[Any]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import cache
 from numbers import Real
 from typing import Any
 
+import torch
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.stand_in import stand_in_for
-from lightning_lrsched.schedulers.checks import count
+from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedulers.parameters import AnyValue, Count, Parameter, Rule, Switch
 
 NOT_FROM_A_FILE = {
     "LambdaLR": "it needs a function",
@@ -22,9 +26,11 @@ NOT_FROM_A_FILE = {
 }
 """Name -> why a type and numbers are not enough for it."""
 
-
 COUNTS = ("int", "int | None", int, int | None)
 """How torch annotates them; as text in its newer versions."""
+
+TRIAL_STEPS = 3
+"""Some wrong values (a period of 0) fail only when the scheduler has moved."""
 
 
 class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
@@ -39,7 +45,19 @@ class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
             super().step(epoch)
 
 
-def torch_schedulers() -> dict[str, type[LRScheduler]]:
+class _Groups(Optimizer):
+    """Param groups without parameters: torch's schedulers cannot be asked for their values, only be run."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        # Without torch's own constructor: it loads the compiler, which takes a second.
+        self.param_groups, self.defaults, self.state = groups, dict(groups[0]), defaultdict(dict)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Do nothing."""
+
+
+@cache
+def torch_schedulers() -> Mapping[str, type[LRScheduler]]:
     """Return name -> class of every scheduler of torch that numbers alone can describe."""
     found = {
         name: thing
@@ -53,11 +71,20 @@ def torch_schedulers() -> dict[str, type[LRScheduler]]:
     return {**found, "OneCycleLR": _HoldingOneCycleLR}
 
 
-def parameters_of(scheduler_class: type[LRScheduler]) -> dict[str, inspect.Parameter]:
+def torch_parameters(scheduler_class: Any) -> Mapping[str, Parameter]:
     """Return the hyperparameters that a configuration may give, by name."""
     own_init = lr_scheduler.OneCycleLR if scheduler_class is _HoldingOneCycleLR else scheduler_class
-    signature = inspect.signature(own_init.__init__).parameters
-    return {name: p for name, p in signature.items() if name not in ("self", "optimizer", "last_epoch", "verbose")}
+    return {
+        name: Parameter(name, _rule(argument), argument.default, optional=argument.annotation in COUNTS[1::2])
+        for name, argument in inspect.signature(own_init.__init__).parameters.items()
+        if name not in ("self", "optimizer", "last_epoch", "verbose")
+    }
+
+
+def _rule(argument: inspect.Parameter) -> Rule:
+    if isinstance(argument.default, bool):
+        return Switch()
+    return Count() if argument.annotation in COUNTS else AnyValue()
 
 
 def build_torch_scheduler(
@@ -69,24 +96,50 @@ def build_torch_scheduler(
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range.
     """
+    # torch's constructors change the optimizer before they have checked everything, so a copy of its groups goes first.
+    torch_lrs_at(scheduler_class, optimizer.param_groups, params, range(TRIAL_STEPS + 1))
+    return scheduler_class(optimizer, **{**params, **_counts(scheduler_class, params)})
+
+
+def torch_lrs_at(
+    scheduler_class: type[LRScheduler], groups: list[dict[str, Any]], params: dict[str, Any], steps: Iterable[int]
+) -> list[list[float]]:
+    """Return the lr of each param group at each of some steps, of a scheduler that runs on a copy of ``groups``.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
     params = {**params, **_counts(scheduler_class, params)}
-    # torch's constructors change the optimizer before they have checked everything, so a copy goes first; and some
-    # values (a period of 0) fail only when it has moved.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            rehearsal = scheduler_class(stand_in_for(optimizer), **params)
-            for _ in range(3):
-                rehearsal.step()
+            return _run(scheduler_class(_Groups([_copy(group) for group in groups]), **params), sorted(steps))
     except Exception as error:  # noqa: BLE001 - anything may come from values that torch does not check
-        kind = TypeError if isinstance(error, TypeError) else ValueError
+        kind = ParameterTypeError if isinstance(error, TypeError) else ParameterValueError
         values = ", ".join(f"{key}={value!r}" for key, value in params.items())
-        raise kind(f"{scheduler_class.__name__} refuses {values[:300]}: {error}") from None
-    return scheduler_class(optimizer, **params)
+        name = scheduler_class.__name__.removeprefix("_Holding")
+        raise kind("params", f": {name} refuses {values[:300]}: {error}") from None
 
 
-def _counts(scheduler_class: type[LRScheduler], params: dict[str, Any]) -> dict[str, int]:
-    """Return those numbers that torch takes for counts, which it does not check; a share of the run is none."""
-    counted = [key for key, p in parameters_of(scheduler_class).items() if p.annotation in COUNTS]
-    numbers = [key for key in counted if isinstance(params.get(key), Real)]
-    return {key: count(key, params[key]) for key in numbers}
+def _run(scheduler: LRScheduler, steps: list[int]) -> list[list[float]]:
+    found: list[list[float]] = []
+    for step in range(steps[-1] + 1):
+        if step:
+            scheduler.optimizer.step()
+            scheduler.step()
+        if step == steps[len(found)]:
+            found.append([float(lr) for lr in scheduler.get_last_lr()])
+    return found
+
+
+def _copy(group: dict[str, Any]) -> dict[str, Any]:
+    values = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+    return {**{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}, "params": []}
+
+
+def _counts(scheduler_class: type[LRScheduler], params: dict[str, Any]) -> dict[str, Any]:
+    """Return those numbers that torch takes for counts, which it does not check; a fraction of the run is none."""
+    counted = [p for p in torch_parameters(scheduler_class).values() if isinstance(p.rule, Count)]
+    with key_path("params."):
+        return {p.name: p.check(params[p.name]) for p in counted if isinstance(params.get(p.name), Real)}

@@ -1,153 +1,213 @@
-"""ClosedFormLR: a torch LRScheduler whose values are pure functions of the step, and the clock that drives it."""
+"""ClosedFormLR: a torch LRScheduler whose lr and momentum are pure functions of the number of optimizer steps."""
 
 from __future__ import annotations
 
-import inspect
-import math
 import warnings
-import weakref
-from functools import partial
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.hooks import RemovableHandle
 
 from lightning_lrsched.schedulers.capturable import make_capturable
 from lightning_lrsched.schedulers.checks import count
-from lightning_lrsched.schedulers.clock import OptimizerClock
+from lightning_lrsched.schedulers.group_values import Curve, GroupValues, check_order
+from lightning_lrsched.schedulers.optimizer_hooks import OptimizerHooks
 from lightning_lrsched.schedulers.param_groups import (
     ParamGroupWriter,
-    Range,
-    Weights,
     check_groups,
+    has_momentum,
+    holds_lrs,
     read_lrs,
     read_momenta,
+    torch_optimizer,
     write_momenta,
 )
+from lightning_lrsched.schedulers.parameters import Parameter, parameters_of
 from lightning_lrsched.schedulers.state import changes_since, position_in
-from lightning_lrsched.schedulers.watch import RestoreWatch, StepWatch
 
 
 class ClosedFormLR(LRScheduler):
     """A learning-rate schedule that is a pure function of ``step``, the number of optimizer steps finished so far.
 
-    ``step`` is 0 for the first batch; it is torch's ``last_epoch`` and DeepSpeed's ``last_batch_iteration + 1``. Every
-    value is a blend of the two ends of its group's range, ``low * low_weight + high * high_weight``; a subclass gives
-    the ranges (per param group) and the weights (per step), and nothing else.
+    ``step`` is 0 for the first batch; it is torch's ``last_epoch`` and DeepSpeed's ``last_batch_iteration + 1``. A
+    subclass declares its parameters in its constructor, and gives the :meth:`curve`.
 
     There are two ways to drive it. In a plain torch loop call :meth:`step` after ``optimizer.step()``. Or call
     :meth:`follow_optimizer` once: then the schedule advances when the optimizer itself has stepped, and calls of
-    :meth:`step` change nothing, so that nobody can count a step twice.
+    :meth:`step` change nothing, so that no step is counted twice.
+
+    ChainedScheduler multiplies what its schedulers do; this one sets the lr, whatever the others before it did.
     """
 
-    def __init__(self, optimizer: Optimizer, last_batch_iteration: int = -1) -> None:
-        # torch's own __init__ wraps optimizer.step and costs more per step than the schedule itself; all that other
-        # torch classes (SequentialLR, ChainedScheduler) and Lightning rely on is set up here.
-        self.optimizer = _torch_optimizer(optimizer)
-        self.last_epoch = count("last_batch_iteration", last_batch_iteration, at_least=-1) + 1
-        self.base_lrs: list[float | Tensor] = []
-        self._own_momenta: list[float | None] = []
-        self._clock: OptimizerClock | None = None
-        self._restore_watch: RestoreWatch | None = None
-        self._capturable = False
-        self._lrs_between: list[Range] = []
-        self._momenta_between: list[Range] | None = None
-        self._load_hook: RemovableHandle | None = None
-        self._writer: ParamGroupWriter | None = None
-        self._step_watch: StepWatch | None = None
-        writer = self._go_to(self.last_epoch)
-        if not writer.has_tensors:  # as a compiled step has, which would compile the hook too
-            self._step_watch = StepWatch(self)
+    low_and_high: tuple[tuple[str, str], ...] = ()
+    """Pairs of parameters of which the first may not be greater than the second."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Each hyperparameter is an attribute."""
 
     # What a subclass gives -------------------------------------------------------------------------------------------
 
-    def _lr_ranges(self) -> list[Range]:
-        """Return (low, high) of the lr for each of the optimizer's param groups, now."""
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, momentum) as a function of the position.
+
+        Args:
+            p: one attribute for each parameter, and ``base_lr``; a float, or an array with one for each set of groups.
+        """
         raise NotImplementedError
 
-    def _momentum_ranges(self) -> list[Range] | None:
-        """Return (low, high) of the momentum for each param group, or None: momentum is left alone."""
-        return None
+    @classmethod
+    def complete(cls, parameters: dict[str, Any]) -> None:
+        """Fill in defaults that depend on other parameters."""
 
-    def _weights(self, step: int) -> Weights:
-        """Return the weights of (lr low, lr high, momentum low, momentum high) at ``step``."""
-        raise NotImplementedError
-
-    def scales_own_lr(self) -> bool:
-        """Tell whether the values depend on the lr that the optimizer was made with."""
+    @classmethod
+    def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return whether the values depend on the lr that the optimizer was made with."""
         return False
 
-    # Values ----------------------------------------------------------------------------------------------------------
+    @classmethod
+    def remarks(
+        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
+    ) -> list[str]:
+        """Return what is suspicious, though possible, as sentences.
 
-    def lr_at(self, step: int) -> list[float]:
-        """Return the learning rate of each param group for the optimizer step that follows ``step`` finished ones."""
-        self._bind_if_stale()
-        low_weight, high_weight, _, _ = self._weights(count("step", step))
-        return [low * low_weight + high * high_weight for low, high in self._lrs_between]
-
-    def momentum_at(self, step: int) -> list[float] | None:
-        """Return the momentum (or first beta) of each param group at ``step``, or None where it is not scheduled."""
-        self._bind_if_stale()
-        if self._momenta_between is None:
-            return None
-        _, _, low_weight, high_weight = self._weights(count("step", step))
-        return [low * low_weight + high * high_weight for low, high in self._momenta_between]
-
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the learning rates at the present step (torch's name for ``lr_at(last_epoch)``)."""
-        return list(self.lr_at(max(0, self.last_epoch)))
-
-    def get_last_lr(self) -> list[float | Tensor]:
-        """Return the learning rates that the optimizer's groups hold now; valid from construction on."""
-        return read_lrs(self.optimizer.param_groups)
-
-    @property
-    def last_batch_iteration(self) -> int:
-        """One less than the number of finished optimizer steps, which is DeepSpeed's way to count."""
-        return self.last_epoch - 1
-
-    @property
-    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]
-        return self.get_last_lr()
-
-    # The clock -------------------------------------------------------------------------------------------------------
-
-    @property
-    def is_following(self) -> bool:
-        """Whether the optimizer's own steps advance the schedule."""
-        return self._clock is not None
-
-    def step(self, epoch: int | None = None) -> None:
-        """Advance by one step and write the new values; with ``epoch``, go to that step.
-
-        While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
+        Args:
+            parameters: all hyperparameters.
+            defaulted: those that were not given.
+            base_lrs: each group's own lr.
+            optimizer: name of the optimizer if it has no momentum to cycle, else None.
         """
-        if self._step_watch is not None:
-            self._stop_watching()
-        if epoch is None:
-            if self._clock is not None:
-                return
-            epoch = self.last_epoch + 1
-        else:
-            self._position_was_told()
-        self._go_to(epoch)
+        return []
 
-    def follow_optimizer(self) -> None:
-        """Advance from now on whenever the optimizer has really stepped, and only then.
+    # Parameters ------------------------------------------------------------------------------------------------------
 
-        Accumulated micro-batches, steps that a gradient scaler skipped and the other optimizers of a manual loop do
-        not count. Calling it twice is the same as calling it once.
+    @classmethod
+    def parameters(cls) -> Mapping[str, Parameter]:
+        """Return the hyperparameters that a configuration may give, by name."""
+        return parameters_of(cls)  # type: ignore[arg-type]  # a class is hashable; mypy looks at its instances
+
+    @classmethod
+    def check(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all hyperparameters, checked and with their defaults; no optimizer is needed.
+
+        Args:
+            given: values by name; names that are no hyperparameters are left out.
 
         Raises:
-            ValueError: if another schedule follows the same optimizer.
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is missing or out of range, or a low end lies above its high end.
         """
-        self._stop_watching()
-        if self._clock is None:
-            name = type(self).__name__
-            self._clock = OptimizerClock(self.optimizer, name, self._tick, self._writes_on_cuda)
-            self._restore_watch = RestoreWatch(self)
+        checked = {name: p.check(given.get(name, p.default)) for name, p in cls.parameters().items()}
+        cls.complete(checked)
+        check_order(checked, None, cls.low_and_high)
+        return checked
+
+    @classmethod
+    def values(
+        cls, parameters: Mapping[str, Any], base_lrs: list[float], *, cycles_momentum: bool = True
+    ) -> GroupValues:
+        """Return the lr and momentum of every param group as functions of the position; no optimizer is needed.
+
+        Args:
+            parameters: all hyperparameters, as :meth:`check` returns them.
+            base_lrs: each group's own lr.
+            cycles_momentum: whether the optimizer has a momentum to cycle.
+
+        Raises:
+            ValueError: if a list does not have one value for each group, or a low end lies above its high end.
+        """
+        if not cycles_momentum and "cycle_momentum" in parameters:
+            parameters = {**parameters, "cycle_momentum": False}
+        scales = cls.scales_base_lr(parameters)
+        return GroupValues(cls.curve, parameters, base_lrs, cls.low_and_high, scales_base_lr=scales)
+
+    # Binding to the optimizer ----------------------------------------------------------------------------------------
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        last_batch_iteration: int,
+        declared: type[ClosedFormLR],
+        given: Mapping[str, Any],
+    ) -> None:
+        """Check the parameters and write the first values.
+
+        Args:
+            optimizer: the optimizer whose learning rate is scheduled.
+            last_batch_iteration: number of finished optimizer steps minus one; -1 starts from the beginning.
+            declared: the class whose constructor declares the parameters.
+            given: their values by name; other names are left out.
+        """
+        # torch's own __init__ wraps optimizer.step and costs more per step than the schedule itself; all that other
+        # torch classes (SequentialLR, ChainedScheduler) and Lightning rely on is set up here.
+        self.optimizer = torch_optimizer(optimizer)
+        self.last_epoch = count("last_batch_iteration", last_batch_iteration, at_least=-1) + 1
+        self.hyperparameters = declared.check(given)
+        for name, value in self.hyperparameters.items():
+            setattr(self, name, value)  # not by __dict__: attributes of an object whose dict was touched are slower
+        self.base_lrs: list[float | Tensor] = []
+        self._own_momenta: list[float | None] = []
+        self._capturable = False
+        # Known once: a cycle that goes down to 0 would later look like an optimizer without momentum.
+        self._cycles_momentum = has_momentum(self.optimizer)
+        self._values: GroupValues
+        self._writer: ParamGroupWriter | None = None
+        self.set_position(self.last_epoch)
+        # Tensors: a compiled optimizer step would compile the hook too.
+        self._hooks = OptimizerHooks(self, watch_steps=not self._bound().has_tensors)
+        # By identity: a user who writes the default's value has decided, one who writes nothing may not know it.
+        defaulted = [name for name, p in declared.parameters().items() if given[name] is p.default]
+        unmoved = None if self._cycles_momentum else type(self.optimizer).__name__
+        for remark in self.remarks(self.hyperparameters, defaulted, [float(lr) for lr in self.base_lrs], unmoved):
+            warnings.warn(remark, stacklevel=3)
+
+    def _bound(self) -> ParamGroupWriter:
+        """Return the writer for the optimizer's current param groups."""
+        writer, groups = self._writer, self.optimizer.param_groups
+        return writer if writer and writer.groups is groups and writer.size == len(groups) else self._bind()
+
+    def _bind(self) -> ParamGroupWriter:
+        """Bind to the optimizer's param groups: when made, after the optimizer's state was loaded, for a new group."""
+        groups = self.optimizer.param_groups
+        if self._capturable:
+            make_capturable(self.optimizer, momentum=self._values.has_momentum)
+        # The lrs of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
+        new_groups = groups[len(self.base_lrs) :]
+        check_groups(self.optimizer)
+        self._check_base_lrs(new_groups)
+        base_lrs = [*self.base_lrs, *(float(group.get("initial_lr", group["lr"])) for group in new_groups)]
+        self._values = self.values(
+            self.hyperparameters, [float(lr) for lr in base_lrs], cycles_momentum=self._cycles_momentum
+        )
+        self._writer = ParamGroupWriter(self.optimizer, self._values)
+        # Only now: a refused constructor leaves the optimizer as it was.
+        self.base_lrs = base_lrs
+        self._own_momenta += read_momenta(new_groups)
+        for group, own_lr in zip(new_groups, read_lrs(new_groups), strict=True):
+            group.setdefault("initial_lr", own_lr)
+        return self._writer
+
+    def _check_base_lrs(self, new_groups: list[dict[str, Any]]) -> None:
+        """Raise ValueError where the lr in the groups may be one that a schedule has changed already."""
+        made = bool(self.base_lrs)  # a group that is added later brings an lr of its own
+        if made or not self.last_epoch or not self.optimizer.state or not self.scales_base_lr(self.hyperparameters):
+            return
+        if any("initial_lr" not in group for group in new_groups):
+            raise ValueError(
+                f"{type(self).__name__} scales each param group's own lr, but at step {self.last_epoch} the lr of an"
+                " optimizer whose state was loaded is one that a schedule has changed, and its param groups have no"
+                " 'initial_lr': set group['initial_lr'] to the lr that the optimizer was made with, or make the"
+                " schedule before the optimizer's state is loaded"
+            )
+
+    def rebind_tensors(self) -> None:
+        """Bind at once after a state was loaded: a graph captured in between would read memory that is then left."""
+        if self._writer is not None and self._writer.has_tensors:
+            self._bind()
 
     def make_capturable(self) -> None:
         """Turn the optimizer's float lr (and first beta, where momentum is scheduled) into tensors, now and for good.
@@ -158,114 +218,135 @@ class ClosedFormLR(LRScheduler):
         Raises:
             ValueError: if the optimizer does not support it; nothing is changed then.
         """
-        make_capturable(self.optimizer, momentum=self._momenta_between is not None)
-        self._stop_watching()
+        make_capturable(self.optimizer, momentum=self._sets_momentum)
+        self._hooks.watching = False
         self._capturable = True
-        self._writer = None
-        self._go_to(self.last_epoch)
+        self._bind()
+        self.set_position(self.last_epoch)
 
-    def unfollow_optimizer(self) -> None:
-        """Give the stepping back to calls of :meth:`step`."""
-        self._stop_watching()
-        if self._clock is not None:
-            self._clock.stop()
-            self._clock = None
-        if self._restore_watch is not None:
-            self._restore_watch.stop()
-            self._restore_watch = None
-
-    def _tick(self) -> None:
-        self._go_to(self.last_epoch + 1)
-
-    def _writes_on_cuda(self) -> bool:
+    @property
+    def writes_on_cuda(self) -> bool:
+        """Whether the lr or the momentum are tensors on a CUDA device."""
         return self._writer is not None and self._writer.on_cuda
 
-    def _stop_watching(self) -> None:
-        if self._step_watch is not None:
-            self._step_watch.stop()
-            self._step_watch = None
+    # Values ----------------------------------------------------------------------------------------------------------
 
-    def _position_was_told(self) -> None:
-        if self._restore_watch is not None:
-            self._restore_watch.position_was_told()
+    def lr_at(self, step: int) -> list[float]:
+        """Return the learning rate of each param group for the optimizer step that follows ``step`` finished ones."""
+        self._bound()
+        return self._values.lr_at(count("step", step))
 
-    def _go_to(self, step: int) -> ParamGroupWriter:
+    def momentum_at(self, step: int) -> list[float] | None:
+        """Return the momentum (or first beta) of each param group at ``step``, or None where it is not scheduled."""
+        self._bound()
+        return self._values.momentum_at(count("step", step))
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rates at the present step (torch's name for ``lr_at(last_epoch)``)."""
+        return list(self.lr_at(max(0, self.last_epoch)))
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """Return the learning rates that the optimizer's groups hold now; valid from construction on."""
+        return read_lrs(self.optimizer.param_groups)
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]
+        return self.get_last_lr()
+
+    # Position --------------------------------------------------------------------------------------------------------
+
+    @property
+    def last_batch_iteration(self) -> int:
+        """One less than the number of finished optimizer steps, which is DeepSpeed's way to count."""
+        return self.last_epoch - 1
+
+    @property
+    def is_following(self) -> bool:
+        """Whether the optimizer's own steps advance the schedule."""
+        return self._hooks.following
+
+    def set_position(self, step: int) -> None:
+        """Go to ``step`` and write its values into the optimizer."""
         # The hot path, once per optimizer step: few calls, no allocation that grows with the groups.
         self.last_epoch = step
         writer, groups = self._writer, self.optimizer.param_groups
         if writer is None or writer.groups is not groups or writer.size != len(groups):
             writer = self._bind()
         # SequentialLR sets a scheduler that has not had its turn yet to -1: that one must not write.
-        if step >= 0 and not writer.write(self._weights(step)):
-            writer = self._bind()
-            writer.write(self._weights(step))
-        return writer
+        if step >= 0:
+            lr, momentum = self._values.at(step)
+            if not writer.write(lr, momentum):
+                self._bind().write(lr, momentum)
 
-    def _bind_if_stale(self) -> None:
-        groups = self.optimizer.param_groups
-        if self._writer is None or self._writer.groups is not groups or self._writer.size != len(groups):
-            self._bind()
+    def advance(self) -> None:
+        """Go one step further."""
+        self.set_position(self.last_epoch + 1)
 
-    def _bind(self) -> ParamGroupWriter:
-        """Meet the optimizer's param groups: at construction, after its state was loaded, when one was added."""
-        groups = self.optimizer.param_groups
-        if self._capturable:
-            make_capturable(self.optimizer, momentum=self._momenta_between is not None)
-        # The lrs of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
-        new_groups = groups[len(self.base_lrs) :]
-        check_groups(self.optimizer)
-        self._own_momenta += read_momenta(new_groups)
-        self.base_lrs += [float(group.get("initial_lr", group["lr"])) for group in new_groups]
-        self._lrs_between, self._momenta_between = self._lr_ranges(), self._momentum_ranges()
-        self._writer = ParamGroupWriter(self.optimizer, self._lrs_between, self._momenta_between)
-        if self._writer.has_tensors and self._load_hook is None:
-            # At once, not at the next step: a graph captured in between would read memory that is then left.
-            itself = weakref.ref(self)
-            self._load_hook = self.optimizer.register_load_state_dict_post_hook(lambda _: _bind_again(itself()))
-        # Only now: a refused constructor leaves the optimizer as it was.
-        for group, own_lr in zip(new_groups, read_lrs(new_groups), strict=True):
-            group.setdefault("initial_lr", own_lr)
-        return self._writer
+    def step(self, epoch: int | None = None) -> None:
+        """Advance by one step and write the new values; with ``epoch``, go to that step.
+
+        While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
+        """
+        if epoch is None:
+            if self._hooks.following:
+                return
+            epoch = self.last_epoch + 1
+        else:
+            self._hooks.position_set()
+        self.set_position(epoch)
+
+    def follow_optimizer(self) -> None:
+        """Advance from now on whenever the optimizer has really stepped, and only then.
+
+        Accumulated micro-batches, steps that a gradient scaler skipped and the other optimizers of a manual loop do
+        not count. Calling it twice is the same as calling it once.
+
+        Raises:
+            ValueError: if another schedule follows the same optimizer.
+        """
+        self._hooks.follow(self.optimizer)
+
+    def unfollow_optimizer(self) -> None:
+        """Let calls of :meth:`step` advance the schedule again."""
+        self._hooks.unfollow(self.optimizer)
 
     # torch's hooks for SequentialLR ----------------------------------------------------------------------------------
 
     def _initial_step(self) -> None:
-        self._go_to(self.last_epoch + 1)
+        self.advance()
 
     def _update_lr(self, epoch: int | None = None) -> None:
-        self._go_to(self.last_epoch + 1 if epoch is None else epoch)
+        self.set_position(self.last_epoch + 1 if epoch is None else epoch)
 
     # State -----------------------------------------------------------------------------------------------------------
 
-    @classmethod
-    def parameters(cls) -> dict[str, inspect.Parameter]:
-        """Return the hyperparameters that a configuration may give: the constructor's own, by name."""
-        signature = inspect.signature(cls.__init__).parameters
-        return {name: p for name, p in signature.items() if name not in ("self", "optimizer", "last_batch_iteration")}
-
     @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters in force, under their constructor names."""
-        return {name: getattr(self, name) for name in self.parameters()}
+    def is_active(self) -> bool:
+        """Whether the optimizer holds this schedule's lrs: in SequentialLR it may be another scheduler's turn."""
+        return self.last_epoch >= 0 and holds_lrs(self.optimizer.param_groups, self.lr_at(self.last_epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, and the hyperparameters only to tell on loading which of them have changed."""
+        """Return the position, and the hyperparameters only to report on loading which of them have changed."""
         # A scheduler that has not had its turn yet may stand at -1 or, in nested SequentialLRs, below it.
         position = max(-1, self.last_epoch)
         return {
             "type": type(self).__name__,
             "last_epoch": position,
-            "in_charge": self._in_charge(),
-            "sets_momentum": self._momenta_between is not None,
-            "own_lrs": [float(lr) for lr in self.base_lrs] if self.scales_own_lr() else None,
+            "last_batch_iteration": position - 1,  # DeepSpeed's key, so that its schedulers can load this state
+            "in_charge": self.is_active,
+            "sets_momentum": self._sets_momentum,
+            "own_lrs": self._own_lrs(),
             "hyperparameters": self.hyperparameters,
         }
 
-    def _in_charge(self) -> bool:
-        """Tell whether the optimizer holds this schedule's lrs: in SequentialLR it may be another scheduler's turn."""
-        own = self.lr_at(max(0, self.last_epoch))
-        held = [float(lr) for lr in self.get_last_lr()]
-        return self.last_epoch >= 0 and all(map(partial(math.isclose, rel_tol=1e-6), held, own))
+    @property
+    def _sets_momentum(self) -> bool:
+        self._bound()
+        return self._values.has_momentum
+
+    def _own_lrs(self) -> list[float] | None:
+        scales = self.scales_base_lr(self.hyperparameters)
+        return [float(lr) for lr in self.base_lrs] if scales else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to the saved position and write its values at once, computed with the configuration in force now.
@@ -278,50 +359,33 @@ class ClosedFormLR(LRScheduler):
                 its position may count epochs.
         """
         position = position_in(state_dict, type(self).__name__)
-        own_lrs = [float(lr) for lr in self.base_lrs] if self.scales_own_lr() else None
         now = {"type": type(self).__name__, "hyperparameters": self.hyperparameters}
-        changed = changes_since(state_dict, now, own_lrs)
+        changed = changes_since(state_dict, now, self._own_lrs())
         if changed:
             warnings.warn(
                 f"{type(self).__name__} resumes at step {position} with other hyperparameters than were saved; those"
                 f" in force now are used: {'; '.join(changed)}",
                 stacklevel=2,
             )
-        self._position_was_told()
-        if state_dict.get("sets_momentum") and self._momenta_between is None:
+        self._hooks.position_set()
+        if state_dict.get("sets_momentum") and not self._sets_momentum:
             # With the optimizer's state came a momentum from somewhere in a cycle that is no longer wanted.
             write_momenta(self.optimizer.param_groups, self._own_momenta)
         # Loaded inside SequentialLR or ChainedScheduler, it must not overwrite the lr of the one whose turn it was.
         if state_dict.get("in_charge", True):
-            self._go_to(position)
+            self.set_position(position)
         else:
             self.last_epoch = position
 
     def __getstate__(self) -> dict[str, Any]:
-        # Optimizers drop their hooks when copied or pickled; the copy registers its own, and meets its own tensors.
-        left_out = dict.fromkeys(("_clock", "_step_watch", "_restore_watch", "_load_hook", "_writer"))
-        return {**self.__dict__, **left_out, "_follow": self._clock is not None}
+        # Optimizers drop their hooks when copied or pickled; the copy registers its own, and binds to its own tensors.
+        own = {key: value for key, value in vars(self).items() if key not in ("_hooks", "_writer", "_values")}
+        return {**own, "_hooks_were": (self._hooks.following, self._hooks.watching)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        follow = state.pop("_follow")
+        following, watching = state.pop("_hooks_were")
         self.__dict__.update(state)
-        if follow:
+        self._writer = None
+        self._hooks = OptimizerHooks(self, watch_steps=watching)
+        if following:
             self.follow_optimizer()
-
-
-def _bind_again(schedule: ClosedFormLR | None) -> None:
-    if schedule is not None:
-        schedule._bind()
-
-
-def _torch_optimizer(optimizer: Any) -> Optimizer:
-    """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's, SAM's, Lookahead's)."""
-    groups = getattr(optimizer, "param_groups", None)
-    for name in ("optimizer", "base_optimizer"):
-        inner = getattr(optimizer, name, None)
-        # With param groups of its own, the inner one is not the one that is asked to step.
-        if isinstance(inner, Optimizer) and (inner.param_groups is groups or not isinstance(optimizer, Optimizer)):
-            return inner
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")

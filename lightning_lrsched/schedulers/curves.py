@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 
-def linear_growth(step: int, step_size: int, step_rate: float, staircase: bool) -> float:
+def linear_growth(step: int, step_size: int, step_rate: float, staircase: bool = False) -> float:
     """Factor: 1 at step 0, ``1 + step_rate`` at ``step_size``, unbounded; staircase holds it within each interval."""
     interval = step // step_size if staircase else step / step_size
     return 1.0 + step_rate * interval
@@ -32,8 +32,8 @@ def cycle(step: int, first_size: int, second_size: int, first_stairs: int, secon
 
 
 def reciprocal_decay(step: int, step_size: int, rate: float) -> float:
-    """Factor: 1 at step 0, ``1 / (1 + rate)`` at ``step_size``, 0 never."""
-    return 1.0 / (1.0 + rate * step / step_size) if step_size else 1.0
+    """Factor: 1 at step 0, ``1 / (1 + rate)`` at ``step_size``, never 0."""
+    return 1.0 / (1.0 + rate * step / step_size)
 
 
 def warmup(step: int, warmup_steps: int, shape: str) -> float:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any
 
+import numpy as np
 from torch.optim import Optimizer
 
 from lightning_lrsched.schedulers.base import ClosedFormLR
-from lightning_lrsched.schedulers.checks import count, flag, for_each_group, number, one_or_per_group, ordered
 from lightning_lrsched.schedulers.curves import cycle, linear_growth, reciprocal_decay
-from lightning_lrsched.schedulers.param_groups import Range, Weights, has_momentum
+from lightning_lrsched.schedulers.group_values import Curve
+from lightning_lrsched.schedulers.parameters import OWN_LR, AutoLr, Count, Number, Steps
 
-LARGEST_MOMENTUM = 0.999
+MAX_MOMENTUM = 0.999
 """Growing momentum (``decay_mom_rate``) stops here: from 1 on, an optimizer never forgets and its updates explode."""
 
 
@@ -70,79 +72,65 @@ class OneCycle(ClosedFormLR):
         [0.9, 0.85, 0.8, 0.9]
     """
 
+    low_and_high = (("cycle_min_lr", "cycle_max_lr"), ("cycle_min_mom", "cycle_max_mom"))
+
     def __init__(
         self,
         optimizer: Optimizer,
-        cycle_min_lr: float | list[float],
-        cycle_max_lr: float | list[float],
-        decay_lr_rate: float = 0.0,
-        cycle_first_step_size: int = 2000,
-        cycle_second_step_size: int | None = None,
-        cycle_first_stair_count: int = 0,
-        cycle_second_stair_count: int | None = None,
-        decay_step_size: int = 0,
+        cycle_min_lr: Annotated[float | list[float], Number(at_least=0, auto=AutoLr(0.1, of="cycle_max_lr"))],
+        cycle_max_lr: Annotated[float | list[float], Number(at_least=0, auto=OWN_LR)],
+        decay_lr_rate: Annotated[float, Number(at_least=0)] = 0.0,
+        cycle_first_step_size: Annotated[int, Steps(at_least=1, auto=0.3)] = 2000,
+        cycle_second_step_size: Annotated[int | None, Steps(auto=0.6)] = None,
+        cycle_first_stair_count: Annotated[int, Count()] = 0,
+        cycle_second_stair_count: Annotated[int | None, Count()] = None,
+        decay_step_size: Annotated[int, Steps(auto=0.1)] = 0,
         cycle_momentum: bool = True,
-        cycle_min_mom: float | list[float] = 0.8,
-        cycle_max_mom: float | list[float] = 0.9,
-        decay_mom_rate: float = 0.0,
+        cycle_min_mom: Annotated[float | list[float], Number(at_least=0, below=1)] = 0.8,
+        cycle_max_mom: Annotated[float | list[float], Number(at_least=0, below=1)] = 0.9,
+        decay_mom_rate: Annotated[float, Number(at_least=0)] = 0.0,
         last_batch_iteration: int = -1,
     ) -> None:
-        self.cycle_min_lr = one_or_per_group("cycle_min_lr", cycle_min_lr, number, at_least=0)
-        self.cycle_max_lr = one_or_per_group("cycle_max_lr", cycle_max_lr, number, at_least=0)
-        self.decay_lr_rate = number("decay_lr_rate", decay_lr_rate, at_least=0)
-        self.cycle_first_step_size = first = count("cycle_first_step_size", cycle_first_step_size, at_least=1)
-        second = first if cycle_second_step_size is None else cycle_second_step_size
-        self.cycle_second_step_size = count("cycle_second_step_size", second)
-        self.cycle_first_stair_count = stairs = count("cycle_first_stair_count", cycle_first_stair_count)
-        second_stairs = stairs if cycle_second_stair_count is None else cycle_second_stair_count
-        self.cycle_second_stair_count = count("cycle_second_stair_count", second_stairs)
-        self.decay_step_size = count("decay_step_size", decay_step_size)
-        self.cycle_momentum = flag("cycle_momentum", cycle_momentum)
-        self.cycle_min_mom = one_or_per_group("cycle_min_mom", cycle_min_mom, number, at_least=0, below=1)
-        self.cycle_max_mom = one_or_per_group("cycle_max_mom", cycle_max_mom, number, at_least=0, below=1)
-        self.decay_mom_rate = number("decay_mom_rate", decay_mom_rate, at_least=0)
-        self._total_size = first + self.cycle_second_step_size
-        largest = max(self.cycle_max_mom) if isinstance(self.cycle_max_mom, list) else self.cycle_max_mom
-        self._largest_momentum_factor = max(1.0, LARGEST_MOMENTUM / max(largest, sys.float_info.min))
-        self._momentum_in_use: bool | None = None
-        super().__init__(optimizer, last_batch_iteration)
-        if self.cycle_momentum and not self._momentum_in_use:
-            warnings.warn(
-                f"cycle_momentum has no effect: {type(self.optimizer).__name__} has no momentum"
-                " (neither betas nor a momentum other than 0); the lr is scheduled all the same."
-                " Give the optimizer a momentum, or set cycle_momentum to false.",
-                stacklevel=2,
-            )
+        super().__init__(optimizer, last_batch_iteration, OneCycle, locals())
 
-    def _lr_ranges(self) -> list[Range]:
-        groups = len(self.optimizer.param_groups)
-        lows = for_each_group("cycle_min_lr", self.cycle_min_lr, groups)
-        highs = for_each_group("cycle_max_lr", self.cycle_max_lr, groups)
-        return ordered("cycle_min_lr", lows, "cycle_max_lr", highs)
+    @classmethod
+    def complete(cls, parameters: dict[str, Any]) -> None:
+        """Let the second half be as the first where nothing else is given."""
+        if parameters["cycle_second_step_size"] is None:
+            parameters["cycle_second_step_size"] = parameters["cycle_first_step_size"]
+        if parameters["cycle_second_stair_count"] is None:
+            parameters["cycle_second_stair_count"] = parameters["cycle_first_stair_count"]
 
-    def _momentum_ranges(self) -> list[Range] | None:
-        groups = len(self.optimizer.param_groups)
-        lows = for_each_group("cycle_min_mom", self.cycle_min_mom, groups)
-        highs = for_each_group("cycle_max_mom", self.cycle_max_mom, groups)
-        ranges = ordered("cycle_min_mom", lows, "cycle_max_mom", highs)
-        # Asked once: a cycle that goes down to 0 would later look like an optimizer without momentum.
-        if self._momentum_in_use is None:
-            self._momentum_in_use = has_momentum(self.optimizer)
-        return ranges if self.cycle_momentum and self._momentum_in_use else None
+    @classmethod
+    def remarks(
+        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
+    ) -> list[str]:
+        """Return a sentence about a momentum that the optimizer does not have."""
+        if not parameters["cycle_momentum"] or optimizer is None:
+            return []
+        return [
+            f"cycle_momentum has no effect: {optimizer} has no momentum (neither betas nor a momentum other than 0);"
+            " the lr is scheduled all the same. Give the optimizer a momentum, or set cycle_momentum to false."
+        ]
 
-    def _weights(self, step: int) -> Weights:
-        if step <= self._total_size:
-            up = cycle(
-                step,
-                self.cycle_first_step_size,
-                self.cycle_second_step_size,
-                self.cycle_first_stair_count,
-                self.cycle_second_stair_count,
-            )
-            return 1.0 - up, up, up, 1.0 - up
-        if not self.decay_step_size:
-            return 1.0, 0.0, 0.0, 1.0
-        after = step - self._total_size
-        lr_factor = reciprocal_decay(after, self.decay_step_size, self.decay_lr_rate)
-        momentum_factor = linear_growth(after, self.decay_step_size, self.decay_mom_rate, staircase=False)
-        return lr_factor, 0.0, 0.0, min(momentum_factor, self._largest_momentum_factor)
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, momentum) as a function of the position; momentum is None where it is not cycled."""
+        min_lr, max_lr, min_mom, max_mom = p.cycle_min_lr, p.cycle_max_lr, p.cycle_min_mom, p.cycle_max_mom
+        first, second, decay_size = p.cycle_first_step_size, p.cycle_second_step_size, p.decay_step_size
+        first_stairs, second_stairs = p.cycle_first_stair_count, p.cycle_second_stair_count
+        momentum, total = p.cycle_momentum, first + second
+        max_growth = max(1.0, MAX_MOMENTUM / max(float(np.max(max_mom)), sys.float_info.min))
+
+        def values(s: int) -> tuple[Any, Any]:
+            if s <= total:
+                f = cycle(s, first, second, first_stairs, second_stairs)
+                low = 1.0 - f
+                return min_lr * low + max_lr * f, max_mom * low + min_mom * f if momentum else None
+            if not decay_size:
+                return min_lr, max_mom if momentum else None
+            decay = reciprocal_decay(s - total, decay_size, p.decay_lr_rate)
+            growth = min(linear_growth(s - total, decay_size, p.decay_mom_rate), max_growth)
+            return min_lr * decay, max_mom * growth if momentum else None
+
+        return values

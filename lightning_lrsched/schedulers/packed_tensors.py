@@ -13,21 +13,26 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-FEWEST = 4
-"""So many tensors are worth a common copy; fewer are faster filled one by one."""
+from lightning_lrsched.schedulers.group_values import Value
+
+MIN_PACKED = 4
+"""Fewer tensors are faster filled one by one than by a common copy."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor to be written: with ``low * low_weight + high * high_weight``, by the lr's or the momentum's weights."""
+    """A tensor to be written: the lr or the momentum of one set of param groups."""
 
     tensor: Tensor
-    low: float
-    high: float
+    number: int
     is_momentum: bool
+
+    def value(self, lr: Value, momentum: Value) -> float:
+        """Return the value for this tensor."""
+        value = momentum if self.is_momentum else lr
+        return float(value[self.number] if isinstance(value, np.ndarray) else value)
 
 
 def pack(tensors: Iterable[Tensor]) -> None:
@@ -39,7 +44,7 @@ def pack(tensors: Iterable[Tensor]) -> None:
     for tensor in {id(tensor): tensor for tensor in tensors if _is_movable(tensor)}.values():
         by_kind.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     for alike in by_kind.values():
-        if len(alike) >= FEWEST:
+        if len(alike) >= MIN_PACKED:
             common = torch.stack([tensor.detach().reshape(()) for tensor in alike])
             for index, tensor in enumerate(alike):
                 tensor.data = common[index].view(tensor.shape)
@@ -69,7 +74,7 @@ def runs(slots: Sequence[Slot]) -> tuple[list[Run], list[Slot]]:
     for _, run in groupby(enumerate(packable), key=lambda item: (_place(item[1])[:-1], _offset(item[1]) - item[0])):
         members = [slot for _, slot in run]
         lr_first = sorted(members, key=lambda slot: slot.is_momentum) == members
-        if len(members) >= FEWEST and lr_first:
+        if len(members) >= MIN_PACKED and lr_first:
             found.append(Run(members))
         else:
             single += members
@@ -92,16 +97,19 @@ class Run:
         first = slots[0].tensor
         self._device = torch.empty(0, dtype=first.dtype, device=first.device)
         self._device.set_(first.untyped_storage(), first.storage_offset(), (len(slots),), (1,))
-        self._values = np.empty(len(slots))
-        self._on_host = torch.from_numpy(self._values)
+        values = np.empty(len(slots))
+        self._values, self._on_host = values, torch.from_numpy(values)
         lrs = sum(not slot.is_momentum for slot in slots)
-        self._parts = [_Part(slots[:lrs], self._values[:lrs], 0), _Part(slots[lrs:], self._values[lrs:], 2)]
+        self._lrs, self._momenta = values[:lrs], values[lrs:]
+        numbers = np.array([slot.number for slot in slots])
+        self._lr_numbers, self._momentum_numbers = numbers[:lrs], numbers[lrs:]
         self._pinned = first.device.type == "cuda"
 
-    def write(self, weights: tuple[float, float, float, float]) -> None:
-        """Blend all values on the host, as float64, and send them with one copy; nothing waits for the device."""
-        for part in self._parts:
-            part.blend(weights)
+    def write(self, lr: Value, momentum: Value) -> None:
+        """Collect all values on the host, as float64, and send them with one copy; nothing waits for the device."""
+        self._lrs[:] = lr[self._lr_numbers] if isinstance(lr, np.ndarray) else lr
+        if self._momenta.size:
+            self._momenta[:] = momentum[self._momentum_numbers] if isinstance(momentum, np.ndarray) else momentum
         if self._pinned:
             # Pinned memory anew for each copy: torch lends freed pinned memory again only when the copies from it
             # are done, so a host that runs ahead of the device cannot overwrite what is still to be sent.
@@ -110,23 +118,3 @@ class Run:
             self._device.copy_(staged, non_blocking=True)
         else:
             self._device.copy_(self._on_host)
-
-
-class _Part:
-    """The lrs, or the momenta, of a run."""
-
-    def __init__(self, slots: Sequence[Slot], values: NDArray[np.float64], first_weight: int) -> None:
-        self._values, self._first_weight = values, first_weight
-        self._ends = {(slot.low, slot.high) for slot in slots}
-        self._low, self._high = np.array([slot.low for slot in slots]), np.array([slot.high for slot in slots])
-        self._share = np.empty(len(slots))
-
-    def blend(self, weights: tuple[float, float, float, float]) -> None:
-        low_weight, high_weight = weights[self._first_weight], weights[self._first_weight + 1]
-        if len(self._ends) == 1:  # the common case: all groups have one range
-            [(low, high)] = self._ends
-            self._values.fill(low * low_weight + high * high_weight)
-        elif self._ends:
-            np.multiply(self._low, low_weight, out=self._values)
-            np.multiply(self._high, high_weight, out=self._share)
-            np.add(self._values, self._share, out=self._values)

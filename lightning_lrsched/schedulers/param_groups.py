@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_lrsched.schedulers.errors import ParameterValueError
+from lightning_lrsched.schedulers.group_values import GroupValues, Value, as_list
 from lightning_lrsched.schedulers.packed_tensors import Run, Slot, pack, runs
-
-Range = tuple[float, float]
-Weights = tuple[float, float, float, float]
-"""Weights of (lr low, lr high, momentum low, momentum high): every value is ``low * weight + high * weight``."""
 
 Group = dict[str, Any]
 
 LOOKS_PER_WRITE = 16
-"""So many groups are looked at per write, on average, for a tensor that the user has replaced."""
+"""Groups that each write examines, on average, for a tensor that the user has replaced."""
 
-
-A_BUFFER_FOR_EACH_BETA = ("AggMo",)
-"""Optimizers whose betas are names of buffers: any other value is one that they do not find."""
+BUFFER_FOR_EACH_BETA = ("AggMo",)
+"""Optimizers whose betas are names of buffers: they have none for any other value."""
 
 
 def momentum_key(group: Group) -> str | None:
@@ -33,7 +30,7 @@ def momentum_key(group: Group) -> str | None:
 
 
 def has_momentum(optimizer: Optimizer) -> bool:
-    """Tell whether any param group has a momentum that is in use (SGD and RMSprop switch it off with 0)."""
+    """Return whether any param group has a momentum that is in use (SGD and RMSprop switch it off with 0)."""
     return any("betas" in group or bool(group.get("momentum", 0.0)) for group in optimizer.param_groups)
 
 
@@ -42,75 +39,101 @@ def check_groups(optimizer: Optimizer) -> None:
     for number, group in enumerate(optimizer.param_groups):
         if "lr" not in group:
             raise ValueError(
-                f"{type(optimizer).__name__} has no learning rate to schedule: its param group {number} has no 'lr'"
+                f"{type(optimizer).__name__} has no learning rate to schedule: its param_groups[{number}] has no 'lr'"
             )
 
 
 class ParamGroupWriter:
-    """Writes blended values into all param groups of one optimizer.
+    """Writes computed values into all param groups of one optimizer.
 
-    Groups that share a range share one computed value, so the cost of the arithmetic does not grow with the number of
-    groups. A float is replaced by a float. A tensor that a group holds is written in place and never replaced: compiled
+    A float is replaced by a float. A tensor that a group holds is written in place and never replaced: compiled
     optimizers and captured graphs keep reading the same memory. Many tensors are packed, and one copy writes them all.
     """
 
-    def __init__(self, optimizer: Optimizer, lr: list[Range], momentum: list[Range] | None) -> None:
-        if momentum is not None and type(optimizer).__name__ in A_BUFFER_FOR_EACH_BETA:
-            raise ValueError(
-                f"cycle_momentum: {type(optimizer).__name__} keeps a buffer for each of its betas, so that none of them"
-                " can be cycled; set cycle_momentum to false"
+    def __init__(self, optimizer: Optimizer, values: GroupValues) -> None:
+        if values.has_momentum and type(optimizer).__name__ in BUFFER_FOR_EACH_BETA:
+            raise ParameterValueError(
+                "cycle_momentum",
+                f": {type(optimizer).__name__} keeps a buffer for each of its betas, so none of them can be cycled;"
+                " set cycle_momentum to false",
             )
         # load_state_dict puts a new list of new dicts here, add_param_group lengthens it.
         self.groups = optimizer.param_groups
         self.size = len(self.groups)
-        lr_slots: dict[Range, list[Group]] = {}
-        momentum_slots: dict[Range, list[Group]] = {}
-        betas_slots: dict[tuple[Range, tuple[Any, ...]], list[Group]] = {}
+        self._sets = values.sets
+        floats = [_FloatGroups() for _ in range(values.sets)]
         tensors = _Tensors(self.groups)
-
-        for group, range_ in zip(self.groups, lr, strict=True):
-            if isinstance(group["lr"], Tensor):
-                tensors.add(group, "lr", range_)
-            else:
-                lr_slots.setdefault(range_, []).append(group)
-        for group, range_ in zip(self.groups, momentum or [], strict=momentum is not None):
-            key = momentum_key(group)
-            if key is not None and isinstance(_held(group, key), Tensor):
-                tensors.add(group, key, range_)
-            elif key == "betas":
-                betas_slots.setdefault((range_, tuple(group["betas"][1:])), []).append(group)
-            elif key == "momentum":
-                momentum_slots.setdefault(range_, []).append(group)
-
-        self._lrs = [(low, high, groups) for (low, high), groups in lr_slots.items()]
-        self._momenta = [(low, high, groups) for (low, high), groups in momentum_slots.items()]
-        self._betas = [_Betas(low, high, groups) for ((low, high), _), groups in betas_slots.items()]
-        self._tensors = tensors.bound()
+        for group, number in zip(self.groups, values.set_of_group, strict=True):
+            for key in ("lr", momentum_key(group) if values.has_momentum else None):
+                if key is not None and isinstance(_held(group, key), Tensor):
+                    tensors.add(group, key, number)
+                elif key is not None:
+                    floats[number].add(group, key)
+        self._floats, self._tensors = floats, tensors.bound()
         self.has_tensors = self._tensors is not None
         self.on_cuda = tensors.on_cuda
-
-    def write(self, weights: Weights) -> bool:
-        """Set lr and momentum of every group to its range, blended with ``weights``.
+        self.write: Callable[[Value, Value], bool] = self._write
+        if values.sets == 1 and self._tensors is None:
+            self.write = floats[0].write  # the common case, without a detour
+        """Set lr and momentum of every group: a float for all, or an array with one for each set of groups.
 
         Returns False where a group no longer holds the tensor that was written: then a new writer must be made.
         """
-        lr_low, lr_high, momentum_low, momentum_high = weights
-        for low, high, groups in self._lrs:
-            value = low * lr_low + high * lr_high
-            for group in groups:
-                group["lr"] = value
+
+    def _write(self, lr: Value, momentum: Value) -> bool:
+        values = zip(self._floats, as_list(lr, self._sets), as_list(momentum, self._sets), strict=True)
+        for groups, one_lr, one_momentum in values:
+            groups.write(one_lr, one_momentum)
+        return self._tensors is None or self._tensors.write(lr, momentum)
+
+
+class _FloatGroups:
+    """The param groups of one set whose lr, momentum or first beta are floats."""
+
+    def __init__(self) -> None:
+        self._lrs: list[Group] = []
+        self._momenta: list[Group] = []
+        self._betas: list[_Betas] = []
+
+    def add(self, group: Group, key: str) -> None:
+        """Have ``group[key]`` written from now on."""
+        if key == "betas":
+            others = tuple(group["betas"][1:])
+            alike = [betas for betas in self._betas if betas.others == others]
+            alike[0].groups.append(group) if alike else self._betas.append(_Betas(group))
+        else:
+            (self._lrs if key == "lr" else self._momenta).append(group)
+
+    def write(self, lr: float, momentum: float | None) -> bool:
+        """Set lr and momentum of every group."""
+        for group in self._lrs:
+            group["lr"] = lr
         for betas in self._betas:
             before = betas.written
             # One tuple serves all groups, except where someone has set other betas since the last write.
-            shared = betas.written = (betas.low * momentum_low + betas.high * momentum_high, *betas.others)
+            shared = betas.written = (momentum, *betas.others)
             for group in betas.groups:
                 held = group["betas"]
                 group["betas"] = shared if held is before else betas.written_over(held)
-        for low, high, groups in self._momenta:
-            value = low * momentum_low + high * momentum_high
-            for group in groups:
-                group["momentum"] = value
-        return self._tensors is None or self._tensors.write(weights)
+        for group in self._momenta:
+            group["momentum"] = momentum
+        return True
+
+
+class _Betas:
+    """Groups with the same betas; those after the first stay as the user set them."""
+
+    __slots__ = ("groups", "others", "written")
+
+    def __init__(self, group: Group) -> None:
+        self.groups = [group]
+        self.written: tuple[Any, ...] = tuple(group["betas"])
+        self.others = self.written[1:]
+
+    def written_over(self, held: Any) -> tuple[Any, ...]:
+        """Return what to put in the place of betas that are not those written last."""
+        others = tuple(held[1:])
+        return self.written if others == self.others else (self.written[0], *others)
 
 
 def _fill(tensor: Tensor, value: float) -> None:
@@ -141,15 +164,14 @@ class _Tensors:
         self._look_every = 1
         self.on_cuda = False
 
-    def add(self, group: Group, key: str, range_: Range) -> None:
-        """Have the tensor that ``group`` holds under ``key`` written from now on."""
+    def add(self, group: Group, key: str, number: int) -> None:
+        """Have the tensor that ``group`` holds under ``key`` written from now on, with the values of a set."""
         tensor = _held(group, key)
-        slot = self._slots.setdefault(id(tensor), Slot(tensor, *range_, key != "lr"))
+        slot = self._slots.setdefault(id(tensor), Slot(tensor, number, key != "lr"))
         # torch gives groups without a tensor of their own the optimizer's default: one tensor for all of them.
-        if (slot.low, slot.high) != range_:
+        if slot.number != number:
             raise ValueError(
-                f"{key}: param groups with different ranges, {(slot.low, slot.high)} and {range_}, share one tensor;"
-                " give each param group a tensor of its own"
+                f"{key}: param groups with different values share one tensor; give each param group a tensor of its own"
             )
         self._held.append((group, key, tensor))
         self.on_cuda |= tensor.is_cuda
@@ -167,38 +189,19 @@ class _Tensors:
         self._outside_compiler = torch.compiler.disable(self._write)  # type: ignore[no-untyped-call]
         return self
 
-    def write(self, weights: Weights) -> bool:
+    def write(self, lr: Value, momentum: Value) -> bool:
         """Write all tensors in place; return False where a group was given another one."""
         # Within a compiled step the writing would be compiled too, and anew for every value.
-        return bool(self._outside_compiler(weights)) if torch.compiler.is_compiling() else self._write(weights)
+        write = self._outside_compiler if torch.compiler.is_compiling() else self._write
+        return bool(write(lr, momentum))
 
-    def _write(self, weights: Weights) -> bool:
-        lr_low, lr_high, momentum_low, momentum_high = weights
+    def _write(self, lr: Value, momentum: Value) -> bool:
         for run in self._runs:
-            run.write(weights)
+            run.write(lr, momentum)
         for slot in self._single:
-            if slot.is_momentum:
-                _fill(slot.tensor, slot.low * momentum_low + slot.high * momentum_high)
-            else:
-                _fill(slot.tensor, slot.low * lr_low + slot.high * lr_high)
+            _fill(slot.tensor, slot.value(lr, momentum))
         self._writes += 1
         return self._writes % self._look_every > 0 or all(_held(g, key) is tensor for g, key, tensor in self._held)
-
-
-class _Betas:
-    """Groups with one range of the first beta; the betas after the first stay as the user set them."""
-
-    __slots__ = ("groups", "high", "low", "others", "written")
-
-    def __init__(self, low: float, high: float, groups: list[Group]) -> None:
-        self.low, self.high, self.groups = low, high, groups
-        self.written: tuple[Any, ...] = tuple(groups[0]["betas"])
-        self.others = self.written[1:]
-
-    def written_over(self, held: Any) -> tuple[Any, ...]:
-        """Return what to put in the place of betas that are not those written last."""
-        others = tuple(held[1:])
-        return self.written if others == self.others else (self.written[0], *others)
 
 
 def read_lrs(groups: Iterable[Group]) -> list[Any]:
@@ -206,10 +209,18 @@ def read_lrs(groups: Iterable[Group]) -> list[Any]:
     return [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in groups]
 
 
+def holds_lrs(groups: Iterable[Group], lrs: Iterable[float]) -> bool:
+    """Return whether the groups hold exactly these learning rates, a tensor as near as its dtype can."""
+    held = ((group["lr"], lr) for group, lr in zip(groups, lrs, strict=True))
+    return all(
+        bool((own == torch.full_like(own, lr)).all()) if isinstance(own, Tensor) else own == lr for own, lr in held
+    )
+
+
 def read_momenta(groups: Iterable[Group]) -> list[float | None]:
     """Return each group's momentum (or first beta) as a number; None where it has none."""
     held = [_held(group, momentum_key(group) or "momentum") for group in groups]
-    # Who knows what some optimizer keeps under these names.
+    # Third-party optimizers may store non-numbers here.
     return [float(value) if isinstance(value, (int, float, Tensor)) else None for value in held]
 
 
@@ -223,3 +234,16 @@ def write_momenta(groups: Iterable[Group], momenta: Iterable[float | None]) -> N
             held.fill_(momentum)
         else:
             group[key] = (momentum, *group["betas"][1:]) if key == "betas" else momentum
+
+
+def torch_optimizer(optimizer: Any) -> Optimizer:
+    """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's, SAM's, Lookahead's)."""
+    groups = getattr(optimizer, "param_groups", None)
+    for name in ("optimizer", "base_optimizer"):
+        inner = getattr(optimizer, name, None)
+        # With param groups of its own, the inner one is not the one that is asked to step.
+        if isinstance(inner, Optimizer) and (inner.param_groups is groups or not isinstance(optimizer, Optimizer)):
+            return inner
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")

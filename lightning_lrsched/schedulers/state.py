@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_lrsched.schedulers.checks import count
 
 
 def is_own_state(state: Any) -> bool:
-    """Tell whether ``state`` is what ``state_dict`` of a schedule of this package returned."""
+    """Return whether ``state`` is what ``state_dict`` of a schedule of this package returned."""
     return isinstance(state, dict) and "hyperparameters" in state
 
 
@@ -19,7 +19,7 @@ def position_in(state: Mapping[str, Any], name: str) -> int:
 
     Raises:
         ValueError: if there is no position, or the state is that of a scheduler that is not of this package: its
-            position may count epochs. ``name`` says who is asking.
+            position may count epochs. ``name`` is that of the schedule that loads it.
     """
     if "last_epoch" in state and not any(key.startswith("_") for key in state):
         return count("last_epoch", state["last_epoch"], at_least=-1)
@@ -34,8 +34,8 @@ def position_in(state: Mapping[str, Any], name: str) -> int:
     raise ValueError(f"{name}: no 'last_epoch' in the saved state, got keys {list(state)}")
 
 
-def changes_since(saved: Mapping[str, Any], now: Mapping[str, Any], own_lrs: Sequence[float] | None) -> list[str]:
-    """Return ``key: old -> new`` of all that the values depend on and that was another when ``saved`` was saved.
+def changes_since(saved: Mapping[str, Any], now: Mapping[str, Any], own_lrs: list[float] | None) -> list[str]:
+    """Return ``key: old -> new`` of all that the values depend on and that has changed since ``saved`` was saved.
 
     Args:
         saved: a state as ``state_dict`` returned it.

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from torch.optim import Optimizer
 
 from lightning_lrsched.schedulers.base import ClosedFormLR
-from lightning_lrsched.schedulers.checks import choice, count, for_each_group, number, one_or_per_group, ordered
 from lightning_lrsched.schedulers.curves import cosine_decay, linear_decay, warmup
-from lightning_lrsched.schedulers.param_groups import Range, Weights
+from lightning_lrsched.schedulers.group_values import Curve
+from lightning_lrsched.schedulers.parameters import OWN_LR, ZERO, Number, Steps
 
-WARMUP_TYPES = ("log", "linear")
 DEFAULT_WARMUP_MAX_LR = 0.001
+
+MinLr = Annotated[float | list[float], Number(at_least=0, auto=ZERO)]
+MaxLr = Annotated[float | list[float] | None, Number(at_least=0, auto=OWN_LR)]
+WarmupSteps = Annotated[int, Steps(auto=0.1)]
+TotalSteps = Annotated[int, Steps(at_least=1, auto=1.0)]
+WarmupType = Literal["log", "linear"]
+Ratio = Annotated[float, Number(at_least=0, at_most=1)]
 
 
 class WarmupLR(ClosedFormLR):
@@ -54,49 +61,49 @@ class WarmupLR(ClosedFormLR):
         [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
+    low_and_high = (("warmup_min_lr", "warmup_max_lr"),)
+
     def __init__(
         self,
         optimizer: Optimizer,
-        warmup_min_lr: float | list[float] = 0.0,
-        warmup_max_lr: float | list[float] | None = DEFAULT_WARMUP_MAX_LR,
-        warmup_num_steps: int = 1000,
-        warmup_type: str = "log",
+        warmup_min_lr: MinLr = 0.0,
+        warmup_max_lr: MaxLr = DEFAULT_WARMUP_MAX_LR,
+        warmup_num_steps: WarmupSteps = 1000,
+        warmup_type: WarmupType = "log",
         last_batch_iteration: int = -1,
     ) -> None:
-        self.warmup_min_lr = one_or_per_group("warmup_min_lr", warmup_min_lr, number, at_least=0)
-        # By identity: a user who writes 0.001 has decided, one who writes nothing may not know.
-        max_lr_by_default = warmup_max_lr is DEFAULT_WARMUP_MAX_LR
-        self.warmup_max_lr = (
-            None if warmup_max_lr is None else one_or_per_group("warmup_max_lr", warmup_max_lr, number, at_least=0)
-        )
-        self.warmup_num_steps = count("warmup_num_steps", warmup_num_steps)
-        self.warmup_type = choice("warmup_type", warmup_type, WARMUP_TYPES)
-        self._warmup_steps = _effective_steps(self.warmup_num_steps)
-        super().__init__(optimizer, last_batch_iteration)
+        super().__init__(optimizer, last_batch_iteration, WarmupLR, locals())
+
+    @classmethod
+    def remarks(
+        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
+    ) -> list[str]:
+        """Return a sentence about a default lr that replaces the optimizer's."""
         # A float32 tensor holds 0.001 only to seven digits.
-        replaced = [lr for lr in self.base_lrs if not math.isclose(lr, DEFAULT_WARMUP_MAX_LR, rel_tol=1e-6)]
-        if max_lr_by_default and replaced:
-            warnings.warn(
-                f"{type(self).__name__}: warmup_max_lr was not given, so its default {DEFAULT_WARMUP_MAX_LR} replaces"
-                f" the optimizer's own lr ({replaced[0]!r}); give warmup_max_lr, or None to keep each group's own lr",
-                stacklevel=2 if type(self) is WarmupLR else 3,  # a subclass's constructor lies between
-            )
+        replaced = [lr for lr in base_lrs if not math.isclose(lr, DEFAULT_WARMUP_MAX_LR, rel_tol=1e-6)]
+        if "warmup_max_lr" not in defaulted or not replaced:
+            return []
+        return [
+            f"{cls.__name__}: warmup_max_lr was not given, so its default {DEFAULT_WARMUP_MAX_LR} replaces the"
+            f" optimizer's own lr ({replaced[0]!r}); give warmup_max_lr, or None to keep each group's own lr"
+        ]
 
-    def scales_own_lr(self) -> bool:  # noqa: D102 - inherited
-        return self.warmup_max_lr is None
+    @classmethod
+    def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return whether the lr after the warmup is each group's own."""
+        return parameters["warmup_max_lr"] is None
 
-    def _lr_ranges(self) -> list[Range]:
-        groups = len(self.optimizer.param_groups)
-        lows = for_each_group("warmup_min_lr", self.warmup_min_lr, groups)
-        if self.warmup_max_lr is None:
-            return ordered("warmup_min_lr", lows, "the optimizer's lr", [float(lr) for lr in self.base_lrs])
-        return ordered(
-            "warmup_min_lr", lows, "warmup_max_lr", for_each_group("warmup_max_lr", self.warmup_max_lr, groups)
-        )
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, None) as a function of the position."""
+        min_lr, max_lr = p.warmup_min_lr, p.base_lr if p.warmup_max_lr is None else p.warmup_max_lr
+        n, shape = _effective_steps(p.warmup_num_steps), p.warmup_type
 
-    def _weights(self, step: int) -> Weights:
-        up = warmup(step, self._warmup_steps, self.warmup_type)
-        return 1.0 - up, up, 0.0, 0.0
+        def values(s: int) -> tuple[Any, None]:
+            f = warmup(s, n, shape)
+            return min_lr * (1.0 - f) + max_lr * f, None
+
+        return values
 
 
 class WarmupDecayLR(WarmupLR):
@@ -136,23 +143,34 @@ class WarmupDecayLR(WarmupLR):
     def __init__(
         self,
         optimizer: Optimizer,
-        total_num_steps: int,
-        warmup_min_lr: float | list[float] = 0.0,
-        warmup_max_lr: float | list[float] | None = DEFAULT_WARMUP_MAX_LR,
-        warmup_num_steps: int = 1000,
-        warmup_type: str = "log",
+        total_num_steps: TotalSteps,
+        warmup_min_lr: MinLr = 0.0,
+        warmup_max_lr: MaxLr = DEFAULT_WARMUP_MAX_LR,
+        warmup_num_steps: WarmupSteps = 1000,
+        warmup_type: WarmupType = "log",
         last_batch_iteration: int = -1,
     ) -> None:
-        self.total_num_steps = count("total_num_steps", total_num_steps, at_least=1)
-        super().__init__(optimizer, warmup_min_lr, warmup_max_lr, warmup_num_steps, warmup_type, last_batch_iteration)
-        _warn_if_warmup_is_longer(self)
+        # Not WarmupLR's own constructor: it has fewer parameters.
+        ClosedFormLR.__init__(self, optimizer, last_batch_iteration, WarmupDecayLR, locals())
 
-    def _weights(self, step: int) -> Weights:
-        if step <= self._warmup_steps:
-            up = warmup(step, self._warmup_steps, self.warmup_type)
-        else:
-            up = linear_decay(step, self._warmup_steps, self.total_num_steps)
-        return 1.0 - up, up, 0.0, 0.0
+    @classmethod
+    def remarks(
+        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
+    ) -> list[str]:
+        """Return sentences about a default lr that replaces the optimizer's, and about a warmup that is too long."""
+        return super().remarks(parameters, defaulted, base_lrs, optimizer) + _warmup_too_long(cls.__name__, parameters)
+
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, None) as a function of the position."""
+        min_lr, max_lr = p.warmup_min_lr, p.base_lr if p.warmup_max_lr is None else p.warmup_max_lr
+        n, total, shape = _effective_steps(p.warmup_num_steps), p.total_num_steps, p.warmup_type
+
+        def values(s: int) -> tuple[Any, None]:
+            f = warmup(s, n, shape) if s <= n else linear_decay(s, n, total)
+            return min_lr * (1.0 - f) + max_lr * f, None
+
+        return values
 
 
 class WarmupCosineLR(ClosedFormLR):
@@ -193,34 +211,38 @@ class WarmupCosineLR(ClosedFormLR):
     def __init__(
         self,
         optimizer: Optimizer,
-        total_num_steps: int,
-        warmup_min_ratio: float = 0.0,
-        warmup_num_steps: int = 1000,
-        cos_min_ratio: float = 0.0001,
-        warmup_type: str = "log",
+        total_num_steps: TotalSteps,
+        warmup_min_ratio: Ratio = 0.0,
+        warmup_num_steps: WarmupSteps = 1000,
+        cos_min_ratio: Ratio = 0.0001,
+        warmup_type: WarmupType = "log",
         last_batch_iteration: int = -1,
     ) -> None:
-        self.total_num_steps = count("total_num_steps", total_num_steps, at_least=1)
-        self.warmup_min_ratio = number("warmup_min_ratio", warmup_min_ratio, at_least=0, at_most=1)
-        self.warmup_num_steps = count("warmup_num_steps", warmup_num_steps)
-        self.cos_min_ratio = number("cos_min_ratio", cos_min_ratio, at_least=0, at_most=1)
-        self.warmup_type = choice("warmup_type", warmup_type, WARMUP_TYPES)
-        self._warmup_steps = _effective_steps(self.warmup_num_steps)
-        super().__init__(optimizer, last_batch_iteration)
-        _warn_if_warmup_is_longer(self)
+        super().__init__(optimizer, last_batch_iteration, WarmupCosineLR, locals())
 
-    def scales_own_lr(self) -> bool:  # noqa: D102 - inherited
+    @classmethod
+    def remarks(
+        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
+    ) -> list[str]:
+        """Return a sentence about a warmup that is too long."""
+        return _warmup_too_long(cls.__name__, parameters)
+
+    @classmethod
+    def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return True: the values are multiples of each group's own lr."""
         return True
 
-    def _lr_ranges(self) -> list[Range]:
-        return [(0.0, float(lr)) for lr in self.base_lrs]
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, None) as a function of the position."""
+        base_lr, min_ratio, end_ratio = p.base_lr, p.warmup_min_ratio, p.cos_min_ratio
+        n, total, shape = _effective_steps(p.warmup_num_steps), p.total_num_steps, p.warmup_type
 
-    def _weights(self, step: int) -> Weights:
-        if step <= self._warmup_steps:
-            low, up = self.warmup_min_ratio, warmup(step, self._warmup_steps, self.warmup_type)
-        else:
-            low, up = self.cos_min_ratio, cosine_decay(step, self._warmup_steps, self.total_num_steps)
-        return 0.0, low * (1.0 - up) + up, 0.0, 0.0
+        def values(s: int) -> tuple[Any, None]:
+            low, f = (min_ratio, warmup(s, n, shape)) if s <= n else (end_ratio, cosine_decay(s, n, total))
+            return base_lr * (low * (1.0 - f) + f), None
+
+        return values
 
 
 def _effective_steps(warmup_num_steps: int) -> int:
@@ -228,10 +250,11 @@ def _effective_steps(warmup_num_steps: int) -> int:
     return max(2, warmup_num_steps) if warmup_num_steps else 0
 
 
-def _warn_if_warmup_is_longer(schedule: WarmupDecayLR | WarmupCosineLR) -> None:
-    if schedule.total_num_steps < schedule.warmup_num_steps:
-        warnings.warn(
-            f"{type(schedule).__name__}: total_num_steps={schedule.total_num_steps} is less than"
-            f" warmup_num_steps={schedule.warmup_num_steps}: the lr falls to its low value right after the warmup",
-            stacklevel=3,
-        )
+def _warmup_too_long(name: str, parameters: Mapping[str, Any]) -> list[str]:
+    total, warmup_steps = parameters["total_num_steps"], parameters["warmup_num_steps"]
+    if not (isinstance(total, int) and isinstance(warmup_steps, int)) or total >= warmup_steps:
+        return []  # also where a configuration leaves one of them to the run
+    return [
+        f"{name}: total_num_steps={total} is less than warmup_num_steps={warmup_steps}: the lr falls to its low value"
+        " right after the warmup"
+    ]

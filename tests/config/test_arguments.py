@@ -48,8 +48,8 @@ def test_every_parameter_has_a_flag_and_a_help():
     helped = {action.dest: action.help for action in parser._actions}
     for schedule in SCHEDULERS.values():
         for name in schedule.parameters():
-            assert len(helped[arguments.FLAG_NAMES.get(name, name)]) > 40
-    assert "Default: 1.0." in helped["lr_range_test_step_rate"]
+            assert len(helped[name]) > 40
+    assert "(default: 1.0)" in helped["lr_range_test_step_rate"]
     assert parser.format_help()
 
 

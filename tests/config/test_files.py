@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_lrsched.__main__ import main
 from lightning_lrsched.config.files import LARGEST_FILE, dump_mapping, read_mapping
 
 
@@ -89,3 +90,13 @@ def test_what_is_no_file_is_refused(path):
 def test_what_is_written_reads_back(tmp_path, form):
     content = {"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": [1e-8, 0.1], "cycle_momentum": True}}}
     assert read(tmp_path, f"x.{form}", dump_mapping(content, form)) == content
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_a_number_that_is_too_large_is_an_error_of_that_file_alone(tmp_path, number, capsys):
+    (tmp_path / "a.json").write_text(f'{{"train_batch_size": {number}, "scheduler": {{"type": "WarmupLR"}}}}')
+    (tmp_path / "b.json").write_text('{"scheduler": {"type": "WarmupLR"}}')
+    assert main(["check", str(tmp_path)]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert "a.json: not valid JSON: a number is too large" in first
+    assert "b.json: ok" in second

@@ -230,9 +230,10 @@ def test_a_wrong_later_call_leaves_the_schedule_in_charge():
 
 def test_two_calls_at_once_for_one_optimizer_are_refused():
     optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
-    configure_optimizers(optimizer, ONE_CYCLE)
+    first = configure_optimizers(optimizer, ONE_CYCLE)
     with pytest.raises(ValueError, match="OneCycle follows it already"):
         configure_optimizers(optimizer, ONE_CYCLE)
+    assert first["lr_scheduler"]["scheduler"].is_following
 
 
 def test_a_schedule_that_somebody_else_follows_is_not_replaced():

@@ -62,10 +62,6 @@ def test_reciprocal_decay_halves_after_one_step_size_at_rate_1() -> None:
     assert [curves.reciprocal_decay(step, 4, 1.0) for step in (0, 4, 12)] == [1.0, 0.5, 0.25]
 
 
-def test_reciprocal_decay_without_a_step_size_does_not_decay() -> None:
-    assert curves.reciprocal_decay(1000, 0, 1.0) == 1.0
-
-
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.one_cycle import LARGEST_MOMENTUM
+from lightning_lrsched.schedulers.one_cycle import MAX_MOMENTUM
 
 from .helpers import SMALL, adamw, lrs, momenta
 
@@ -148,7 +148,7 @@ def compare(ours: Any, theirs: Any, errors: dict[str, float], first_step: int = 
             errors[f"{name} lr"] = max(errors.get(f"{name} lr", 0.0), worst)
         if step >= 1:
             their_momenta = momenta(theirs.optimizer)
-            if max(their_momenta) <= LARGEST_MOMENTUM:
+            if max(their_momenta) <= MAX_MOMENTUM:
                 worst = max(map(relative_error, momenta(ours.optimizer), their_momenta))
                 assert worst <= TOLERANCE, (step, momenta(ours.optimizer), their_momenta)
                 errors[f"{name} momentum"] = max(errors.get(f"{name} momentum", 0.0), worst)

@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import SequentialLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_lrsched.schedulers.packed_tensors import FEWEST
+from lightning_lrsched.schedulers.packed_tensors import MIN_PACKED
 
 from .helpers import NAMES, adamw, lrs, momenta, param_groups, parameter, small
 
@@ -88,7 +88,7 @@ def test_nothing_is_read_back(name: str, groups: int) -> None:
     schedule.follow_optimizer()
     with Calls() as calls:
         for _ in range(5):
-            schedule._clock.after_step(schedule.optimizer)
+            schedule._hooks._advance(schedule.optimizer)
             schedule.lr_at(schedule.last_epoch)
             schedule.momentum_at(schedule.last_epoch)
             schedule.get_last_lr()
@@ -107,7 +107,7 @@ def test_an_lr_beyond_the_dtypes_range_is_infinite_however_many_tensors_there_ar
 
 
 def test_groups_of_different_dtypes_have_a_copy_each() -> None:
-    dtypes = [torch.float32, torch.float64] * FEWEST
+    dtypes = [torch.float32, torch.float64] * MIN_PACKED
     optimizer = adamw(*(torch.tensor(0.1, dtype=dtype) for dtype in dtypes))
     schedule = small("WarmupLR", optimizer)
     with Calls() as calls:

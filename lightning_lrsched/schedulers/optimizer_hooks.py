@@ -1,0 +1,174 @@
+"""OptimizerHooks: the finished steps of an optimizer advance a schedule; two mistakes with schedules are noticed.
+
+torch iterates over an optimizer's hooks while they run, so none may be registered or removed then: a hook that has
+nothing more to do stays, switched off. The optimizer holds no reference to the schedule that would keep it alive.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from lightning_lrsched.schedulers.base import ClosedFormLR
+
+_HOOKS: weakref.WeakKeyDictionary[Optimizer, list[OptimizerHooks]] = weakref.WeakKeyDictionary()
+"""The hooks of each optimizer, to remove those that have nothing more to do before another one is registered."""
+
+_FOLLOWERS: weakref.WeakKeyDictionary[Optimizer, weakref.ref[ClosedFormLR]] = weakref.WeakKeyDictionary()
+
+
+def follower_of(optimizer: Optimizer) -> ClosedFormLR | None:
+    """Return the schedule that follows ``optimizer``, None if there is none."""
+    reference = _FOLLOWERS.get(optimizer)
+    return None if reference is None else reference()
+
+
+class OptimizerHooks:
+    """What a schedule learns from its optimizer: that it has finished a step, and that its state was loaded.
+
+    Args:
+        schedule: the schedule, whose optimizer has the hooks.
+        watch_steps: warn if the schedule is not stepped between two steps of the optimizer.
+    """
+
+    def __init__(self, schedule: ClosedFormLR, *, watch_steps: bool) -> None:
+        self._schedule = weakref.ref(schedule)
+        self._name = type(schedule).__name__
+        self._groups = schedule.optimizer.param_groups
+        self._first_position: int | None = schedule.last_epoch
+        self._position_before: int | None = None
+        self._state_loaded = False
+        self.watching = watch_steps
+        self.following = False
+        self._step_handle: RemovableHandle | None = None
+        self._register(schedule.optimizer, steps=watch_steps)
+        self._load_handle = schedule.optimizer.register_load_state_dict_post_hook(self._after_load)
+
+    def _register(self, optimizer: Optimizer, *, steps: bool) -> None:
+        """Register a hook for the optimizer's steps, after those of other schedules that have ended are removed."""
+        hooks = _HOOKS.setdefault(optimizer, [])
+        for other in hooks:
+            other.remove_if_done()
+        hooks[:] = [other for other in hooks if other is not self and other.is_alive] + [self]
+        if steps and self._step_handle is None:
+            self._step_handle = optimizer.register_step_post_hook(self._after_step)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the schedule still exists."""
+        return self._schedule() is not None
+
+    def remove_if_done(self) -> None:
+        """Remove the hooks that have nothing more to do; not to be called while the optimizer steps."""
+        if self._step_handle is not None and not (self.is_alive and (self.watching or self.following)):
+            self._step_handle.remove()
+            self._step_handle = None
+        if not self.is_alive:
+            self._load_handle.remove()
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Advance the schedule after each finished step of ``optimizer``.
+
+        Raises:
+            ValueError: if another schedule follows it.
+        """
+        other = follower_of(optimizer)
+        if other is not None and other is not self._schedule():
+            raise ValueError(
+                f"{self._name} cannot follow this {type(optimizer).__name__}: {type(other).__name__} follows it"
+                " already, and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
+            )
+        _FOLLOWERS[optimizer] = self._schedule
+        self.watching, self.following = False, True
+        self._advance_uncompiled: Any = torch.compiler.disable(self._advance)  # type: ignore[no-untyped-call]
+        self._register(optimizer, steps=True)
+
+    def unfollow(self, optimizer: Optimizer) -> None:
+        """Leave the schedule alone from now on."""
+        if self.following:
+            del _FOLLOWERS[optimizer]
+        self.watching = self.following = self._state_loaded = False
+        self.remove_if_done()
+
+    def position_set(self) -> None:
+        """Note that the schedule's position was set, so that it need not follow from the optimizer's steps."""
+        self._state_loaded = False
+        self._first_position = None
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.following:
+            # A compiled optimizer step would compile its hooks too, and anew for every step: a step is a number.
+            (self._advance_uncompiled if torch.compiler.is_compiling() else self._advance)(optimizer)
+        elif self.watching:
+            self._check_calls_of_step(optimizer)
+
+    def _advance(self, optimizer: Optimizer) -> None:
+        schedule = self._schedule()
+        if schedule is None:
+            self.following = False
+            warnings.warn(
+                f"{self._name} followed this {type(optimizer).__name__} and no longer exists, so the lr stays as it is:"
+                " keep a reference to the schedule, or call unfollow_optimizer() before you drop it",
+                stacklevel=2,
+            )
+            return
+        if schedule.writes_on_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{self._name} follows an optimizer whose step is being captured in a CUDA graph: a replay runs no"
+                " hooks, so the schedule would stand still. Call unfollow_optimizer() before capturing, and step()"
+                " after each replay."
+            )
+        # A fused optimizer under a gradient scaler is always called and skips inside its kernel. The scaler leaves the
+        # verdict on the device: reading it is the one unavoidable wait.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is None or not found_inf:
+            if self._state_loaded:
+                self._warn_not_restored(schedule)
+            schedule.advance()
+
+    def _check_calls_of_step(self, optimizer: Optimizer) -> None:
+        """Warn, at the optimizer's first two steps, where the schedule's ``step`` is not called after each."""
+        schedule = self._schedule()
+        # One that waits for its turn in SequentialLR stands at -1; ZeRO steps with one param group after the other.
+        if schedule is None or schedule.last_epoch < 0 or optimizer.param_groups is not self._groups:
+            return
+        before, self._position_before = self._position_before, schedule.last_epoch
+        if before is None:
+            if self._first_position is not None and schedule.last_epoch > self._first_position:
+                self.watching = False
+                warnings.warn(
+                    f"the step() of {self._name} was called before the first optimizer.step(), so its first value was"
+                    " not used: call optimizer.step() first, then step() of the schedule",
+                    stacklevel=2,
+                )
+            return
+        self.watching = False
+        if before == schedule.last_epoch:
+            warnings.warn(
+                f"{self._name} counts optimizer steps, but its step() was not called between two of them: call it after"
+                " each, or follow_optimizer() once (in Lightning: interval 'step', not 'epoch', or what"
+                " lightning_lrsched.configure_optimizers returns)",
+                stacklevel=2,
+            )
+
+    def _after_load(self, optimizer: Optimizer) -> None:
+        schedule = self._schedule()
+        if schedule is None:
+            return
+        made_steps = bool(optimizer.state)
+        self._state_loaded = self.following and schedule.last_epoch == 0 and made_steps
+        schedule.rebind_tensors()
+
+    def _warn_not_restored(self, schedule: ClosedFormLR) -> None:
+        self._state_loaded = False
+        warnings.warn(
+            f"the state of {type(schedule.optimizer).__name__} was loaded, but none for {self._name}, which goes on"
+            f" from step {schedule.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
+            stacklevel=2,
+        )

@@ -1,0 +1,283 @@
+"""Parameters of a schedule: declared once, in its constructor's signature and docstring, and read from there by all.
+
+A constructor annotates each parameter with a rule::
+
+    warmup_num_steps: Annotated[int, Steps(auto=0.1)] = 1000
+
+:func:`parameters_of` returns name, rule, default and help text of each. The constructor's checks, configuration files,
+command-line flags, ``--help``, ``"auto"`` and the hints in error messages use these and nothing else.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from lightning_lrsched.schedulers.checks import MAX_TEXT, choice, count, flag, number, to_number
+from lightning_lrsched.schedulers.durations import Duration, RunLength, is_auto, resolve_steps
+from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
+
+MAX_NUMBER = 10**300
+
+POSITION = "last_batch_iteration"
+"""Where a schedule starts: every constructor has it, and it is no hyperparameter."""
+
+
+@dataclass(frozen=True)
+class AutoLr:
+    """What ``"auto"`` means for a learning rate: a fraction of each param group's own lr, or of another parameter."""
+
+    fraction: float
+    of: str | None = None
+
+    def __str__(self) -> str:
+        if self.fraction == 0.0:
+            return "0"
+        base = "each param group's own lr" if self.of is None else self.of
+        return base if self.fraction == 1.0 else f"{self.fraction:g} of {base}"
+
+
+OWN_LR = AutoLr(1.0)
+ZERO = AutoLr(0.0)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number within limits; where the type allows a list, one number for each param group."""
+
+    at_least: float = -math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    at_most: float = math.inf
+    auto: AutoLr | None = None
+
+    metavar = "X"
+
+    def check(self, key: str, value: Any) -> float:
+        """Return ``value`` as a float, or raise ParameterError."""
+        limits = {"at_least": self.at_least, "above": self.above, "below": self.below, "at_most": self.at_most}
+        return number(key, value, **limits)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number."""
+
+    at_least: int = 0
+    auto: None = None
+
+    metavar = "N"
+
+    def check(self, key: str, value: Any) -> int:
+        """Return ``value`` as an int, or raise ParameterError."""
+        return count(key, value, at_least=self.at_least)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A number of optimizer steps; ``auto`` is the fraction of the run for which the word stands."""
+
+    at_least: int = 0
+    auto: float | None = None
+
+    metavar = "STEPS"
+
+    def check(self, key: str, value: Any) -> int:
+        """Return ``value`` as an int, or raise ParameterError."""
+        return count(key, value, at_least=self.at_least)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or false."""
+
+    auto: None = None
+
+    metavar = "true|false"
+
+    def check(self, key: str, value: Any) -> bool:
+        """Return ``value``, or raise ParameterError."""
+        return flag(key, value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several words."""
+
+    allowed: tuple[str, ...]
+    auto: None = None
+
+    metavar = None
+
+    def check(self, key: str, value: Any) -> str:
+        """Return ``value``, or raise ParameterError."""
+        return choice(key, value, self.allowed)
+
+
+@dataclass(frozen=True)
+class AnyValue:
+    """Anything: a parameter of a class that checks its values itself."""
+
+    auto: None = None
+
+    metavar = "X"
+
+    def check(self, key: str, value: Any) -> Any:
+        """Return ``value``."""
+        return value
+
+
+Rule = Number | Count | Steps | Switch | Choice | AnyValue
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a schedule.
+
+    Args:
+        name: its key in a configuration, and the constructor's argument.
+        rule: which values it takes.
+        default: its value where none is given; ``REQUIRED``: there is none.
+        optional: whether None is a value too.
+        per_group: whether it takes a list with one value for each param group.
+        help: its description.
+    """
+
+    name: str
+    rule: Rule
+    default: Any = REQUIRED
+    optional: bool = False
+    per_group: bool = False
+    help: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether a configuration must give it."""
+        return self.default is REQUIRED
+
+    def check(self, value: Any) -> Any:
+        """Return ``value`` as the schedule uses it.
+
+        Raises:
+            TypeError: if it has the wrong type.
+            ValueError: if it is out of range.
+        """
+        if value is None and self.optional:
+            return None
+        if self.per_group and isinstance(value, (list, tuple)):
+            if not value:
+                raise ParameterValueError(
+                    self.name, f"must be one number or a list with one for each param group, got {value!r}"
+                )
+            return [self.rule.check(f"{self.name}[{index}]", item) for index, item in enumerate(value)]
+        return self.rule.check(self.name, value)
+
+    def waits_for(self, value: Any) -> str | None:
+        """Return what must be known before ``value`` is a number: ``"run"``, ``"optimizer"`` or None."""
+        if isinstance(self.rule, Steps) and Duration.of(value, self.rule.auto) is not None:
+            return "run"
+        return "optimizer" if isinstance(self.rule.auto, AutoLr) and is_auto(value) else None
+
+    def read(self, value: Any, key: str | None = None) -> Any:
+        """Return ``value`` as a configuration spells it, with numbers in place of texts that spell numbers.
+
+        Raises:
+            TypeError: if it is a mapping.
+            ValueError: if it is "auto" where the word has no meaning, or too long to be shown.
+        """
+        key = self.name if key is None else key
+        if isinstance(value, (list, tuple)):
+            return tuple(self.read(item, f"{key}[{index}]") for index, item in enumerate(value))
+        if isinstance(value, dict):
+            raise ParameterTypeError(key, "must be a single value or a list of numbers, got a mapping")
+        if self.waits_for(value):
+            return value
+        if isinstance(value, str):
+            value = self._read_text(key, value)
+        if isinstance(self.rule, Steps) and isinstance(value, float) and value == 1.0:
+            raise ParameterValueError(key, "must not be 1.0: write 1 for one step, or a fraction of the run below 1")
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise ParameterValueError(key, "must be a number of reasonable size, got one with more than 300 digits")
+        # JSON writers spell counts as 2e3 or 2000.0; torch hands them to range() and the like.
+        whole = isinstance(self.rule, (Count, Steps)) and isinstance(value, float) and value.is_integer()
+        return int(value) if whole else value
+
+    def _read_text(self, key: str, text: str) -> Any:
+        if len(text) > MAX_TEXT:
+            raise ParameterValueError(key, f"must be a number, got a text of {len(text)} characters")
+        if isinstance(self.rule, (Choice, Switch)) or isinstance(self.default, str):
+            return text
+        if isinstance(self.rule, Steps) and text.strip().endswith("%") and (percent := to_number(text.strip()[:-1])):
+            raise ParameterValueError(key, f"must not be a percentage, got {text!r}: write {percent / 100:g}")
+        spelled = to_number(text)
+        return text if spelled is None else spelled
+
+    def resolve(self, value: Any, run: RunLength, *, leave_unknown: bool = False) -> Any:
+        """Return a length as a number of optimizer steps, any other value unchanged.
+
+        Raises:
+            ValueError: if the run's length is not known, unless ``leave_unknown``.
+        """
+        duration = Duration.of(value, self.rule.auto) if isinstance(self.rule, Steps) else None
+        if duration is None or (leave_unknown and not duration.is_known(run)):
+            return value
+        return resolve_steps(self.name, value, run, self.rule.auto)
+
+    def describe(self) -> str:
+        """Return help text, meaning of ``"auto"`` and default as one line."""
+        auto = ""
+        if isinstance(self.rule, Steps) and self.rule.auto is not None:
+            auto = f' "auto": {self.rule.auto:g} of the run.'
+        elif isinstance(self.rule.auto, AutoLr):
+            auto = f' "auto": {self.rule.auto}.'
+        default = "required" if self.required else str(self.default).lower()
+        return f"{self.help}{auto} (default: {default})"
+
+
+@cache
+def parameters_of(schedule: Any) -> Mapping[str, Parameter]:
+    """Return the hyperparameters of a schedule, as its constructor declares and its docstring describes them."""
+    init = schedule.__init__  # type: ignore[misc]
+    hints = get_type_hints(init, include_extras=True)
+    described = argument_help(schedule)
+    return {
+        name: _parameter(name, hints[name], argument.default, described.get(name, ""))
+        for name, argument in inspect.signature(init).parameters.items()
+        if name not in ("self", "optimizer", POSITION)
+    }
+
+
+def _parameter(name: str, hint: Any, default: Any, text: str) -> Parameter:
+    rule = None
+    if get_origin(hint) is Annotated:
+        hint, rule = get_args(hint)[:2]
+    members = get_args(hint) if get_origin(hint) is not Literal else ()
+    if get_origin(hint) is Literal:
+        rule = Choice(get_args(hint))
+    elif hint is bool:
+        rule = Switch()
+    if rule is None:
+        raise TypeError(f"{name}: annotate it with a rule, Annotated[..., Number(...)] or so")
+    return Parameter(name, rule, default, type(None) in members, list[float] in members, text)
+
+
+def argument_help(described: type) -> dict[str, str]:
+    """Return name -> text of the ``Args`` section of a Google-style docstring; empty where docstrings are stripped."""
+    lines = inspect.getdoc(described) or ""
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines.partition("\nArgs:\n")[2].splitlines():
+        if line and not line.startswith(" "):
+            break  # the next section
+        if line.startswith("        "):
+            found[name] += f" {line.strip()}"
+        elif ":" in line:
+            name, _, text = line.strip().partition(": ")
+            found[name] = text
+    return {key: text.replace("`", "") for key, text in found.items()}
