@@ -82,15 +82,6 @@ def groups(number: int) -> str:
     return f"{number} param group{'' if number == 1 else 's'}"
 
 
-def groups(number: int) -> str:
-    """Return a number of param groups as words.
-
-    >>> groups(1), groups(2)
-    ('1 param group', '2 param groups')
-    """
-    return f"{number} param group{'' if number == 1 else 's'}"
-
-
 def as_list(value: Value, sets: int) -> list[Any]:
     """Return a computed value as one float for each distinct set of parameters."""
     return value.tolist() if isinstance(value, np.ndarray) else [value] * sets

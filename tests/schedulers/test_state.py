@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_lrsched.schedulers import OneCycle
+from lightning_lrsched.schedulers import OneCycle, WarmupCosineLR, WarmupLR
 from lightning_lrsched.schedulers.base import ClosedFormLR
 
 from .helpers import NAMES, adamw, lrs, momenta, parameter, small, train_step
@@ -188,3 +188,63 @@ def test_a_group_that_was_added_before_saving_is_scheduled_after_loading() -> No
     new_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     new.load_state_dict(schedule.state_dict())
     assert lrs(new_optimizer) == lrs(optimizer) == schedule.lr_at(3)
+
+
+class Peak(WarmupLR):
+    """A subclass with a constructor of its own."""
+
+    def __init__(self, optimizer: Any, peak: float) -> None:
+        super().__init__(optimizer, warmup_max_lr=peak, warmup_num_steps=4)
+
+
+def test_a_subclass_with_its_own_constructor_is_saved_and_restored() -> None:
+    schedule = Peak(adamw(), 0.5)
+    for _ in range(3):
+        train_step(schedule.optimizer)
+        schedule.step()
+    state = schedule.state_dict()
+    assert state["hyperparameters"]["warmup_max_lr"] == 0.5
+    other = Peak(adamw(), 0.5)
+    other.load_state_dict(state)
+    assert lrs(other.optimizer) == lrs(schedule.optimizer)
+
+
+def test_the_lr_that_a_schedule_has_changed_is_not_taken_for_the_optimizers_own() -> None:
+    trained = adamw(0.5)
+    WarmupCosineLR(trained, 10, warmup_num_steps=2, last_batch_iteration=4)
+    train_step(trained)
+    state = trained.state_dict()
+    for group in state["param_groups"]:
+        del group["initial_lr"]  # as DeepSpeed's schedulers leave it
+    optimizer = adamw(0.5)
+    optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"set group\['initial_lr'\] to the lr that the optimizer was made with"):
+        WarmupCosineLR(optimizer, 10, warmup_num_steps=2, last_batch_iteration=5)
+    optimizer.param_groups[0]["initial_lr"] = 0.5
+    assert WarmupCosineLR(optimizer, 10, warmup_num_steps=2, last_batch_iteration=5).base_lrs == [0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_changed_configuration_applies_at_once_to_a_tensor_lr_of_low_precision(dtype: torch.dtype) -> None:
+    def optimizer() -> torch.optim.AdamW:
+        return adamw(torch.tensor(0.1, dtype=dtype), capturable=False, foreach=False)
+
+    state = WarmupLR(optimizer(), warmup_max_lr=0.1, warmup_num_steps=0).state_dict()
+    assert state["in_charge"]
+    resumed = WarmupLR(optimizer(), warmup_max_lr=0.4, warmup_num_steps=0)
+    with pytest.warns(UserWarning, match="other hyperparameters"):
+        resumed.load_state_dict({**state, "last_epoch": 7})
+    assert lrs(resumed.optimizer) == pytest.approx([0.4], rel=1e-2)
+
+
+@pytest.mark.slow  # needs DeepSpeed
+def test_deepspeed_loads_the_state(deepspeed: Any) -> None:
+    schedule = small("WarmupLR", adamw())
+    for _ in range(3):
+        train_step(schedule.optimizer)
+        schedule.step()
+    theirs = deepspeed.WarmupLR(adamw(), 0.1, 1.0, 6)
+    theirs.load_state_dict(schedule.state_dict())
+    theirs.step()
+    schedule.step()
+    assert theirs.get_last_lr() == pytest.approx(schedule.get_last_lr(), rel=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -203,3 +205,93 @@ def test_building_a_schedule_leaves_the_optimizers_step_alone(name: str) -> None
     small(name, optimizer)
     assert optimizer.step == step
     assert "step" not in vars(optimizer)
+
+
+def test_a_notebook_cell_that_is_run_twice_steps() -> None:
+    # Whose hook ended must not remove itself while torch iterates over the hooks.
+    optimizer = sgd()
+    schedule = small("WarmupLR", optimizer)
+    schedule = small("WarmupLR", optimizer, warmup_max_lr=0.5)
+    optimizer.register_step_post_hook(lambda *_: None)
+    for _ in range(3):
+        train_step(optimizer)
+        schedule.step()
+    assert schedule.last_epoch == 3
+
+
+def test_a_forgotten_step_is_a_warning_beside_other_hooks() -> None:
+    optimizer = sgd()
+    schedule = small("WarmupLR", optimizer)
+    optimizer.register_step_post_hook(lambda *_: None)
+    train_step(optimizer)
+    with pytest.warns(UserWarning, match=r"step\(\) was not called between two of them"):
+        train_step(optimizer)
+    assert schedule.last_epoch == 0
+
+
+def test_a_state_loaded_without_the_schedules_is_a_warning_beside_other_hooks() -> None:
+    trained = adamw()
+    train_step(trained)
+    optimizer = adamw()
+    schedule = small("WarmupLR", optimizer)
+    schedule.follow_optimizer()
+    optimizer.register_step_post_hook(lambda *_: None)
+    optimizer.load_state_dict(trained.state_dict())
+    with pytest.warns(UserWarning, match="the state of AdamW was loaded, but none for WarmupLR"):
+        train_step(optimizer)
+    train_step(optimizer)
+    assert schedule.last_epoch == 2
+
+
+def test_step_may_be_called_from_a_hook_of_the_optimizer() -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    optimizer.register_step_post_hook(lambda *_: None)
+    for _ in range(3):
+        train_step(optimizer)
+    assert schedule.last_epoch == 3
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_optimizer_and_schedule_are_freed_without_the_garbage_collector(follow: bool) -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    if follow:
+        schedule.follow_optimizer()
+    gone = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer, schedule
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_schedule_that_is_dropped_while_it_follows_is_reported_once() -> None:
+    optimizer = sgd()
+    small("OneCycle", optimizer).follow_optimizer()
+    with pytest.warns(UserWarning, match="OneCycle followed this SGD and no longer exists.* keep a reference"):
+        train_step(optimizer)
+    train_step(optimizer)
+    small("WarmupLR", optimizer).follow_optimizer()  # the optimizer is free
+
+
+def test_step_before_the_optimizer_has_stepped_is_reported() -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    schedule.step()
+    with pytest.warns(UserWarning, match=r"the step\(\) of OneCycle was called before the first optimizer.step\(\)"):
+        train_step(optimizer)
+    schedule.step()
+    train_step(optimizer)
+
+
+def test_a_position_that_was_set_before_the_first_step_is_no_mistake() -> None:
+    optimizer = sgd()
+    schedule = small("OneCycle", optimizer)
+    schedule.load_state_dict({"last_epoch": 3})
+    train_step(optimizer)
+    schedule.step()
+    train_step(optimizer)
+    assert schedule.last_epoch == 4
