@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 
 import pytest
 
@@ -137,21 +135,16 @@ def test_what_is_no_configuration_has_no_lr():
         get_lr_from_config({"params": {}})
 
 
-def test_deepspeeds_own_names_are_all_there(monkeypatch):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("DeepSpeed").setLevel(logging.CRITICAL)
-        pytest.importorskip("deepspeed", reason="DeepSpeed, whose names these are, is not installed")
-        from deepspeed.runtime import lr_schedules
-    theirs = lr_schedules.add_tuning_arguments(argparse.ArgumentParser())
+def test_deepspeeds_own_names_are_all_there(monkeypatch, deepspeed):
+    theirs = deepspeed.add_tuning_arguments(argparse.ArgumentParser())
     ours = add_tuning_arguments(argparse.ArgumentParser())
     flags = [{flag for action in p._actions for flag in action.option_strings} for p in (theirs, ours)]
     assert flags[0] <= flags[1]
-    functions = [name for name in vars(lr_schedules) if name.startswith(("override_", "get_config", "get_lr_from"))]
+    functions = [name for name in vars(deepspeed) if name.startswith(("override_", "get_config", "get_lr_from"))]
     assert all(callable(getattr(arguments, name)) for name in [*functions, "parse_arguments"])
     # What DeepSpeed's parser and these functions make of the same command line.
     monkeypatch.setattr(sys, "argv", ["train.py", "--lr_schedule", "WarmupLR", "--warmup_num_steps", "7", "--other"])
     args, unknown = arguments.parse_arguments()
     assert unknown == ["--other"]
-    ours_config, theirs_config = get_config_from_args(args)[0], lr_schedules.get_config_from_args(args)[0]
+    ours_config, theirs_config = get_config_from_args(args)[0], deepspeed.get_config_from_args(args)[0]
     assert ours_config == theirs_config

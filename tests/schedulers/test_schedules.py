@@ -219,7 +219,7 @@ def test_the_momentum_at_a_position(row: Row) -> None:
 def test_the_optimizer_holds_them_after_so_many_steps(row: Row) -> None:
     schedule = build(row)
     groups = schedule.optimizer.param_groups
-    momenta = {step: 0.95 for step in row.lr} if row.momentum is None else row.momentum
+    momenta = dict.fromkeys(row.lr, 0.95) if row.momentum is None else row.momentum
     for step in range(max(*row.lr, *momenta) + 1):
         if step:
             schedule.step()
