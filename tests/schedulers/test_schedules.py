@@ -58,6 +58,7 @@ ROWS = {
         {0: [0.5, 0.1], 2: [0.75, 0.15], 4: [1.0, 0.2], 8: [1.5, 0.3]},
         base_lrs=(1.0, 2.0),
     ),
+    "growth with DeepSpeed's defaults": Row("LRRangeTest", {}, {0: 0.001, 1000: 0.0015, 2000: 0.002, 4000: 0.003}),
     # OneCycle --------------------------------------------------------------------------------------------------------
     "a cycle, up and down": Row(
         "OneCycle",
@@ -125,6 +126,13 @@ ROWS = {
         {0: [0.75, 0.75], 1: [0.625, 0.5], 2: [0.5, 0.25], 4: [0.75, 0.75]},
         base_lrs=(1.0, 1.0),
     ),
+    "a cycle with DeepSpeed's defaults": Row(
+        "OneCycle",
+        {"cycle_min_lr": 1.0, "cycle_max_lr": 3.0},
+        {0: 1.0, 1000: 2.0, 2000: 3.0, 3000: 2.0, 4000: 1.0, 5000: 1.0},
+        {0: 0.9, 1000: 0.85, 2000: 0.8, 3000: 0.85, 4000: 0.9, 5000: 0.9},
+    ),
+    "decay of no rate": Row("OneCycle", {**CYCLE, "decay_step_size": 4}, {8: 1.0, 12: 1.0}, {8: 0.9, 12: 0.9}),
     # WarmupLR --------------------------------------------------------------------------------------------------------
     "a logarithmic warmup": Row("WarmupLR", TO_ONE, {**LOG, 5: 1.0, 50: 1.0}),
     "a linear warmup": Row("WarmupLR", LINEAR, {0: 0.0, 1: 0.0, 2: 0.25, 3: 0.5, 4: 0.75, 5: 1.0, 6: 1.0, 50: 1.0}),
@@ -144,6 +152,9 @@ ROWS = {
         {**LINEAR, "warmup_min_lr": [0.0, 1.0], "warmup_max_lr": [1.0, 2.0]},
         {0: [0.0, 1.0], 3: [0.5, 1.5], 5: [1.0, 2.0]},
         base_lrs=(0.1, 0.3),
+    ),
+    "a warmup with DeepSpeed's defaults": Row(
+        "WarmupLR", {}, {0: 0.0, 1: 0.0, 100: 0.002 / 3, 1000: 0.001, 2000: 0.001}, base_lrs=(0.001,)
     ),
     # WarmupDecayLR ---------------------------------------------------------------------------------------------------
     "a warmup, then a line down": Row(
@@ -167,6 +178,12 @@ ROWS = {
     "a line down after a warmup of the whole length": Row(
         "WarmupDecayLR", {**LINEAR, "total_num_steps": 4}, {4: 0.75, 5: 0.0, 6: 0.0}
     ),
+    "a line down with DeepSpeed's defaults": Row(
+        "WarmupDecayLR",
+        {"total_num_steps": 2000},
+        {0: 0.0, 100: 0.002 / 3, 1000: 0.001, 1001: 0.001, 1501: 0.0005, 2001: 0.0},
+        base_lrs=(0.001,),
+    ),
     # WarmupCosineLR --------------------------------------------------------------------------------------------------
     "a warmup, then a wave down": Row("WarmupCosineLR", RATIO, {**LOG, **WAVE}),
     "a linear warmup, then a wave down": Row(
@@ -185,13 +202,16 @@ ROWS = {
         {**RATIO, "total_num_steps": 4, "warmup_num_steps": 0},
         {step - 4: ratio for step, ratio in WAVE.items()},
     ),
+    "a wave down with DeepSpeed's defaults": Row(
+        "WarmupCosineLR", {"total_num_steps": 2000}, {0: 0.0, 100: 2 / 3, 1000: 1.0, 1500: 0.50005, 2000: 0.0001}
+    ),
 }
 rows = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ROWS.items()])
 
 
-def build(row: Row) -> Any:
+def build(row: Row, **changes: Any) -> Any:
     groups = [{"params": [parameter()], "lr": lr} for lr in row.base_lrs]
-    return getattr(lightning_lrsched, row.schedule)(SGD(groups, lr=1.0, momentum=0.95), **row.params)
+    return getattr(lightning_lrsched, row.schedule)(SGD(groups, lr=1.0, momentum=0.95), **row.params, **changes)
 
 
 def close(expected: float | list[float]) -> Any:
@@ -230,6 +250,14 @@ def test_the_optimizer_holds_them_after_so_many_steps(row: Row) -> None:
             expected = momenta[step]
             many = expected if isinstance(expected, list) else [expected] * len(groups)
             assert [group["momentum"] for group in groups] == close(many), step
+
+
+@rows
+def test_a_schedule_that_begins_at_a_position_writes_its_values_at_once(row: Row) -> None:
+    for step, lr in row.lr.items():
+        schedule = build(row, last_batch_iteration=step - 1)
+        assert schedule.get_last_lr() == close(lr), step
+        assert (schedule.last_epoch, schedule.last_batch_iteration) == (step, step - 1)
 
 
 def test_every_schedule_has_rows() -> None:
