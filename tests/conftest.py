@@ -1,8 +1,14 @@
-"""Quotes, at the end of a run, how far from DeepSpeed the schedules are; from all worker processes together."""
+"""DeepSpeed for the tests that need it, and, at the end of a run, how far from it the schedules are.
+
+The errors of all worker processes are quoted together.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
+import warnings
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,6 +25,26 @@ def same_weights_in_every_run() -> None:
     """Begin each test at the same seeds: whether it passes must not depend on luck, or on which tests ran before."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def deepspeed() -> ModuleType:
+    """DeepSpeed's own lr_schedules module; a test that asks for it is slow: the quick suite needs no DeepSpeed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("DeepSpeed", "deepspeed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        pytest.importorskip("deepspeed", reason="DeepSpeed, with which this package is compared, is not installed")
+        from deepspeed.runtime import lr_schedules
+    lr_schedules.logger.setLevel(logging.CRITICAL)
+    return lr_schedules
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "deepspeed" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

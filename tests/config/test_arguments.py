@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 
 import pytest
 
@@ -137,21 +135,40 @@ def test_what_is_no_configuration_has_no_lr():
         get_lr_from_config({"params": {}})
 
 
-def test_deepspeeds_own_names_are_all_there(monkeypatch):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("DeepSpeed").setLevel(logging.CRITICAL)
-        pytest.importorskip("deepspeed", reason="DeepSpeed, whose names these are, is not installed")
-        from deepspeed.runtime import lr_schedules
-    theirs = lr_schedules.add_tuning_arguments(argparse.ArgumentParser())
-    ours = add_tuning_arguments(argparse.ArgumentParser())
-    flags = [{flag for action in p._actions for flag in action.option_strings} for p in (theirs, ours)]
-    assert flags[0] <= flags[1]
-    functions = [name for name in vars(lr_schedules) if name.startswith(("override_", "get_config", "get_lr_from"))]
-    assert all(callable(getattr(arguments, name)) for name in [*functions, "parse_arguments"])
-    # What DeepSpeed's parser and these functions make of the same command line.
-    monkeypatch.setattr(sys, "argv", ["train.py", "--lr_schedule", "WarmupLR", "--warmup_num_steps", "7", "--other"])
-    args, unknown = arguments.parse_arguments()
-    assert unknown == ["--other"]
-    ours_config, theirs_config = get_config_from_args(args)[0], lr_schedules.get_config_from_args(args)[0]
-    assert ours_config == theirs_config
+DEEPSPEEDS_FLAGS = """
+-h --help --lr_schedule
+--lr_range_test_min_lr --lr_range_test_step_rate --lr_range_test_step_size --lr_range_test_staircase
+--cycle_min_lr --cycle_max_lr --cycle_first_step_size --cycle_first_stair_count --cycle_second_step_size
+--cycle_second_stair_count --decay_step_size --decay_lr_rate --cycle_momentum --cycle_min_mom --cycle_max_mom
+--decay_mom_rate --warmup_min_lr --warmup_max_lr --warmup_num_steps --warmup_type --warmup_min_ratio --cos_min_ratio
+"""
+DEEPSPEEDS_FUNCTIONS = """
+override_lr_range_test_params override_1cycle_params override_warmupLR_params override_warmupCosineLR_params
+override_params get_config_from_args get_lr_from_config
+"""
+COMMAND_LINE = ["train.py", "--lr_schedule", "WarmupLR", "--warmup_num_steps", "7", "--other"]
+
+
+def flags_of(parser):
+    return {flag for action in parser._actions for flag in action.option_strings}
+
+
+def test_deepspeeds_own_names_are_all_there():
+    assert flags_of(add_tuning_arguments(argparse.ArgumentParser())) >= set(DEEPSPEEDS_FLAGS.split())
+    assert all(callable(getattr(arguments, name)) for name in DEEPSPEEDS_FUNCTIONS.split())
+
+
+def test_parse_arguments_leaves_what_belongs_to_others(monkeypatch):
+    monkeypatch.setattr(sys, "argv", COMMAND_LINE)
+    args, others = arguments.parse_arguments()
+    assert others == ["--other"]
+    assert get_config_from_args(args) == ({"type": "WarmupLR", "params": {"warmup_num_steps": 7}}, None)
+
+
+def test_the_installed_deepspeed_has_these_names_and_makes_the_same_of_a_command_line(monkeypatch, deepspeed):
+    assert flags_of(deepspeed.add_tuning_arguments(argparse.ArgumentParser())) == set(DEEPSPEEDS_FLAGS.split())
+    functions = {name for name in vars(deepspeed) if name.startswith(("override_", "get_config", "get_lr_from"))}
+    assert functions == set(DEEPSPEEDS_FUNCTIONS.split())
+    monkeypatch.setattr(sys, "argv", COMMAND_LINE)
+    args, _ = arguments.parse_arguments()
+    assert get_config_from_args(args)[0] == deepspeed.get_config_from_args(args)[0]

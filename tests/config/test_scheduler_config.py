@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import logging
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -234,7 +232,7 @@ def test_past_its_end_torch_one_cycle_keeps_its_last_lr():
 # DeepSpeed takes what we give back ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+resolved_configurations = pytest.mark.parametrize(
     "config",
     [
         SchedulerConfig("LRRangeTest", lr_range_test_min_lr="1e-4", lr_range_test_step_size=1e1),
@@ -245,19 +243,26 @@ def test_past_its_end_torch_one_cycle_keeps_its_last_lr():
         SchedulerConfig("WarmupCosineLR", total_num_steps="Auto", warmup_num_steps="auto"),
     ],
 )
-def test_deepspeed_takes_the_resolved_configuration_and_agrees(config):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("DeepSpeed").setLevel(logging.CRITICAL)
-        pytest.importorskip("deepspeed", reason="DeepSpeed, which has to take the configuration, is not installed")
-        from deepspeed.runtime import lr_schedules
-    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.01)
-    resolved = config.resolve(optimizer, RunLength(total_steps=40, steps_per_epoch=10))
+
+
+def resolve(config):
+    return config.resolve(AdamW([torch.zeros(1)], lr=0.01), RunLength(total_steps=40, steps_per_epoch=10))
+
+
+@resolved_configurations
+def test_the_resolved_configuration_is_json_and_comes_back(config):
+    resolved = resolve(config)
     section = resolved.to_dict()
     assert SchedulerConfig.from_dict(section) == resolved
     assert json.loads(json.dumps(section)) == section
+
+
+@resolved_configurations
+def test_deepspeed_takes_the_resolved_configuration_and_agrees(config, deepspeed):
+    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.01)
+    section = resolve(config).to_dict()
     ours = config.build(AdamW([torch.zeros(1, requires_grad=True)], lr=0.01), RunLength(40, 10))
-    theirs = getattr(lr_schedules, section["type"])(optimizer, **section["params"])
+    theirs = getattr(deepspeed, section["type"])(optimizer, **section["params"])
     for step in range(1, 41):
         theirs.step()
         assert optimizer.param_groups[0]["lr"] == pytest.approx(ours.lr_at(step)[0], rel=1e-12)

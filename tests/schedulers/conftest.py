@@ -1,26 +1,10 @@
-"""DeepSpeed itself, imported once, and the errors that the comparison with it finds."""
+"""The errors that the comparison with DeepSpeed finds."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def deepspeed() -> ModuleType:
-    """DeepSpeed's own lr_schedules module."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in ("DeepSpeed", "deepspeed"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        pytest.importorskip("deepspeed", reason="DeepSpeed, with which the schedules are compared, is not installed")
-        from deepspeed.runtime import lr_schedules
-    lr_schedules.logger.setLevel(logging.CRITICAL)
-    return lr_schedules
 
 
 @pytest.fixture

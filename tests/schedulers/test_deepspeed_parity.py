@@ -1,7 +1,11 @@
-"""Every schedule equals DeepSpeed's own, step by step, on random configurations and real optimizers."""
+"""Every schedule equals DeepSpeed's own, step by step, on random configurations and real optimizers.
+
+These tests need DeepSpeed and are slow. The quick ones read values that DeepSpeed gave before: ``test_golden.py``.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from types import ModuleType
@@ -16,6 +20,7 @@ from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.one_cycle import MAX_MOMENTUM
 
 from .helpers import SMALL, adamw, lrs, momenta
+from .make_golden import GOLDEN, with_values
 
 STEPS = 320
 TOLERANCE = 1e-12
@@ -154,7 +159,16 @@ def compare(ours: Any, theirs: Any, errors: dict[str, float], first_step: int = 
                 errors[f"{name} momentum"] = max(errors.get(f"{name} momentum", 0.0), worst)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("golden", json.loads(GOLDEN.read_text()))
+def test_the_golden_values_are_those_of_the_installed_deepspeed(golden: dict[str, Any], deepspeed: ModuleType) -> None:
+    now = with_values(golden, deepspeed)
+    for quantity in ("lr", "momentum"):
+        assert (golden[quantity] is None) == (now[quantity] is None)
+        for then, value in zip(golden[quantity] or [], now[quantity] or [], strict=True):
+            assert then == (value if value is None else pytest.approx(value, rel=TOLERANCE, abs=0))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_random_configurations_equal_deepspeed(
     name: str, deepspeed: ModuleType, largest_errors: dict[str, float]
 ) -> None:
@@ -223,7 +237,7 @@ def test_the_corners_of_each_schedule_equal_deepspeed(
     compare(*build_both(deepspeed, name, [0.1, 0.2], False, params), largest_errors)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize("last_batch_iteration", [0, 5, 99])
 def test_a_start_in_the_middle_equals_deepspeed_from_its_next_step_on(
     name: str, last_batch_iteration: int, deepspeed: ModuleType, largest_errors: dict[str, float]

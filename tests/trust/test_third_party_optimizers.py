@@ -1,4 +1,4 @@
-"""Every optimizer of torch.optim and of pytorch_optimizer: scheduled rightly at each real step, or clearly refused."""
+"""Every optimizer of pytorch_optimizer: scheduled rightly at each real step, or clearly refused."""
 
 from __future__ import annotations
 
@@ -8,103 +8,23 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-import pytorch_optimizer as others
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch import nn
+from torch.optim import SGD
 
 from lightning_lrsched import LRSchedulerCallback, OneCycle, WarmupLR
 
 from .helpers import ONE_CYCLE, Net, SaveAtBatches, StatefulLoader, quiet_trainer, values_of
+from .optimizer_kit import LRS, STEPS, Task, check
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+others = pytest.importorskip(
+    "pytorch_optimizer", reason="pytorch_optimizer, whose optimizers these are, is not installed"
+)
 
-LRS = {"cycle_min_lr": 1e-5, "cycle_max_lr": 1e-4, "cycle_first_step_size": 3}
-STEPS = 8
-
-
-class Task:
-    """A model and its loss."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.inputs = torch.randn(16, 4)
-        self.sparse = False
-
-    @property
-    def matrices(self) -> list[Tensor]:
-        return [p for p in self.model.parameters() if p.ndim == 2]
-
-    @property
-    def vectors(self) -> list[Tensor]:
-        return [p for p in self.model.parameters() if p.ndim != 2]
-
-    def loss(self, *_: Any) -> Tensor:
-        self.model.zero_grad()
-        loss = nn.functional.mse_loss(self.model(self.inputs), self.inputs.sum(1, keepdim=True))
-        loss.backward()
-        if self.sparse:
-            for p in self.model.parameters():
-                p.grad = p.grad.to_sparse()
-        return loss.detach()
-
-    @torch.enable_grad()
-    def outputs_and_loss(self) -> tuple[Tensor, Tensor]:
-        return self.model(self.inputs), self.loss()
-
-
-def other_betas(optimizer: Any) -> list[Any]:
-    return [tuple(group["betas"])[1:] if group.get("betas") else None for group in optimizer.param_groups]
-
-
-def check(optimizer: Any, step: Callable[[], Any], schedule: Any = None) -> OneCycle:
-    """Take real steps; check lr, momentum and the betas after the first, before and after each of them."""
-    betas = other_betas(optimizer)
-    if schedule is None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="cycle_momentum has no effect")
-            schedule = OneCycle(optimizer, **LRS)
-    schedule.follow_optimizer()
-    layers = [optimizer, *[getattr(optimizer, n) for n in ("optimizer", "base_optimizer") if hasattr(optimizer, n)]]
-    for finished in range(STEPS):
-        assert schedule.last_epoch == finished
-        for layer in layers:
-            assert [lr for lr, _ in values_of(layer)] == schedule.lr_at(finished)
-            assert schedule.momentum_at(finished) in (None, [momentum for _, momentum in values_of(layer)])
-        assert other_betas(optimizer) == betas
-        step()
-    return schedule
-
-
-# torch.optim --------------------------------------------------------------------------------------------------------
-
-TORCHS = {
-    name: cls
-    for name, cls in vars(torch.optim).items()
-    if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer
-}
-WITH_MOMENTUM = {"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam", "Muon"}
-
-
-@pytest.mark.parametrize("name", TORCHS)
-def test_each_optimizer_of_torch_is_scheduled(name):
-    task = Task()
-    task.sparse = name == "SparseAdam"
-    optimizer = TORCHS[name](task.matrices if name == "Muon" else task.model.parameters(), lr=0.01)
-    if name == "LBFGS":
-        schedule = check(optimizer, lambda: optimizer.step(task.loss))
-    else:
-        schedule = check(optimizer, lambda: (task.loss(), optimizer.step()))
-    assert (schedule.momentum_at(0) is not None) == (name in WITH_MOMENTUM)
-
-
-@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
-def test_a_momentum_that_is_in_use_is_cycled(name):
-    task = Task()
-    optimizer = TORCHS[name](task.model.parameters(), lr=0.01, momentum=0.9)
-    assert check(optimizer, lambda: (task.loss(), optimizer.step())).momentum_at(3) == [0.8]
-
+pytestmark = [
+    pytest.mark.slow,  # the quick suite needs no pytorch_optimizer; what these tests found has quick ones beside them
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 
 # pytorch_optimizer --------------------------------------------------------------------------------------------------
 
