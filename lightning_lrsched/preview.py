@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lightning_lrsched.range_test.figure import new_figure
+from lightning_lrsched.range_test.plots import new_figure
 from lightning_lrsched.schedulers import ClosedFormLR
 
 if TYPE_CHECKING:
