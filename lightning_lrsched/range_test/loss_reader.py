@@ -51,6 +51,8 @@ class LossReader:
             loss = host.copy_(loss.reshape(()), non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
+        else:
+            loss = loss.clone()  # the module may go on to change its own
         self._pending.append((step, loss, arrived))
 
     def arrived(self, *, wait: bool = False) -> list[Loss]:

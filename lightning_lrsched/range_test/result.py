@@ -57,7 +57,7 @@ class RangeTestResult:
     momentum: str | None = "momentum"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop_reason", StopReason(choice("stop_reason", self.stop_reason, list(StopReason))))
+        object.__setattr__(self, "stop_reason", _stop_reason(self.stop_reason))
 
     def __repr__(self) -> str:
         return f"RangeTestResult({tables.summarize(self)})"
@@ -204,7 +204,7 @@ class RangeTestResult:
             steps = [int(item) for item in content["steps"]]
             reason, mode = content["stop_reason"], choice("mode", content["mode"], ("linear", "exponential"))
             momentum = content["momentum"]
-            choice("stop_reason", reason, list(StopReason))
+            _stop_reason(reason)
             if momentum is not None:
                 choice("momentum", momentum, ("momentum", "betas"))
         except (ValueError, KeyError, TypeError) as error:
@@ -217,6 +217,10 @@ class RangeTestResult:
     def plot(self) -> Figure:
         """Return a matplotlib figure: loss against lr, with the bounds and the suggestion marked."""
         return plots.draw(self)
+
+
+def _stop_reason(value: str) -> StopReason:
+    return StopReason(choice("stop_reason", value, [reason.value for reason in StopReason]))
 
 
 def _new_file(path: str | Path, overwrite: bool) -> Path:

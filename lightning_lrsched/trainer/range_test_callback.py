@@ -109,7 +109,7 @@ class LRRangeTestCallback(Callback):
         self._optimizer_index = optimizer_index
         self._log = log
         self._snapshot: TrainerSnapshot | None = None
-        self._board: RangeTestBoard | None = None
+        self._board: Any = None  # a RangeTestBoard, while there is one
         self._sweep: Any = None  # a Sweep, while there is one
         self._num_steps: int | None = None
         self._result: RangeTestResult | None = None
