@@ -20,7 +20,7 @@ NOISE_FACTOR = 3.0
 CONFIRMING_STEPS = 2
 """For so many optimizer steps the losses must have been above the bar: a single spike lifts the average only."""
 
-VALIDATION_RISE = 0.05
+VALIDATION_RISE = 0.2
 """Share of the first validation losses that a rise must exceed. They are means over many batches, so their jitter is
 next to nothing, and so is the fall of a model that was trained before."""
 

@@ -83,7 +83,7 @@ def test_a_validation_loss_that_hardly_moves_is_no_divergence(every):
 
 @pytest.mark.parametrize("every", [1, 2, 5, 10])
 def test_a_validation_loss_that_explodes_is_divergence_a_few_steps_after_it_began(every):
-    losses = [1.5 + 0.02 * max(0, every * (index + 1) - 120) for index in range(200 // every)]
+    losses = [1.5 + 0.05 * max(0, every * (index + 1) - 120) for index in range(200 // every)]
     stopped = stops_at(losses, every, min_rise=VALIDATION_RISE)
     assert stopped is not None
     assert 120 < stopped <= 140

@@ -126,13 +126,13 @@ MUTATIONS = {
         "range_test/divergence.py", "if not math.isfinite(loss):", "if False:", "tests/range_test/test_divergence.py"
     ),
     "the reduction over ranks removed": Mutation(
-        "range_test/record.py",
+        "range_test/loss_reader.py",
         "loss = mean_over_ranks(loss.detach())",
         "loss = loss.detach()",
         "tests/trust/test_rank_reduction.py",
     ),
     "the sum over ranks is not divided": Mutation(
-        "range_test/record.py",
+        "range_test/loss_reader.py",
         "return value / torch.distributed.get_world_size()",
         "return value",
         "tests/trust/test_rank_reduction.py",

@@ -1,41 +1,18 @@
-"""LRRangeTestCallback in a real Trainer: what it records, when it stops, what it leaves behind, what it shows."""
+"""LRRangeTestCallback in a real Trainer: what it records, and when it stops."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import CombinedLoader
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning.pytorch import LightningModule
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTestResult
-from tests.trainer.conftest import Regression, ValidatedRegression, data
-
-
-class Scripted(Regression):
-    """A module whose loss is whatever ``script(step)`` says; its gradients are all 0, so that no lr harms it."""
-
-    def __init__(self, script, optimizer=None):
-        super().__init__(optimizer)
-        self.script = script
-
-    def training_step(self, batch, batch_idx):
-        return 0.0 * self.loss(batch) + self.script(self.trainer.global_step)
-
-
-def run(make_trainer, module, loader=None, trainer_options=None, **options) -> RangeTestResult:
-    callback = LRRangeTestCallback(**options)
-    make_trainer(callback, **(trainer_options or {})).fit(module, loader or data())
-    return callback.result
-
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from tests.trainer.conftest import Regression, Scripted, ValidatedRegression, data, run
 
 # Growth -----------------------------------------------------------------------------------------------------------
 
@@ -223,207 +200,6 @@ def test_minimum_epochs_and_steps_do_not_keep_a_diverged_test_running(make_train
     assert result.steps[-1] == 5
 
 
-# Everything as it was -----------------------------------------------------------------------------------------------
-
-
-class Interrupt(Callback):
-    def __init__(self, exception):
-        self.exception = exception
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == 7 and self.exception is not None:
-            raise self.exception
-
-
-def global_numpy_state() -> np.ndarray:
-    return np.random.get_state()[1].copy()  # noqa: NPY002 - the old global generator is what user code may use
-
-
-def state_of(module) -> list[torch.Tensor]:
-    return [tensor.clone() for tensor in [*module.parameters(), *module.buffers()]]
-
-
-@pytest.mark.parametrize("exception", [None, RuntimeError("user's code"), KeyboardInterrupt()])
-def test_weights_random_states_generators_and_trainer_are_as_before(make_trainer, exception):
-    generator = torch.Generator().manual_seed(3)
-    loader = data(shuffle=True, generator=generator)
-    optimizer = None
-
-    def keep(parameters):
-        nonlocal optimizer
-        optimizer = optimizer or torch.optim.Adam(parameters, 0.01)
-        return optimizer
-
-    module = Regression(keep)
-    module.configure_optimizers()
-    checkpoint, stopping = ModelCheckpoint(), EarlyStopping("never_logged")
-    callback = LRRangeTestCallback()
-    trainer = make_trainer(callback, checkpoint, stopping, Interrupt(exception), enable_checkpointing=True, min_steps=2)
-    callbacks_before = list(trainer.callbacks)
-    before, generator_before = state_of(module), generator.get_state()
-    random_before = random.getstate(), global_numpy_state(), torch.get_rng_state()
-
-    if exception is None:
-        trainer.fit(module, loader)
-    else:
-        with pytest.raises(SystemExit if isinstance(exception, KeyboardInterrupt) else RuntimeError):
-            trainer.fit(module, loader)
-
-    assert all(torch.equal(a, b) for a, b in zip(before, state_of(module), strict=True))
-    assert torch.equal(generator_before, generator.get_state())
-    assert random_before[0] == random.getstate()
-    assert (random_before[1] == global_numpy_state()).all()
-    assert torch.equal(random_before[2], torch.get_rng_state())
-    assert optimizer.state_dict()["state"] == {}
-    assert optimizer.param_groups[0]["lr"] == 0.01
-    assert all(parameter.grad is None for parameter in module.parameters())
-    assert trainer.callbacks == callbacks_before
-    assert (trainer.global_step, trainer.current_epoch) == (0, 0)
-    assert (trainer.max_epochs, trainer.max_steps, trainer.min_steps) == (3, -1, 2)
-    assert not trainer.should_stop
-    assert not list(Path(trainer.default_root_dir).rglob("*.ckpt"))
-    assert len(callback.result.steps) >= 7
-
-
-def test_training_after_the_test_is_the_same_as_without_it(make_trainer):
-    def train(with_test):
-        torch.manual_seed(5)
-        module, loader = Regression(), data(shuffle=True)
-        callback = LRRangeTestCallback()
-        if with_test:
-            make_trainer(callback).fit(module, loader)
-        make_trainer().fit(module, loader)
-        return state_of(module)
-
-    assert all(torch.equal(a, b) for a, b in zip(train(True), train(False), strict=True))
-
-
-def test_the_same_trainer_can_train_after_the_test(make_trainer):
-    module, callback = Regression(), LRRangeTestCallback()
-    trainer = make_trainer(callback)
-    trainer.fit(module, data())
-    trainer.callbacks.remove(callback)
-    schedule = LRSchedulerCallback(callback.result.one_cycle(30))
-    trainer.callbacks.append(schedule)
-    trainer.fit(module, data())
-    assert trainer.global_step == 30
-    assert schedule.schedulers[0].last_epoch == 30
-
-
-def test_the_test_can_start_from_a_checkpoint(make_trainer, tmp_path):
-    trainer = make_trainer(max_epochs=1)
-    trainer.fit(Regression(), data())
-    trainer.save_checkpoint(tmp_path / "trained.ckpt")
-    trained = state_of(trainer.lightning_module)
-
-    module, callback = Regression(), LRRangeTestCallback(num_steps=20)
-    make_trainer(callback).fit(module, data(), ckpt_path=tmp_path / "trained.ckpt")
-    assert [lr for lr, _ in module.seen] == callback.result.lrs
-    assert all(torch.equal(a, b) for a, b in zip(trained, state_of(module), strict=True))
-
-
-def test_a_modules_own_scheduler_and_our_callback_give_way_during_the_test(make_trainer):
-    def wired(parameters):
-        optimizer = torch.optim.SGD(parameters, 0.1)
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    module, callback = Regression(wired), LRRangeTestCallback(num_steps=20)
-    module.seen = []
-    module.on_before_optimizer_step = lambda optimizer: module.seen.append(optimizer.param_groups[0]["lr"])
-    ours = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
-    make_trainer(callback, ours).fit(module, data())
-    assert module.seen[: len(callback.result.lrs)] == callback.result.lrs
-    assert ours.schedulers == []
-
-
-class Backbone(Regression):
-    """Its first layer is frozen at the beginning, and its buffer grows with every step."""
-
-    def __init__(self):
-        super().__init__(lambda p: torch.optim.SGD([q for q in p if q.requires_grad], 0.01, momentum=0.9))
-        self.register_buffer("queue", torch.zeros(1))
-        self.register_buffer("later", None)
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        self.queue = torch.cat([self.queue, loss.detach()[None]])
-        self.later = loss.detach()
-        return loss
-
-
-class AddGroup(Callback):
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        optimizer = trainer.optimizers[0]
-        if len(optimizer.param_groups) == 1 and trainer.global_step == 4:
-            pl_module.net[0].requires_grad_(True)
-            optimizer.add_param_group({"params": list(pl_module.net[0].parameters())})
-
-
-@pytest.mark.parametrize("exception", [None, RuntimeError("user's code")])
-def test_added_groups_grown_buffers_and_thawed_weights_are_put_back(make_trainer, exception):
-    module = Backbone()
-    module.net[0].requires_grad_(False)
-    queue = module.queue
-    trainer = make_trainer(LRRangeTestCallback(num_steps=20), AddGroup(), Interrupt(exception))
-    if exception is None:
-        trainer.fit(module, data())
-    else:
-        with pytest.raises(RuntimeError, match="user's code"):
-            trainer.fit(module, data())
-    assert module.queue is queue
-    assert module.queue.tolist() == [0.0]
-    assert module.later is None
-    assert not any(parameter.requires_grad for parameter in module.net[0].parameters())
-    assert len(trainer.optimizers[0].param_groups) == 1
-    assert trainer.max_epochs == 3
-
-
-def in_a_batch_sampler(generator):
-    dataset = data().dataset
-    sampler = torch.utils.data.RandomSampler(dataset, generator=generator)
-    return torch.utils.data.DataLoader(dataset, batch_sampler=torch.utils.data.BatchSampler(sampler, 8, False))
-
-
-class InADataModule(LightningDataModule):
-    def __init__(self, generator):
-        super().__init__()
-        self.sampler = torch.utils.data.WeightedRandomSampler([1.0] * 80, 80, generator=generator)
-
-    def train_dataloader(self):
-        return data(sampler=self.sampler)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda generator: data(shuffle=True, generator=generator),
-        lambda generator: {"a": [data(shuffle=True, generator=generator)]},
-        lambda generator: CombinedLoader({"a": data(shuffle=True, generator=generator)}),
-        in_a_batch_sampler,
-        InADataModule,
-    ],
-)
-def test_the_datas_generators_are_put_back_wherever_they_are(make_trainer, make):
-    class First(Regression):
-        def training_step(self, batch, batch_idx):
-            while isinstance(batch, dict) or isinstance(batch[0], list):
-                batch = batch["a"] if isinstance(batch, dict) else batch[0]
-            return self.loss(batch)
-
-    generator = torch.Generator().manual_seed(3)
-    before = generator.get_state()
-    make_trainer(LRRangeTestCallback(num_steps=12)).fit(First(), make(generator))
-    assert torch.equal(before, generator.get_state())
-
-
-def test_metrics_and_accumulation_are_as_before(make_trainer):
-    trainer = make_trainer(LRRangeTestCallback(num_steps=12), GradientAccumulationScheduler({1: 2}))
-    trainer.fit(Regression(), data())
-    assert trainer.accumulate_grad_batches == 1
-    assert trainer.progress_bar_metrics == {}
-
-
 # Other drivers ------------------------------------------------------------------------------------------------------
 
 
@@ -494,51 +270,6 @@ def test_a_gradient_scaler_that_skips_every_step_ends_the_test(make_trainer):
     assert (len(result.steps), module.calls) == (14, 34)
 
 
-# Shown ------------------------------------------------------------------------------------------------------------
-
-
-def test_tensorboard_shows_curves_figure_and_table(make_trainer, tmp_path):
-    logger = TensorBoardLogger(tmp_path)
-    result = run(make_trainer, Regression(), trainer_options={"logger": logger})
-    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "tensors": 0}).Reload()
-    for tag, values in (("loss", result.losses), ("smoothed_loss", result.smoothed_losses), ("lr", result.lrs)):
-        points = events.Scalars(f"lr_range_test/{tag}")
-        assert [event.step for event in points] == result.steps
-        assert [event.value for event in points] == pytest.approx(values, rel=1e-6)
-    assert [image.step for image in events.Images("lr_range_test/loss_vs_lr")] == [result.steps[-1]]
-    [text] = events.Tensors("lr_range_test/result/text_summary")
-    assert "cycle_max_lr" in text.tensor_proto.string_val[0].decode()
-
-
-def test_a_logger_without_figures_gets_files_in_its_folder(make_trainer, tmp_path):
-    logger = CSVLogger(tmp_path)
-    result = run(make_trainer, Regression(), trainer_options={"logger": logger})
-    folder = Path(logger.log_dir)
-    assert RangeTestResult.load(folder / "range_test.json") == result
-    assert "suggested lr" in (folder / "range_test.md").read_text()
-    assert (folder / "loss_vs_lr.png").stat().st_size > 1000
-
-
-def test_the_progress_bar_shows_lr_and_smoothed_loss(make_trainer):
-    shown = []
-
-    class Look(Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            shown.append(dict(trainer.progress_bar_metrics))
-
-    callback = LRRangeTestCallback(num_steps=10)
-    make_trainer(callback, Look()).fit(Scripted(lambda step: 1.0), data())
-    assert shown[5]["lr"] == callback.result.lrs[4]
-    assert shown[5]["smoothed_loss"] == pytest.approx(1.0)
-
-
-def test_log_false_shows_nothing(make_trainer, tmp_path):
-    logger = CSVLogger(tmp_path)
-    run(make_trainer, Regression(), trainer_options={"logger": logger}, log=False)
-    assert not (Path(logger.log_dir) / "metrics.csv").exists()
-    assert not (Path(logger.log_dir) / "range_test.json").exists()
-
-
 # Arguments ----------------------------------------------------------------------------------------------------------
 
 
@@ -570,3 +301,164 @@ def test_the_result_is_json_that_training_accepts(make_trainer, tmp_path):
     module = Regression()
     make_trainer(LRSchedulerCallback(config)).fit(module, data())
     assert max(lr for lr, _ in module.seen) == pytest.approx(result.bounds()[1])
+
+
+# Steps, not records -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batches", [7, 10, 64])
+@pytest.mark.parametrize("num_steps", [20, 64])
+def test_num_steps_are_made_and_recorded_no_more_and_no_fewer(make_trainer, batches, num_steps):
+    module = Scripted(lambda step: 1.0)
+    result = run(make_trainer, module, data(batches), num_steps=num_steps)
+    assert len(module.seen) == len(result.steps) == num_steps
+    assert result.lrs[-1] == pytest.approx(10.0)
+
+
+def test_auto_is_as_many_steps_as_the_run(make_trainer):
+    module = Scripted(lambda step: 1.0)
+    result = run(make_trainer, module, data(64), trainer_options={"max_epochs": 1}, num_steps="auto")
+    assert len(module.seen) == len(result.steps) == 64
+
+
+class Learner(ValidatedRegression):
+    """Learns a regression in some ten steps, without the noise of dropout and batch normalization."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+
+
+def test_how_often_the_trainer_validates_does_not_move_the_suggestion(make_trainer):
+    def suggestion(every: int) -> float:
+        torch.manual_seed(0)
+        options = {"val_check_interval": every, "num_sanity_val_steps": 0}
+        callback = LRRangeTestCallback(monitor="val_loss")
+        make_trainer(callback, **options).fit(Learner(), data(40), data(4))
+        return callback.result.suggestion()
+
+    often = suggestion(1)
+    for every in (2, 5, 10):
+        assert 0.4 < suggestion(every) / often < 2.5
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_a_model_that_was_trained_before_is_swept_up_to_where_it_really_diverges(make_trainer, every):
+    class Converged(Learner):
+        """What it cannot learn is most of its loss, as in a model that was trained before."""
+
+        def loss(self, batch):
+            return 1.5 + super().loss(batch)
+
+    module = Converged()
+    make_trainer(max_epochs=20, limit_val_batches=0).fit(module, data(40), data(4))
+    callback = LRRangeTestCallback(monitor="val_loss", num_steps=100)
+    make_trainer(callback, val_check_interval=every, num_sanity_val_steps=0).fit(module, data(40), data(4))
+    assert callback.result.lrs[-1] > 0.1
+
+
+# The stop rule ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [math.inf, None])
+def test_the_stop_rule_can_be_switched_off(make_trainer, factor):
+    result = run(make_trainer, Scripted(lambda step: 1.0 + step), num_steps=60, divergence_factor=factor)
+    assert (len(result.steps), result.stop_reason) == (60, "num_steps")
+    spoiled = Scripted(lambda step: math.nan if step == 30 else 1.0 + step)
+    assert run(make_trainer, spoiled, num_steps=60, divergence_factor=factor).stop_reason == "non-finite loss"
+
+
+# monitor ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "val_data", "options"),
+    [(ValidatedRegression, None, {}), (Regression, 2, {}), (ValidatedRegression, 2, {"limit_val_batches": 0})],
+)
+@pytest.mark.filterwarnings("ignore:You (defined|passed) .* Skipping val loop")  # Lightning's, to the same effect
+def test_monitor_without_a_validation_is_refused_before_the_first_step(make_trainer, module, val_data, options):
+    trained = module()
+    with pytest.raises(ValueError, match=r"monitor='val_los' needs a validation, and this fit has none"):
+        make_trainer(LRRangeTestCallback(monitor="val_los"), **options).fit(
+            trained, data(), data(val_data) if val_data else None
+        )
+    assert trained.seen == []
+
+
+def test_a_test_without_any_validation_in_it_says_so(make_trainer):
+    callback = LRRangeTestCallback(monitor="val_loss", num_steps=8)
+    make_trainer(callback, check_val_every_n_epoch=5).fit(ValidatedRegression(), data(), data(2))
+    with pytest.raises(ValueError, match=r"recorded no loss.*val_check_interval"):
+        callback.result.suggestion()
+
+
+# Linear tests -------------------------------------------------------------------------------------------------------
+
+
+def test_a_linear_test_of_a_million_steps_is_refused_with_what_to_write():
+    with pytest.raises(ValueError, match=r"1,998,001 optimizer steps.*lr_range_test_step_rate \(with 9\.99e\+03"):
+        LRRangeTestCallback(mode="linear", max_lr=1.0)
+    LRRangeTestCallback(mode="linear", max_lr=1.0, num_steps=100, lr_range_test_step_rate=9.99e3)
+
+
+def test_a_long_linear_test_is_warned_about_with_its_number_of_steps(make_trainer):
+    callback = LRRangeTestCallback(lr_range_test_step_size=20, max_lr=1.0)
+    with pytest.warns(UserWarning, match="will take 19,981 optimizer steps to reach max_lr=1"):
+        make_trainer(callback, fast_dev_run=3).fit(Scripted(lambda step: 1.0), data())
+
+
+def test_a_linear_test_that_the_trainer_ends_after_hardly_any_growth_is_warned_about(make_trainer):
+    with pytest.warns(UserWarning, match="goes only from 0.001 to 0.0010145, less than one decade"):
+        run(make_trainer, Scripted(lambda step: 1.0), mode="linear")
+
+
+# The end ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_test_says_so_in_one_line(make_trainer, caplog):
+    with caplog.at_level(logging.INFO):
+        result = run(make_trainer, Regression())
+    [line] = [text for text in caplog.messages if text.startswith("LR range test: ") and "optimizer steps" in text]
+    assert f"{len(result.steps)} optimizer steps" in line
+    assert f"suggested lr {result.suggestion():.3g}" in line
+    assert "restored" in line
+
+
+def test_without_a_suggestion_the_line_says_why(make_trainer, caplog):
+    with caplog.at_level(logging.INFO):
+        run(make_trainer, Scripted(lambda step: 1.0 + step), num_steps=8)
+    assert any("no suggestion: the range test recorded only 8" in text for text in caplog.messages)
+
+
+def test_before_a_test_the_result_is_an_error_that_says_what_to_do(make_trainer):
+    with pytest.raises(RuntimeError, match=r"no LR range test has ended yet: run Trainer\(callbacks="):
+        LRRangeTestCallback().result.suggestion()
+
+
+def test_an_interrupted_test_has_the_result_up_to_there(make_trainer):
+    class Stop(Scripted):
+        def on_train_batch_start(self, batch, batch_idx):
+            if self.trainer.global_step == 15:
+                raise RuntimeError("user's code")
+
+    callback = LRRangeTestCallback()
+    with pytest.raises(RuntimeError, match="user's code"):
+        make_trainer(callback).fit(Stop(lambda step: 1.0), data(40))
+    assert (len(callback.result.steps), callback.result.stop_reason) == (15, "interrupted")
+
+
+def test_the_callback_tests_again_from_the_beginning(make_trainer):
+    callback = LRRangeTestCallback(num_steps=20)
+    trainer = make_trainer(callback)
+    trainer.fit(Scripted(lambda step: 1.0), data())
+    first = callback.result
+    trainer.fit(Scripted(lambda step: 1.0), data())
+    assert callback.result is not first
+    assert callback.result.lrs == first.lrs
+
+
+def test_a_configuration_without_a_number_trains_a_run_of_any_length(make_trainer):
+    config = run(make_trainer, Regression()).one_cycle()
+    schedule = LRSchedulerCallback(config)
+    make_trainer(schedule).fit(Regression(), data())
+    assert schedule.schedulers[0].hyperparameters["cycle_first_step_size"] == 9
