@@ -30,6 +30,7 @@ class LossReader:
         self.count = 0
         self._micro_batches: list[Tensor] = []
         self._pending: deque[tuple[int | None, Tensor, Any]] = deque()
+        self._arrived: list[Loss] = []
 
     def add(self, loss: Tensor) -> None:
         """Add the loss of one micro-batch."""
@@ -45,29 +46,31 @@ class LossReader:
         """Send one loss on its way to the host; the mean over the ranks is taken here."""
         self.count += 1
         loss = mean_over_ranks(loss.detach())
-        arrived = None
-        if loss.device.type == "cuda":
+        if not _is_far(loss):
+            self._arrived.append(Loss(step, loss.item()))
+        elif loss.device.type == "cuda":
             host = torch.empty((), dtype=loss.dtype, pin_memory=True)
-            loss = host.copy_(loss.reshape(()), non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
+            host.copy_(loss.reshape(()), non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+            self._pending.append((step, host, copied))
         else:
-            loss = loss.clone()  # the module may go on to change its own
-        self._pending.append((step, loss, arrived))
+            self._pending.append((step, loss.clone(), None))  # the module may go on to change its own
 
     def arrived(self, *, wait: bool = False) -> list[Loss]:
         """Return the losses that have arrived since the last call; with ``wait`` also those still on their way."""
-        losses = []
-        while self._pending and (wait or len(self._pending) > self._lag()):
-            step, loss, arrived = self._pending.popleft()
-            if arrived is not None:
-                arrived.synchronize()  # LAG steps old: normally long past
-            losses.append(Loss(step, float(loss)))
-        return losses
+        while len(self._pending) > (0 if wait else LAG):
+            step, loss, copied = self._pending.popleft()
+            if copied is not None:
+                copied.synchronize()  # LAG steps old: normally long past
+            self._arrived.append(Loss(step, loss.item()))
+        arrived, self._arrived = self._arrived, []
+        return arrived
 
-    def _lag(self) -> int:
-        _, loss, arrived = self._pending[0]
-        return 0 if arrived is None and loss.device.type == "cpu" else LAG
+
+def _is_far(loss: Tensor) -> bool:
+    """Tell whether to read ``loss`` would make the host wait for a device."""
+    return loss.device.type != "cpu"
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

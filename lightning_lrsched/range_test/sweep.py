@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ from lightning_lrsched.schedulers.param_groups import Range, Weights, has_moment
 
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
+
+
+LONG_TEST = 10_000
+"""[optimizer steps] A linear test that takes longer to reach ``max_lr`` is worth a warning."""
 
 
 class ExponentialGrowth(ClosedFormLR):
@@ -129,12 +134,29 @@ class Sweep:
         """Whether any loss has come in."""
         return self._reader.count > 0
 
-    def lr_range(self, run_steps: int | None = None) -> tuple[float, float | None]:
-        """Return the first and the last lr; None where nothing ends the test, and no ``run_steps`` do."""
+    def warn_of_length(self, run_steps: int | None = None) -> None:
+        """Warn of a test that takes very long, or that hardly changes the lr before it ends.
+
+        Args:
+            run_steps: how long the run is, where nothing else ends the test [optimizer steps]; None: not known.
+        """
+        steps, max_lr = self._settings.linear_steps, self._settings.max_lr
+        if steps is not None and steps > LONG_TEST:
+            warnings.warn(
+                f"the LR range test will take {steps:,} optimizer steps to reach max_lr={max_lr:g}; a smaller"
+                " lr_range_test_step_size or a larger lr_range_test_step_rate makes it shorter",
+                stacklevel=2,
+            )
         last_step = self._settings.num_steps or run_steps
-        ends = [] if self._settings.max_lr is None else [self._settings.max_lr]
+        ends = [] if max_lr is None else [max_lr]
         ends += [] if last_step is None else [self._lr(last_step - 1)]
-        return self._lr(0), min(ends, default=None)
+        first, last = self._lr(0), min(ends, default=math.inf)
+        if last < 10 * first:
+            warnings.warn(
+                f"the LR range test goes only from {first:g} to {last:g}, less than one decade: it can hardly show"
+                " where the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
+                stacklevel=2,
+            )
 
     def _lr(self, step: int) -> float:
         return max(self.schedule.lr_at(step))

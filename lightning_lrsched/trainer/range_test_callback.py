@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -28,9 +27,6 @@ from lightning_lrsched.trainer.trainer_facts import pick_optimizer, refuse_deeps
 
 MAX_BATCHES_WITHOUT_STEP = 1000
 """Under manual optimization, where some optimizers step on every nth batch only."""
-
-LONG_TEST = 10_000
-"""[optimizer steps] A linear test that takes longer to reach ``max_lr`` is worth a warning."""
 
 
 class LRRangeTestCallback(Callback):
@@ -154,7 +150,6 @@ class LRRangeTestCallback(Callback):
             trainer, log=self._log, bar=self._snapshot.had_progress_bar(), steps=self._num_steps
         )
         self._sweep = self._replace_schedulers(trainer, optimizer, settings)
-        self._warn_of_length(settings)
 
     def _replace_schedulers(self, trainer: Any, optimizer: Any, settings: SweepSettings) -> Sweep:
         """Put the sweep's schedule in the place of the module's own for this optimizer; the next fit makes it anew."""
@@ -170,20 +165,11 @@ class LRRangeTestCallback(Callback):
             configs[place] = LRSchedulerConfig(sweep.schedule, interval="step", frequency=NEVER)
         return sweep
 
-    def _warn_of_length(self, settings: SweepSettings) -> None:
-        steps = settings.linear_steps
-        if steps is not None and steps > LONG_TEST:
-            warnings.warn(
-                f"the LR range test will take {steps:,} optimizer steps to reach max_lr={settings.max_lr:g}; a smaller"
-                " lr_range_test_step_size or a larger lr_range_test_step_rate makes it shorter",
-                stacklevel=2,
-            )
-
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # A checkpoint that the fit began from has brought back its own lr.
         self._sweep.schedule.step(self._sweep.schedule.last_epoch)
         self._check_validation(trainer)
-        self._warn_if_narrow(trainer)
+        self._sweep.warn_of_length(None if self._settings.has_an_end else run_length_of(trainer).total_steps)
 
     def _check_validation(self, trainer: Any) -> None:
         validates = trainer.enable_validation and trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined()
@@ -191,16 +177,6 @@ class LRRangeTestCallback(Callback):
             raise ValueError(
                 f"monitor={self._monitor!r} needs a validation, and this fit has none: give it a val dataloader and the"
                 " module a validation_step (and no limit_val_batches=0), or leave monitor out"
-            )
-
-    def _warn_if_narrow(self, trainer: Any) -> None:
-        run_steps = None if self._settings.has_an_end else run_length_of(trainer).total_steps
-        first, last = self._sweep.lr_range(run_steps)
-        if last is not None and last < 10 * first:
-            warnings.warn(
-                f"the LR range test goes only from {first:g} to {last:g}, less than one decade: it can hardly show"
-                " where the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
-                stacklevel=2,
             )
 
     # During -----------------------------------------------------------------------------------------------------------

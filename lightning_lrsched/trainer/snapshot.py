@@ -54,7 +54,7 @@ class TrainerSnapshot:
         refuse_lazy_parameters(module)
         parts = list(module.modules())
         self._modules = [*map(ModuleTensors, parts), *(MetricState(part) for part in parts if isinstance(part, Metric))]
-        self._optimizers = [copy_of_state(optimizer) for optimizer in trainer.optimizers]
+        self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
         self._reset_generators = generator_states(trainer.fit_loop._data_source.instance)
 
     def restore_model(self, trainer: Any, module: Any) -> None:
@@ -82,7 +82,7 @@ class TrainerSnapshot:
         loop.epoch_loop._batches_that_stepped = self._limits["batches_that_stepped"]
         self.set_limits(trainer, **self._limits)
         trainer.should_stop = False
-        del trainer._logger_connector.log_metrics  # the class has it
+        vars(trainer._logger_connector).pop("log_metrics", None)  # the class has it
         trainer._logger_connector.reset_metrics()
         for reset in self._reset_generators:
             reset()
@@ -156,17 +156,17 @@ class MetricState:
             setattr(self._metric, name, value)
 
 
-def copy_of_state(optimizer: Any) -> dict[str, Any]:
-    """Return the state of an optimizer, its large tensors in host memory."""
-    state = optimizer.state_dict()
-    # Loading brings what belongs to a parameter back to its device. The groups stay: a tensor lr is not brought back.
-    values = {
-        key: {name: host_copy(value) if isinstance(value, Tensor) else deepcopy(value) for name, value in of.items()}
-        if isinstance(of, dict)
-        else deepcopy(of)
-        for key, of in state["state"].items()
-    }
-    return {**deepcopy({key: value for key, value in state.items() if key != "state"}), "state": values}
+def copy_of_state(state: Any) -> Any:
+    """Return a copy of an optimizer's state, its tensors in host memory.
+
+    Loading brings what belongs to a parameter back to its device. The param groups are copied as they are, because a
+    tensor lr would not be brought back.
+    """
+    if isinstance(state, Tensor):
+        return host_copy(state)
+    if isinstance(state, dict):
+        return {key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()}
+    return deepcopy(state)
 
 
 def host_copy(tensor: Tensor) -> Tensor:

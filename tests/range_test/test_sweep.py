@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_lrsched import RangeTestResult
-from lightning_lrsched.range_test.loss_reader import LAG, LossReader
+from lightning_lrsched.range_test import loss_reader
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.sweep import ExponentialGrowth, Row, Sweep
 
@@ -46,7 +46,7 @@ def test_the_loss_of_a_step_is_the_mean_of_its_micro_batches():
 @pytest.mark.parametrize("late", [False, True])
 def test_a_verdict_counts_before_a_limit_and_nothing_after_it_is_recorded(monkeypatch, late):
     if late:
-        monkeypatch.setattr(LossReader, "_lag", lambda self: LAG)
+        monkeypatch.setattr(loss_reader, "_is_far", lambda loss: True)
     result, rows, made = sweep_over(lambda step: math.nan if step == 17 else 1.0, num_steps=20)
     assert made == (20 if late else 18)
     assert result.stop_reason == "non-finite loss"
