@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.config.config_file import Row
-from lightning_lrsched.range_test.figure import new_figure
-from lightning_lrsched.schedulers.base import ClosedFormLR
+from lightning_lrsched.range_test.plots import new_figure
+from lightning_lrsched.schedulers import ClosedFormLR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,14 +11,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lightning_lrsched.range_test import suggestions
-from lightning_lrsched.schedulers.checks import choice, count
+from lightning_lrsched.range_test import caveats, configurations, plots, suggestions, tables
+from lightning_lrsched.range_test.divergence import StopReason
+from lightning_lrsched.schedulers.checks import choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass
+@dataclass(frozen=True, repr=False)
 class RangeTestResult:
     """What an LR range test recorded, one entry per optimizer step, and what follows from it.
 
@@ -28,7 +29,8 @@ class RangeTestResult:
         losses: loss of each step.
         smoothed_losses: its running average.
         stop_reason: why the test ended: ``"diverged"``, ``"non-finite loss"``, ``"skipped steps"`` (a gradient scaler
-            found no finite gradients any more), ``"max_lr"``, ``"num_steps"``, ``"trainer"`` (the Trainer's limits).
+            found no finite gradients any more), ``"max_lr"``, ``"num_steps"``, ``"trainer"`` (the Trainer's limits),
+            ``"interrupted"`` (an exception, or Ctrl+C).
         mode: how the lr grew, ``"linear"`` or ``"exponential"``.
         group_ratios: each param group's lr as a share of the largest.
         momentum: where the optimizer keeps its momentum: ``"momentum"`` (SGD, RMSprop), ``"betas"`` (the Adam family),
@@ -54,9 +56,15 @@ class RangeTestResult:
     group_ratios: list[float] = field(default_factory=lambda: [1.0])
     momentum: str | None = "momentum"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_reason", _stop_reason(self.stop_reason))
+
+    def __repr__(self) -> str:
+        return f"RangeTestResult({tables.summarize(self)})"
+
     def curve(self) -> suggestions.Curve:
         """Return the smoothed loss on which the suggestions work."""
-        return suggestions.Curve(self.lrs, self.losses, self.mode)
+        return suggestions.Curve(self.steps, self.lrs, self.losses, self.mode, self.stop_reason)
 
     def suggestion(self, method: str = "edge") -> float:
         """Return a good fixed learning rate.
@@ -68,7 +76,7 @@ class RangeTestResult:
         Raises:
             ValueError: if the method is unknown, or the record does not show one; the message says what to change.
         """
-        return suggestions.METHODS[choice("method", method, list(suggestions.METHODS))](self.curve())
+        return suggestions.suggest(self.curve(), choice("method", method, list(suggestions.METHODS)))
 
     def bounds(self) -> tuple[float, float]:
         """Return (low, high): an lr at which the loss clearly falls, and a safe share of the one at which it turns.
@@ -84,61 +92,39 @@ class RangeTestResult:
         Raises:
             ValueError: if the record shows no suggestions at all.
         """
-        return suggestions.caveats(self.curve())
+        return caveats.caveats(self.curve())
 
-    def one_cycle(self, total_num_steps: int, *, cycle_momentum: bool | None = None) -> dict[str, Any]:
-        """Return a ready OneCycle configuration for a training of ``total_num_steps`` optimizer steps.
+    def one_cycle(self, total_num_steps: int | None = None, *, cycle_momentum: bool | None = None) -> dict[str, Any]:
+        """Return a ready OneCycle configuration.
 
         The lr goes from the low bound to the high one in the first 30 % of the steps, back in the next 60 %, and falls
         to a hundredth of the low bound in the last 10 %. With several param groups their ratios are kept.
 
         Args:
-            total_num_steps: length of the training [optimizer steps], at least 10.
+            total_num_steps: length of the training [optimizer steps], at least 10; None: whatever the length of the
+                run. The lengths are then shares of the run (0.3, 0.6, 0.1), which this package reads and DeepSpeed
+                does not.
             cycle_momentum: cycle momentum between 0.95 and 0.85 too; None: only that of SGD and RMSprop. Cycling the
                 first beta of the Adam family came out a little worse than leaving it alone.
 
         Raises:
             ValueError: if the record shows no bounds; the message says what to change.
         """
-        total = count("total_num_steps", total_num_steps, at_least=10)
         if cycle_momentum is None:
             cycle_momentum = self.momentum == "momentum"
-        low, high = self.bounds()
-        first, decay = round(0.3 * total), round(0.1 * total)
-        params: dict[str, Any] = {
-            "cycle_min_lr": self._for_groups(low),
-            "cycle_max_lr": self._for_groups(high),
-            "cycle_first_step_size": first,
-            "cycle_second_step_size": total - first - decay,
-            "decay_step_size": decay,
-            "decay_lr_rate": 99.0,
-            "cycle_momentum": cycle_momentum,
-        }
-        if cycle_momentum:
-            params.update(cycle_min_mom=0.85, cycle_max_mom=0.95)
-        return {"type": "OneCycle", "params": params}
+        return configurations.one_cycle(*self.bounds(), self.group_ratios, total_num_steps, cycle_momentum)
 
-    def _for_groups(self, lr: float) -> float | list[float]:
-        return lr if len(set(self.group_ratios)) == 1 else [lr * ratio for ratio in self.group_ratios]
-
-    def warmup_decay(self, total_num_steps: int) -> dict[str, Any]:
+    def warmup_decay(self, total_num_steps: int | None = None) -> dict[str, Any]:
         """Return a ready WarmupDecayLR configuration: to :meth:`suggestion` in a tenth of the steps, then down to 0.
 
         Args:
-            total_num_steps: length of the training [optimizer steps], at least 10.
+            total_num_steps: length of the training [optimizer steps], at least 10; None: whatever the length of the
+                run (``"auto"`` and 0.1, which this package reads and DeepSpeed does not).
 
         Raises:
             ValueError: if the record shows no suggestion; the message says what to change.
         """
-        total = count("total_num_steps", total_num_steps, at_least=10)
-        params = {
-            "total_num_steps": total,
-            "warmup_min_lr": self._for_groups(0.0),
-            "warmup_max_lr": self._for_groups(self.suggestion()),
-            "warmup_num_steps": round(0.1 * total),
-            "warmup_type": "linear",
-        }
-        return {"type": "WarmupDecayLR", "params": params}
+        return configurations.warmup_decay(self.suggestion(), self.group_ratios, total_num_steps)
 
     @classmethod
     def combine(cls, results: Sequence[RangeTestResult]) -> RangeTestResult:
@@ -152,7 +138,8 @@ class RangeTestResult:
         shortest = min(results, key=lambda result: len(result.steps))
         length = len(shortest.steps)
         for number, result in enumerate(results):
-            if (result.lrs[:length], result.group_ratios) != (shortest.lrs, shortest.group_ratios):
+            own = (result.steps[:length], result.lrs[:length], result.group_ratios)
+            if own != (shortest.steps, shortest.lrs, shortest.group_ratios):
                 raise ValueError(f"results[{number}]: its learning rates differ; only repetitions of one test combine")
         return replace(
             shortest,
@@ -165,9 +152,7 @@ class RangeTestResult:
     @staticmethod
     def compare(results: Mapping[str, RangeTestResult]) -> Figure:
         """Return a figure that overlays several tests (a slow and a fast one): loss, and lr, against the steps."""
-        from lightning_lrsched.range_test.report import draw_comparison  # noqa: PLC0415 - matplotlib is optional
-
-        return draw_comparison(results)
+        return plots.draw_comparison(results)
 
     def to_csv(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the record as CSV, one line per step; missing folders are made.
@@ -184,15 +169,11 @@ class RangeTestResult:
 
     def to_markdown(self) -> str:
         """Return what was found as a Markdown table, with the ready configuration below it."""
-        from lightning_lrsched.range_test.report import describe  # noqa: PLC0415 - imports this module
-
-        return describe(self)
+        return tables.describe(self)
 
     def _repr_html_(self) -> str:
         """Show figure and numbers in a notebook."""
-        from lightning_lrsched.range_test.report import as_html  # noqa: PLC0415 - matplotlib is optional
-
-        return as_html(self)
+        return tables.as_html(self)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the record as JSON; missing folders are made.
@@ -221,8 +202,9 @@ class RangeTestResult:
             lists = {key: [float(item) for item in content[key]] for key in ("lrs", "losses", "smoothed_losses")}
             ratios = [float(item) for item in content["group_ratios"]]
             steps = [int(item) for item in content["steps"]]
-            reason, mode = str(content["stop_reason"]), choice("mode", content["mode"], ("linear", "exponential"))
+            reason, mode = content["stop_reason"], choice("mode", content["mode"], ("linear", "exponential"))
             momentum = content["momentum"]
+            _stop_reason(reason)
             if momentum is not None:
                 choice("momentum", momentum, ("momentum", "betas"))
         except (ValueError, KeyError, TypeError) as error:
@@ -234,9 +216,11 @@ class RangeTestResult:
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: loss against lr, with the bounds and the suggestion marked."""
-        from lightning_lrsched.range_test.report import draw  # noqa: PLC0415 - matplotlib is optional
+        return plots.draw(self)
 
-        return draw(self)
+
+def _stop_reason(value: str) -> StopReason:
+    return StopReason(choice("stop_reason", value, [reason.value for reason in StopReason]))
 
 
 def _new_file(path: str | Path, overwrite: bool) -> Path:

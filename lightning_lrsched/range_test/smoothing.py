@@ -1,49 +1,38 @@
-"""LossTrend: the smoothed loss of a sweep, kept on the device where the losses are made."""
+"""The smoothed loss of a sweep: one formula, for the display, the stop rule and the suggestions."""
 
 from __future__ import annotations
-
-import torch
-from torch import Tensor
-from torchmetrics import Metric
 
 DEFAULT_SMOOTHING = 0.9
 
 
-def newest_share(smoothing: float, losses: int) -> float:
-    """Return the weight of the newest of so many losses: 1 for the first, going to ``1 - smoothing``."""
-    return (1.0 - smoothing) / (1.0 - smoothing**losses)
+class SmoothedLoss:
+    """Exponential average with exact bias correction, whose weights fall by the optimizer step.
 
-
-class LossTrend(Metric):
-    """Smooths a loss by an exponential average with exact bias correction.
-
-    ``average(t) = sum(b**(t-i) * loss(i)) / sum(b**(t-i))`` with ``b = smoothing`` and both sums over ``i = 0..t``. The
-    average is linear in the losses, so the mean over the ranks of their averages is the average of their mean loss.
+    ``average(n) = sum(b**(s(n)-s(i)) * loss(i)) / sum(b**(s(n)-s(i)))`` with ``b = smoothing``, ``s(i)`` the optimizer
+    step of loss ``i`` and both sums over ``i = 0..n``. So a loss that is recorded at every tenth step forgets as fast
+    as one that is recorded at every step.
 
     Args:
-        smoothing: weight of the past in the average, in [0, 1); 0: no smoothing.
+        smoothing: weight of the past in the average, per optimizer step, in [0, 1); 0: no smoothing.
 
     Example:
-        >>> trend = LossTrend(smoothing=0.5)
-        >>> trend.update(torch.tensor(1.0))
-        >>> trend.update(torch.tensor(4.0))
-        >>> trend.compute().item()  # (0.5 * 1 + 1 * 4) / (0.5 + 1)
+        >>> smoothed = SmoothedLoss(smoothing=0.5)
+        >>> smoothed.update(step=0, loss=1.0)
+        1.0
+        >>> smoothed.update(step=1, loss=4.0)  # (0.5 * 1 + 1 * 4) / (0.5 + 1)
         3.0
     """
 
-    full_state_update = False
-    smoothed: Tensor
-
     def __init__(self, smoothing: float = DEFAULT_SMOOTHING) -> None:
-        super().__init__(sync_on_compute=False)
-        self.smoothing = smoothing
-        self.add_state("smoothed", torch.zeros((), dtype=torch.float64), dist_reduce_fx="mean")
+        self._smoothing = smoothing
+        self._average = 0.0
+        self._weight = 0.0
+        self._step = 0
 
-    def update(self, loss: Tensor) -> None:
-        """Add the loss of one optimizer step."""
-        share = newest_share(self.smoothing, self.update_count)
-        self.smoothed = torch.lerp(self.smoothed, loss.detach().to(self.smoothed), share)
-
-    def compute(self) -> Tensor:
-        """Return the smoothed loss."""
-        return self.smoothed
+    def update(self, step: int, loss: float) -> float:
+        """Add the loss of one optimizer step; return the average."""
+        # abs: the suggestions also smooth from the end to the beginning.
+        self._weight = self._weight * self._smoothing ** abs(step - self._step) + 1.0
+        self._step = step
+        self._average += (loss - self._average) / self._weight
+        return self._average

@@ -1,4 +1,4 @@
-"""Learning rates read off a range test: pure functions of its learning rates and losses.
+"""Learning rates read off a range test: pure functions of its steps, learning rates and losses.
 
 What is measured behind the constants: ``tests/benchmarks/range_test_quality.py``.
 """
@@ -6,16 +6,20 @@ What is measured behind the constants: ``tests/benchmarks/range_test_quality.py`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_lrsched.range_test.smoothing import SmoothedLoss
+
 Array = NDArray[np.float64]
 
-FEWEST_LOSSES = 10
+MIN_LOSSES = 10
 SMOOTHING = 0.9
+"""Per optimizer step; not the callback's ``smoothing``: the other constants were measured with this one."""
+
 GRID_POINTS = 200
 
 EDGE_CLIMB = 0.1
@@ -23,6 +27,9 @@ EDGE_CLIMB = 0.1
 
 EDGE_LAG = 6
 """Optimizer steps between the lr that begins to harm and the loss that shows it."""
+
+MAX_LAG_FACTOR = 3.0
+"""Largest factor in lr that the lag may stand for: in a coarse sweep, 6 steps can be two decades."""
 
 PEAK_OF_EDGE = {"exponential": 0.4, "linear": 0.2}
 """1Cycle's highest lr as a share of the edge. A linear sweep stays longer near its edge and survives a higher one."""
@@ -35,34 +42,37 @@ class Curve:
     """The loss of a range test, made smooth enough to read: losses cut off at their starting level, then averaged.
 
     The cut comes first: an explosion averaged with its neighbours would move the minimum by orders of magnitude. The
-    average runs forwards and backwards, because one that only looks back lags behind the lr.
+    average runs forwards and backwards, because one that only looks back lags behind the lr. It forgets by the
+    optimizer step, so that it does not matter how often a loss was recorded.
 
     Attributes:
-        lrs: learning rate of each optimizer step with a finite loss.
+        steps: optimizer steps finished before each step with a finite loss.
+        lrs: learning rate of each of these steps.
         losses: the loss, cut and smoothed, at each of these steps.
         minimum: index of the lowest of them.
         fall: how far the loss fell to its minimum.
         noise: standard deviation of a single loss.
+        stopped_itself: whether the stop rule ended the test.
     """
 
-    def __init__(self, lrs: Sequence[float], losses: Sequence[float], mode: str) -> None:
+    def __init__(
+        self, steps: Sequence[int], lrs: Sequence[float], losses: Sequence[float], mode: str, stop_reason: str = ""
+    ) -> None:
         """Keep the finite part of the record.
 
         Raises:
             ValueError: if it shows no fall of the loss; the message says what to change.
         """
-        pairs = [(lr, loss) for lr, loss in zip(lrs, losses, strict=True) if math.isfinite(loss)]
-        if len(pairs) < FEWEST_LOSSES:
-            raise ValueError(
-                f"the range test recorded only {len(pairs)} finite losses; at least {FEWEST_LOSSES} are needed:"
-                " make the test longer (num_steps), or let it begin at a lower lr (lr_range_test_min_lr)"
-            )
         self.mode = mode
-        self.lrs, raw = (np.array(values, dtype=np.float64) for values in zip(*pairs, strict=True))
+        self.stopped_itself = stop_reason == "diverged"
+        finite = [row for row in zip(steps, lrs, losses, strict=True) if math.isfinite(row[2])]
+        if len(finite) < MIN_LOSSES:
+            raise ValueError(self._too_few(len(finite), len(losses), stop_reason))
+        self.steps, self.lrs, raw = (np.array(values, dtype=np.float64) for values in zip(*finite, strict=True))
         if self.lrs[0] == self.lrs[-1]:
             raise ValueError("the lr did not change during the range test: raise max_lr or lr_range_test_step_rate")
         beginning = max(3, len(raw) // 20)
-        self.losses = zero_phase(np.minimum(raw, raw[:beginning].mean()), SMOOTHING)
+        self.losses = zero_phase(self.steps, np.minimum(raw, raw[:beginning].mean()))
         self.minimum = int(np.argmin(self.losses))
         self.start = float(self.losses[:beginning].mean())
         self.fall = self.start - float(self.losses[self.minimum])
@@ -72,6 +82,28 @@ class Curve:
                 "the loss never fell below its starting value during the range test: begin at a lower lr"
                 " (lr_range_test_min_lr), or let the lr grow more slowly (num_steps, lr_range_test_step_size)"
             )
+
+    def _too_few(self, finite: int, recorded: int, stop_reason: str) -> str:
+        if not recorded:
+            return (
+                "the range test recorded no loss: make the test longer (num_steps); with monitor, let the Trainer"
+                " validate during the test (val_check_interval)"
+            )
+        found = f"the range test recorded only {finite} finite losses; at least {MIN_LOSSES} are needed"
+        if not finite:
+            return f"{found}: the very first loss was not finite, so look for the cause in the module or its data"
+        if self.stopped_itself:
+            return (
+                f"{found}: the test stopped itself because the loss rose. Let it begin at a lower lr"
+                " (lr_range_test_min_lr), record a loss more often (with monitor: Trainer(val_check_interval=...)), or"
+                " switch the stop rule off (divergence_factor=float('inf'))"
+            )
+        if stop_reason in ("non-finite loss", "skipped steps"):
+            return f"{found}: let it begin at a lower lr (lr_range_test_min_lr)"
+        return (
+            f"{found}: make the test longer (num_steps), or let it begin at a lower lr (lr_range_test_min_lr); with"
+            " monitor, validate more often (Trainer(val_check_interval=...))"
+        )
 
     def lr_where_fallen(self, share: float) -> float:
         """Return the lowest lr at which the loss has done ``share`` of its fall."""
@@ -84,10 +116,21 @@ class Curve:
         return self.minimum + int(np.argmax(above)) if above.any() else None
 
     def edge(self) -> float:
-        """Return the lr that begins to harm; where the loss never turned, the last lr: a lower bound."""
+        """Return the lr that begins to harm; where the loss never turned, near the last lr: a lower bound."""
+        lag, _ = self.lag_and_spacing()
+        return float(self.lrs[self._turn()]) / min(lag, MAX_LAG_FACTOR)
+
+    def lag_and_spacing(self) -> tuple[float, float]:
+        """Return by which factors the lr grew before the loss turned: during the lag, and since the loss before."""
+        index = self._turn()
+        steps = np.array([self.steps[index] - EDGE_LAG, self.steps[max(0, index - 1)]])
+        before = np.exp(np.interp(steps, self.steps, np.log(self.lrs)))
+        lag, spacing = self.lrs[index] / before
+        return float(lag), float(spacing)
+
+    def _turn(self) -> int:
         climb = self.climb()
-        index = len(self.lrs) - 1 if climb is None else climb
-        return float(self.lrs[max(0, index - EDGE_LAG)])
+        return len(self.lrs) - 1 if climb is None else climb
 
     def on_log_grid(self) -> tuple[Array, Array]:
         """Return (log lr, loss) up to the minimum, on an even grid of log lr.
@@ -99,22 +142,19 @@ class Curve:
         return grid, np.interp(grid, rising, self.losses[where])
 
 
-def zero_phase(values: Array, smoothing: float) -> Array:
-    """Smooth with a bias-corrected exponential average, forwards and backwards, and take the mean of both."""
+def zero_phase(steps: Array, values: Array) -> Array:
+    """Smooth with an exponential average, forwards and backwards, and take the mean of both."""
 
-    def average(sequence: Array) -> Array:
-        total, weight, out = 0.0, 0.0, []
-        for value in sequence:
-            total, weight = smoothing * total + value, smoothing * weight + 1.0
-            out.append(total / weight)
-        return np.array(out)
+    def average(order: slice) -> Array:
+        smoothed = SmoothedLoss(SMOOTHING)
+        return np.array([smoothed.update(*pair) for pair in zip(steps[order], values[order], strict=True)])[order]
 
-    return (average(values) + average(values[::-1])[::-1]) / 2.0
+    return (average(slice(None)) + average(slice(None, None, -1))) / 2.0
 
 
 def edge(curve: Curve) -> float:
     """A share of the lr that begins to harm: 0.16 after an exponential test, 0.08 after a linear one. The default."""
-    return FIXED_OF_PEAK * bounds(curve)[1]
+    return FIXED_OF_PEAK * PEAK_OF_EDGE[curve.mode] * curve.edge()
 
 
 def minimum(curve: Curve) -> float:
@@ -152,30 +192,46 @@ def slide(curve: Curve) -> float:
     return math.exp(log_lr[int(np.flatnonzero(slope <= slope.min() / 2.0)[-1])])
 
 
-METHODS = {"edge": edge, "valley": valley, "steep": steep, "minimum": minimum, "slide": slide}
+METHODS: dict[str, Callable[[Curve], float]] = {
+    "edge": edge,
+    "valley": valley,
+    "steep": steep,
+    "minimum": minimum,
+    "slide": slide,
+}
+
+
+def suggest(curve: Curve, method: str) -> float:
+    """Return the lr that a method suggests.
+
+    Raises:
+        ValueError: if it lies below every lr that was tested.
+    """
+    lr, lowest = METHODS[method](curve), float(curve.lrs[0])
+    if lr < lowest * (1.0 - 1e-9):
+        raise ValueError(_untested(lr, lowest))
+    return lr
 
 
 def bounds(curve: Curve) -> tuple[float, float]:
     """The pair that 1Cycle needs: an lr at which the loss clearly falls, and a safe share of the one at which it turns.
 
     The highest is a share of the edge: at the edge itself the model is beyond recovery. The lowest is where a tenth of
-    the fall is done, but at most a tenth and at least a hundredth of the highest.
+    the fall is done, but at most a tenth and at least a hundredth of the highest, and not below the lrs that were
+    tested.
+
+    Raises:
+        ValueError: if the highest does not lie above the lowest lr that was tested.
     """
-    high = PEAK_OF_EDGE[curve.mode] * curve.edge()
-    return min(max(curve.lr_where_fallen(0.1), high / 100.0), high / 10.0), high
+    high, lowest = PEAK_OF_EDGE[curve.mode] * curve.edge(), float(curve.lrs[0])
+    if high <= lowest:
+        raise ValueError(_untested(high, lowest))
+    low = min(max(curve.lr_where_fallen(0.1), high / 100.0), high / 10.0)
+    return max(low, lowest), high
 
 
-def caveats(curve: Curve) -> list[str]:
-    """What a reader of the suggestions should know about the record they come from."""
-    found = []
-    if curve.climb() is None:
-        found.append(
-            f"The loss had not turned upwards when the test ended at lr {curve.lrs[-1]:.3g}: the suggestions are lower"
-            " bounds. Raise max_lr, or let the lr grow faster."
-        )
-    if curve.fall < curve.noise:
-        found.append(
-            f"The loss fell by {curve.fall:.3g}, less than the noise of a single loss ({curve.noise:.3g}): the"
-            " suggestions are uncertain. Take larger batches, or combine several tests (RangeTestResult.combine)."
-        )
-    return found
+def _untested(lr: float, lowest: float) -> str:
+    return (
+        f"the suggested lr would be {lr:.3g}, below every lr that was tested: begin at a lower lr than {lowest:.3g}"
+        f" (lr_range_test_min_lr={lr / 100:.0e})"
+    )

@@ -224,7 +224,9 @@ class Parameter:
         Raises:
             ValueError: if the run's length is not known, unless ``leave_unknown``.
         """
-        duration = Duration.of(value, self.rule.auto) if isinstance(self.rule, Steps) else None
+        if not isinstance(self.rule, Steps):
+            return value
+        duration = Duration.of(value, self.rule.auto)
         if duration is None or (leave_unknown and not duration.is_known(run)):
             return value
         return resolve_steps(self.name, value, run, self.rule.auto)
@@ -243,7 +245,7 @@ class Parameter:
 @cache
 def parameters_of(schedule: Any) -> Mapping[str, Parameter]:
     """Return the hyperparameters of a schedule, as its constructor declares and its docstring describes them."""
-    init = schedule.__init__  # type: ignore[misc]
+    init = schedule.__init__
     hints = get_type_hints(init, include_extras=True)
     described = argument_help(schedule)
     return {

@@ -1,42 +1,61 @@
-"""The random generators behind a trainer's data: of dataloaders and samplers, wherever they are kept."""
+"""The random generators behind a trainer's data: of loaders, samplers and datasets, wherever they are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Generator
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_lrsched.trainer.by_name import is_a
 
-MOST_ITEMS = 100
+MAX_ITEMS = 100
 """Containers with more entries hold data, no loaders."""
 
 
-def generators_in(source: Any) -> list[Generator]:
-    """Return the generators of loaders and samplers: ``source`` itself, or those in its containers or attributes."""
-    found: list[Generator] = []
+def generator_states(source: Any) -> list[Callable[[], object]]:
+    """Remember the generators of loaders, samplers and datasets; return what puts each of them back.
+
+    They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
+    its old RandomState) and of Python's random.
+    """
+    resets: list[Callable[[], object]] = []
     seen: set[int] = set()
     waiting = [source, *getattr(source, "__dict__", {}).values()]
     while waiting:
         thing = waiting.pop()
         if id(thing) not in seen:
             seen.add(id(thing))
-            if isinstance(thing, Generator):
-                found.append(thing)
+            reset = _reset_of(thing)
+            if reset is not None:
+                resets.append(reset)
             waiting.extend(_parts(thing))
-    return found
+    return resets
+
+
+def _reset_of(thing: Any) -> Callable[[], object] | None:
+    """Return what puts a generator back to its state of this moment, None for anything else."""
+    if isinstance(thing, np.random.Generator):
+        return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
+    if isinstance(thing, Generator):
+        return partial(thing.set_state, thing.get_state())
+    if isinstance(thing, np.random.RandomState):
+        return partial(thing.set_state, thing.get_state())
+    return partial(thing.setstate, thing.getstate()) if isinstance(thing, random.Random) else None
 
 
 def _parts(thing: Any) -> Iterable[Any]:
     """Return what of ``thing`` may hold a generator."""
     if isinstance(thing, DataLoader):
-        return thing.generator, thing.sampler, thing.batch_sampler
+        return thing.generator, thing.sampler, thing.batch_sampler, thing.dataset
     if isinstance(thing, (list, tuple)):
-        return thing if len(thing) <= MOST_ITEMS else ()
+        return thing if len(thing) <= MAX_ITEMS else ()
     if isinstance(thing, dict):
-        return thing.values() if len(thing) <= MOST_ITEMS else ()
+        return thing.values() if len(thing) <= MAX_ITEMS else ()
     if is_a(thing, "CombinedLoader"):
         return (thing.iterables,)
-    return vars(thing).values() if isinstance(thing, Sampler) else ()
+    return vars(thing).values() if isinstance(thing, (Sampler, Dataset)) else ()

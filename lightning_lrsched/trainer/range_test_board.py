@@ -1,46 +1,122 @@
-"""What a trainer's loggers and progress bar are shown of an LR range test."""
+"""What a trainer's loggers and terminal show of an LR range test."""
 
 from __future__ import annotations
 
+import io
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_lrsched.range_test.record import Row
+from lightning_lrsched.range_test.plots import as_png
 from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.sweep import Row
+from lightning_lrsched.range_test.tables import findings
+
+RESULT = "lr_range_test/result"
+FIGURE = "lr_range_test/loss_vs_lr"
 
 
-def show_row(trainer: Any, row: Row) -> None:
-    """Send one recorded step to every logger and to the progress bar, without touching the device."""
-    values = {"loss": row.loss, "smoothed_loss": row.smoothed_loss, "lr": row.lr}
-    for logger in trainer.loggers:
-        logger.log_metrics({f"lr_range_test/{name}": value for name, value in values.items()}, step=row.step)
-    # Module.log would make a tensor on the device for each value, and wait for it.
-    trainer._logger_connector._progress_bar_metrics.update(lr=row.lr, smoothed_loss=row.smoothed_loss)
+class RangeTestBoard:
+    """Shows the steps of a range test as they come, and its result.
+
+    A logger that raises is left out from then on, with one warning: the test goes on without it.
+
+    Args:
+        trainer: whose loggers are shown the test.
+        log: whether they are.
+        bar: whether the terminal has a progress bar.
+        steps: length of the test [optimizer steps], None: not known.
+    """
+
+    def __init__(self, trainer: Any, *, log: bool, bar: bool, steps: int | None) -> None:
+        self._trainer = trainer
+        self._loggers = list(trainer.loggers) if log else []
+        self._bar: Any = None
+        if bar and trainer.is_global_zero:
+            self._bar = Tqdm(total=steps, desc="LR range test", file=sys.stdout, dynamic_ncols=True)
+
+    def show_row(self, row: Row) -> None:
+        """Send one recorded step to every logger and to the progress bar, without touching the device."""
+        values = {"loss": row.loss, "smoothed_loss": row.smoothed_loss, "lr": row.lr}
+        metrics = {f"lr_range_test/{name}": value for name, value in values.items()}
+        self._each(lambda logger: logger.log_metrics(metrics, step=row.step))
+        # Module.log would make a tensor on the device for each value, and wait for it.
+        self._trainer._logger_connector._progress_bar_metrics.update(lr=row.lr, smoothed_loss=row.smoothed_loss)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"lr={row.lr:.3g}, smoothed_loss={row.smoothed_loss:.4g}", refresh=False)
+            self._bar.update(row.step + 1 - self._bar.n)
+
+    def show_result(self, result: RangeTestResult) -> None:
+        """Give figure and table to every logger, and end the progress bar."""
+        if self._bar is not None:
+            self._bar.total = self._bar.n  # complete, also where the test stopped before its last step
+            self._bar.set_description_str(f"LR range test ({result.stop_reason})")
+        self.close()
+        if self._loggers and result.steps and self._trainer.is_global_zero:
+            figure = _figure_of(result)
+            self._each(lambda logger: _show_findings(logger, result, figure))
+
+    def close(self) -> None:
+        """End the progress bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _each(self, show: Callable[[Any], None]) -> None:
+        for logger in list(self._loggers):
+            self._try(logger, show)
+
+    def _try(self, logger: Any, show: Callable[[Any], None]) -> None:
+        try:
+            show(logger)
+        except Exception as error:  # noqa: BLE001 - whatever happens to a picture of the test, the test goes on
+            self._loggers.remove(logger)
+            warnings.warn(
+                f"{type(logger).__name__} failed to log the LR range test ({type(error).__name__}: {error});"
+                " the test goes on without it",
+                stacklevel=2,
+            )
 
 
-def show_result(trainer: Any, result: RangeTestResult) -> None:
-    """Give figure and table to every logger: TensorBoard as image and text, others as files in their folder."""
-    if not (trainer.loggers and result.steps and trainer.is_global_zero):
-        return
-    figure = _figure_of(result)
-    for logger in trainer.loggers:
-        board = logger.experiment
-        if hasattr(board, "add_text"):
-            board.add_text("lr_range_test/result", result.to_markdown(), global_step=result.steps[-1])
-            if figure is not None:
-                figure.set_dpi(150)  # which add_figure takes; sharp when enlarged
-                board.add_figure("lr_range_test/loss_vs_lr", figure, global_step=result.steps[-1])
-        elif getattr(logger, "log_dir", None):
-            folder = Path(logger.log_dir)
-            if (folder / "range_test.json").exists():
-                rank_zero_info(f"LR range test: replacing the files of an earlier one in {folder}")
-            result.save(folder / "range_test.json", overwrite=True)
-            (folder / "range_test.md").write_text(result.to_markdown(), encoding="utf-8")
-            if figure is not None:
-                figure.savefig(folder / "loss_vs_lr.png", dpi=120)
+def _show_findings(logger: Any, result: RangeTestResult, figure: Any) -> None:
+    """Show figure and table in the way that the logger has: as image and text, or as files in its folder."""
+    experiment: Any = getattr(logger, "experiment", None)
+    step = result.steps[-1]
+    if hasattr(experiment, "add_text"):  # TensorBoard
+        experiment.add_text(RESULT, result.to_markdown(), global_step=step)
+        if figure is not None:
+            figure.set_dpi(150)  # which add_figure takes; sharp when enlarged
+            experiment.add_figure(FIGURE, figure, global_step=step)
+    elif hasattr(logger, "log_image") and hasattr(logger, "log_table"):  # Weights & Biases
+        logger.log_table(RESULT, columns=["LR range test", "value"], data=[list(row) for row in findings(result)])
+        if figure is not None:
+            logger.log_image(FIGURE, [_image(figure)])
+    elif hasattr(experiment, "log_figure") and hasattr(experiment, "log_text") and hasattr(logger, "run_id"):  # MLflow
+        experiment.log_text(logger.run_id, result.to_markdown(), f"{RESULT}.md")
+        if figure is not None:
+            experiment.log_figure(logger.run_id, figure, f"{FIGURE}.png")
+    elif getattr(logger, "log_dir", None):
+        _write_files(Path(logger.log_dir), result, figure)
+
+
+def _write_files(folder: Path, result: RangeTestResult, figure: Any) -> None:
+    if (folder / "range_test.json").exists():
+        rank_zero_info(f"LR range test: replacing the files of an earlier one in {folder}")
+    result.save(folder / "range_test.json", overwrite=True)
+    (folder / "range_test.md").write_text(result.to_markdown(), encoding="utf-8")
+    if figure is not None:
+        figure.savefig(folder / "loss_vs_lr.png", dpi=120)
+
+
+def _image(figure: Any) -> Any:
+    from PIL import Image  # noqa: PLC0415 - matplotlib brings it
+
+    return Image.open(io.BytesIO(as_png(figure, dpi=150)))
 
 
 def _figure_of(result: RangeTestResult) -> Any:

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
 
-from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_LOSSES, Divergence
-from lightning_lrsched.range_test.growth import Growth
-from lightning_lrsched.range_test.record import LossRecord
+from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
 from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
-from lightning_lrsched.range_test.step_loss import StepLoss
-from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
-from lightning_lrsched.schedulers.checks import did_you_mean, number
-from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
+from lightning_lrsched.range_test.sweep import Sweep
+from lightning_lrsched.range_test.tables import caveats_of, summarize
+from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.checks import did_you_mean
 from lightning_lrsched.trainer.drivers import same_optimizer
-from lightning_lrsched.trainer.range_test_board import show_result, show_row
+from lightning_lrsched.trainer.range_test_board import RangeTestBoard
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import NEVER
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
 from lightning_lrsched.trainer.trainer_facts import pick_optimizer, refuse_deepspeed
 
-SETTLING_VALIDATIONS = 3
-"""A validation loss is a mean over many batches, and there are few of them."""
-
-MOST_SKIPPED_STEPS = 20
-"""In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
-
-MOST_BATCHES_WITHOUT_STEP = 1000
+MAX_BATCHES_WITHOUT_STEP = 1000
 """Under manual optimization, where some optimizers step on every nth batch only."""
 
 
@@ -41,12 +34,12 @@ class LRRangeTestCallback(Callback):
 
     The learning rate grows from step to step while the loss of every optimizer step is recorded (the mean over
     accumulated micro-batches and over ranks). The run stops when the loss diverges or is no longer finite, at
-    ``max_lr``, or after ``num_steps``. Then weights, optimizer states, random number generators and the trainer's
-    progress are put back as they were, and :attr:`result` leads on to a training configuration.
+    ``max_lr``, or after ``num_steps``. Then weights, optimizer states, states of torchmetrics, random number generators
+    and the trainer's progress are put back as they were, and :attr:`result` leads on to a training configuration.
 
-    During the test no validation runs (unless ``monitor`` needs it), and callbacks that write checkpoints, stop the run
-    or move weights or lr are set aside. Loss, smoothed loss and lr go to the trainer's loggers under
-    ``lr_range_test/``; at the end also a figure and a table.
+    During the test no validation runs (unless ``monitor`` needs it), what the module logs with ``self.log`` does not
+    reach the loggers, and callbacks that write checkpoints, stop the run or move weights or lr are set aside. Loss,
+    smoothed loss and lr go to the trainer's loggers under ``lr_range_test/``; at the end also a figure and a table.
 
     Args:
         lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the
@@ -57,18 +50,17 @@ class LRRangeTestCallback(Callback):
         lr_range_test_staircase: hold the lr within each interval.
         mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
             else exponential.
-        max_lr: stop beyond this lr (exponential growth: reach it after ``num_steps``; 10 unless given).
+        max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``; 10 unless given).
         num_steps: stop after so many optimizer steps (exponential growth: 200 unless given); also a fraction of the
             run, epochs or ``"auto"`` (as long as the run).
         monitor: name of a metric that the module logs in validation (``"val_loss"``): the test then goes by it, not by
             the training loss, one record per validation; let the trainer validate often (``val_check_interval``).
-        divergence_factor: share of the fall so far that the smoothed loss may climb back before the test stops.
-        smoothing: weight of the past in the smoothed loss, in [0, 1).
+        divergence_factor: share of the fall so far that the smoothed loss may climb back before the test stops;
+            infinity or None: only a loss that is not finite stops it.
+        smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is what is
+            shown and what the stop rule goes by; suggestions smooth the losses themselves.
         optimizer_index: which of several optimizers to sweep, counted from 0; the others train as they always do.
         log: send curves and figure to the trainer's loggers.
-
-    Attributes:
-        result: the :class:`RangeTestResult` of the last test, None before it.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -81,9 +73,7 @@ class LRRangeTestCallback(Callback):
     Example:
         >>> callback = LRRangeTestCallback(max_lr=1.0, num_steps=100)
         >>> # Trainer(callbacks=[callback]).fit(module, dataloader)
-        >>> # callback.result.one_cycle(total_num_steps=1000)
-        >>> callback.result is None
-        True
+        >>> # callback.result.one_cycle()
     """
 
     def __init__(
@@ -97,7 +87,7 @@ class LRRangeTestCallback(Callback):
         max_lr: float | None = None,
         num_steps: int | float | str | None = None,
         monitor: str | None = None,
-        divergence_factor: float = DIVERGENCE_FACTOR,
+        divergence_factor: float | None = DIVERGENCE_FACTOR,
         smoothing: float = DEFAULT_SMOOTHING,
         optimizer_index: int = 0,
         log: bool = True,
@@ -108,76 +98,86 @@ class LRRangeTestCallback(Callback):
             "lr_range_test_step_rate": lr_range_test_step_rate,
             "lr_range_test_staircase": lr_range_test_staircase,
         }
-        self._growth = Growth.of(lr_range_test_min_lr, linear, mode, max_lr, num_steps)
+        self._settings = SweepSettings(
+            mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, monitor is not None
+        )
         self._monitor = monitor
-        self._divergence_factor = number("divergence_factor", divergence_factor, above=0)
-        self._smoothing = number("smoothing", smoothing, at_least=0, below=1)
         self._optimizer_index = optimizer_index
         self._log = log
         self._snapshot: TrainerSnapshot | None = None
-        self._scheduler: Any = None  # an LRRangeTest, while there is one
-        self.result: RangeTestResult | None = None
+        self._board: Any = None  # a RangeTestBoard, while there is one
+        self._sweep: Any = None  # a Sweep, while there is one
+        self._num_steps: int | None = None
+        self._result: RangeTestResult | None = None
+
+    @property
+    def result(self) -> RangeTestResult:
+        """What the last test found.
+
+        Raises:
+            RuntimeError: if no test has ended yet.
+        """
+        if self._result is None:
+            raise RuntimeError(
+                "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first; a test that"
+                " ran in child processes (ddp_spawn, ddp_fork, ddp_notebook) leaves its result there"
+            )
+        return self._result
 
     # Before -----------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            self._snapshot, self._scheduler = TrainerSnapshot(trainer), None
+            self._sweep = self._board = self._result = None
+            self._snapshot = TrainerSnapshot(trainer)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         assert self._snapshot is not None
         owner = type(self).__name__
         refuse_deepspeed(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
-        self._running = self._growth.resolved(
-            run_length_of(trainer if self._growth.needs_run else None)
-        )  # before the trainer's own limits are lifted
+        # The length of the run, before the trainer's own limits are lifted.
+        settings = self._settings.resolved(run_length_of(trainer if self._settings.needs_run else None))
+        self._num_steps = settings.num_steps
         self._snapshot.capture(trainer, pl_module)
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
             self._snapshot.set_limits(trainer, limit_val_batches=0)
-        if self._running.has_an_end and not trainer.fast_dev_run:
+        if settings.has_an_end and not trainer.fast_dev_run:
             # The trainer's may come too early, in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
-        self._scheduler = self._replace_schedulers(trainer, optimizer)
-        self._warn_if_narrow()
-        settling = SETTLING_LOSSES if self._monitor is None else SETTLING_VALIDATIONS
-        self._divergence = Divergence(self._divergence_factor, settling)
-        self._record = LossRecord(trainer.strategy.root_device, self._smoothing)
-        self._step_loss = StepLoss()
-        self._finished = self._stalled = 0
-        self._ended_by = "trainer"
-        lrs = self._scheduler.lr_at(0)
-        ratios = [lr / max(lrs) for lr in lrs]
-        momentum = momentum_key(optimizer.param_groups[0]) if has_momentum(optimizer) else None
-        self.result = RangeTestResult([], [], [], [], "trainer", self._running.mode, ratios, momentum)
+        self._board = RangeTestBoard(
+            trainer, log=self._log, bar=self._snapshot.had_progress_bar(), steps=self._num_steps
+        )
+        self._sweep = self._replace_schedulers(trainer, optimizer, settings)
 
-    def _replace_schedulers(self, trainer: Any, optimizer: Any) -> LRRangeTest:
-        """Put our schedule in the place of the module's own for this optimizer; the next fit makes that anew."""
+    def _replace_schedulers(self, trainer: Any, optimizer: Any, settings: SweepSettings) -> Sweep:
+        """Put the sweep's schedule in the place of the module's own for this optimizer; the next fit makes it anew."""
+        assert self._board is not None
         configs = trainer.strategy.lr_scheduler_configs
         places = [place for place, config in enumerate(configs) if same_optimizer(config.scheduler, optimizer)]
         for place in places:
             if isinstance(configs[place].scheduler, ClosedFormLR):
                 configs[place].scheduler.unfollow_optimizer()
-        scheduler = self._running.build(optimizer)
-        scheduler.follow_optimizer()
+        sweep = Sweep(settings, optimizer, self._board.show_row)
         for place in places:
             # Under manual optimization the module may ask for it and step it, which changes nothing.
-            configs[place] = LRSchedulerConfig(scheduler, interval="step", frequency=NEVER)
-        return scheduler
-
-    def _warn_if_narrow(self) -> None:
-        first, last = max(self._scheduler.lr_at(0)), self._running.last_lr(self._scheduler)
-        if last is not None and last < 10 * first:
-            warnings.warn(
-                f"the LR range test goes only from {first:g} to {last:g}, less than one decade: it can hardly show"
-                " where the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
-                stacklevel=2,
-            )
+            configs[place] = LRSchedulerConfig(sweep.schedule, interval="step", frequency=NEVER)
+        return sweep
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # A checkpoint that the fit began from has brought back its own lr.
-        self._scheduler.step(self._scheduler.last_epoch)
+        self._sweep.schedule.step(self._sweep.schedule.last_epoch)
+        self._check_validation(trainer)
+        self._sweep.warn_of_length(None if self._settings.has_an_end else run_length_of(trainer).total_steps)
+
+    def _check_validation(self, trainer: Any) -> None:
+        validates = trainer.enable_validation and trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined()
+        if self._monitor is not None and not validates:
+            raise ValueError(
+                f"monitor={self._monitor!r} needs a validation, and this fit has none: give it a val dataloader and the"
+                " module a validation_step (and no limit_val_batches=0), or leave monitor out"
+            )
 
     # During -----------------------------------------------------------------------------------------------------------
 
@@ -188,56 +188,44 @@ class LRRangeTestCallback(Callback):
         self._extend(trainer)
 
     def _extend(self, trainer: Any) -> None:
-        """Set as many epochs as the test still needs: enough to finish, and a number that the progress bar can show."""
-        batches, num_steps = trainer.num_training_batches, self._running.num_steps
-        left = 0 if num_steps is None or trainer.fast_dev_run else num_steps + 1 - self._finished
+        """Set as many epochs as the test still needs to finish."""
+        batches = trainer.num_training_batches
+        left = 0 if self._num_steps is None or trainer.fast_dev_run else self._num_steps - self._sweep.finished
         if left > 0 and math.isfinite(batches):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         automatic = pl_module.automatic_optimization
-        self._step_loss.add(outputs, trainer.accumulate_grad_batches if automatic else 1)
-        finished = self._scheduler.last_epoch
-        if finished > self._finished:
-            self._finished, self._stalled = finished, 0
-            loss = self._step_loss.take()
-            if loss is not None and self._monitor is None:
-                self._add(trainer, loss)
+        loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
+        if loss is not None:
+            # Lightning has divided it by the number of accumulated micro-batches.
+            divided_by = trainer.accumulate_grad_batches if automatic else 1
+            self._sweep.add(loss.detach() if divided_by == 1 else loss.detach() * divided_by)
+        if self._sweep.advance():
             self._check_that_there_are_losses()
-            ended_by = None if trainer.should_stop else self._running.ended_by(self._scheduler, finished)
-            if ended_by is not None:
-                self._end(trainer, ended_by)
-        elif not automatic or not trainer.fit_loop._should_accumulate():
-            self._after_no_step(trainer, automatic=automatic)
-
-    def _after_no_step(self, trainer: Any, *, automatic: bool) -> None:
-        """After a window of batches without an optimizer step; without a limit, a test could wait for ever."""
-        self._stalled += 1
-        if automatic:
-            self._step_loss.take()  # The gradient scaler skipped this step: its losses belong to none.
-            if self._stalled == MOST_SKIPPED_STEPS:
-                self._end(trainer, "skipped steps")
-        elif self._stalled == MOST_BATCHES_WITHOUT_STEP:
+        elif automatic and not trainer.fit_loop._should_accumulate():
+            self._sweep.skip()
+        elif not automatic and self._sweep.stalled == MAX_BATCHES_WITHOUT_STEP:
             raise ValueError(
                 f"optimizer_index={self._optimizer_index}: the module has not stepped this optimizer in"
-                f" {self._stalled} batches"
+                f" {self._sweep.stalled} batches"
             )
+        self._stop_if_due(trainer)
 
     def _check_that_there_are_losses(self) -> None:
-        assert self.result is not None
-        if self._monitor is None and not self._record.count and self._finished >= SETTLING_LOSSES:
+        if self._monitor is None and not self._sweep.has_losses and self._sweep.finished >= SETTLING_STEPS:
             raise ValueError(
-                f"training_step returned no loss in {self._finished} optimizer steps: have it return the loss (or a"
-                " dict with the key 'loss'), or give monitor, the name of a metric logged in validation"
+                f"training_step returned no loss in {self._sweep.finished} optimizer steps: have it return the loss (or"
+                " a dict with the key 'loss'), or give monitor, the name of a metric logged in validation"
             )
 
-    def _end(self, trainer: Any, reason: str) -> None:
-        self._ended_by = reason
-        trainer.should_stop = True
+    def _stop_if_due(self, trainer: Any) -> None:
+        if self._sweep.stop_reason is not None:
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._monitor is None or trainer.sanity_checking or not self._finished:
+        if self._monitor is None or trainer.sanity_checking or not self._sweep.finished:
             return
         if self._monitor not in trainer.callback_metrics:
             logged = list(trainer.callback_metrics)
@@ -245,55 +233,40 @@ class LRRangeTestCallback(Callback):
                 f"monitor={self._monitor!r} was not logged in validation{did_you_mean(self._monitor, logged)};"
                 f" logged were {', '.join(logged) or 'no metrics'}"
             )
-        self._add(trainer, trainer.callback_metrics[self._monitor])
-
-    def _add(self, trainer: Any, loss: Tensor) -> None:
-        step = self._finished - 1
-        self._record.add(step, max(self._scheduler.lr_at(step)), loss)
-        self._take(trainer, all_of_them=False)
-
-    def _take(self, trainer: Any, *, all_of_them: bool) -> None:
-        """Move the rows that have arrived into the result; stop where one of them says so."""
-        assert self.result is not None
-        for row in self._record.rows(all_of_them=all_of_them):
-            if self.result.stop_reason != "trainer":
-                return  # arrived after the verdict: no part of the test
-            self.result.steps.append(row.step)
-            self.result.lrs.append(row.lr)
-            self.result.losses.append(row.loss)
-            self.result.smoothed_losses.append(row.smoothed_loss)
-            if self._log:
-                show_row(trainer, row)
-            if self._divergence.update(row.loss, row.smoothed_loss):
-                self.result.stop_reason = "diverged" if math.isfinite(row.loss) else "non-finite loss"
-                trainer.should_stop = True
+        self._sweep.add_validation_loss(trainer.callback_metrics[self._monitor])
+        self._stop_if_due(trainer)
 
     # After ------------------------------------------------------------------------------------------------------------
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        assert self.result is not None
         assert self._snapshot is not None
-        self._take(trainer, all_of_them=True)
-        if self.result.stop_reason == "trainer":
-            self.result.stop_reason = self._ended_by
-        self._scheduler.unfollow_optimizer()
+        assert self._board is not None
+        self._result = self._sweep.finish()
         self._snapshot.restore_model(trainer, pl_module)
-        if self._log:
-            show_result(trainer, self.result)
+        self._board.show_result(self._result)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         # Before the teardown hooks, so that the callbacks set aside get theirs.
         if self._snapshot is not None:
-            self._snapshot.restore_trainer(trainer)
-            self._snapshot = None
+            self._restore_trainer(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self._snapshot is None:
             return
-        if self._scheduler is not None:
-            self._scheduler.unfollow_optimizer()
+        if self._sweep is not None and self._result is None:
+            self._result = self._sweep.finish(StopReason.INTERRUPTED)
         try:
             self._snapshot.restore_model(trainer, pl_module)
         finally:
-            self._snapshot.restore_trainer(trainer)
-            self._snapshot = None
+            self._restore_trainer(trainer)
+
+    def _restore_trainer(self, trainer: Any) -> None:
+        assert self._snapshot is not None
+        self._snapshot.restore_trainer(trainer)
+        self._snapshot = self._sweep = None
+        if self._board is not None:
+            self._board.close()
+        if self._result is not None:
+            rank_zero_info(f"LR range test: {summarize(self._result)}; weights, optimizers and Trainer restored.")
+            for caveat in caveats_of(self._result):
+                rank_zero_info(f"LR range test: {caveat}")

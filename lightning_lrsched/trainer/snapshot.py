@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
-from torch import Generator, Tensor
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torchmetrics import Metric
 
 from lightning_lrsched.trainer.by_name import is_a
-from lightning_lrsched.trainer.generators import generators_in
+from lightning_lrsched.trainer.generators import generator_states
 
-SET_ASIDE = (
+DISABLED_CALLBACKS = (
     # They would write files, stop the run, move the weights or the lr, or start a trial of their own.
     *("Checkpoint", "EarlyStopping", "StochasticWeightAveraging", "WeightAveraging"),
     *("BatchSizeFinder", "LearningRateFinder", "LRSchedulerCallback", "BaseFinetuning", "Timer"),
+    # They would show the trial as if it were the training.
+    *("ProgressBar", "LearningRateMonitor"),
 )
 
 
@@ -23,32 +28,44 @@ class TrainerSnapshot:
     """Remembers everything that a trial run of ``fit`` changes, and puts it back: once, however the run ends."""
 
     def __init__(self, trainer: Any) -> None:
-        """Remember the trainer's settings and the random states, and set aside callbacks that a trial must not run."""
+        """Remember the trainer's settings and the random states; disable what a trial must not run."""
         self._rng_states = _collect_rng_states()
         self._callbacks = list(trainer.callbacks)
         self._loops = deepcopy(trainer.fit_loop.state_dict())
         self._limits = self._read_limits(trainer)
-        self._tensors: list[ModuleTensors] = []
+        self._modules: list[ModuleTensors | MetricState] = []
         self._optimizers: list[Any] = []
-        self._generators: list[tuple[Generator, Tensor]] = []
+        self._reset_generators: list[Callable[[], object]] = []
         self._restored = False
-        trainer.callbacks = [callback for callback in trainer.callbacks if not is_a(callback, *SET_ASIDE)]
+        trainer.callbacks = [callback for callback in trainer.callbacks if not is_a(callback, *DISABLED_CALLBACKS)]
+        # What the module logs would stand among the values of the training.
+        trainer._logger_connector.log_metrics = _log_nothing
+
+    def had_progress_bar(self) -> bool:
+        """Tell whether the trainer shows a progress bar."""
+        return any(is_a(callback, "ProgressBar") and callback.is_enabled for callback in self._callbacks)
 
     def capture(self, trainer: Any, module: Any) -> None:
-        """Remember parameters, buffers, optimizer states and data generators; once the optimizers exist."""
-        self._tensors = [ModuleTensors(part) for part in module.modules()]
-        self._optimizers = [deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
-        self._generators = [(g, g.get_state()) for g in generators_in(trainer.fit_loop._data_source.instance)]
+        """Remember parameters, buffers, metrics, optimizer states and data generators; once the optimizers exist.
+
+        Raises:
+            ValueError: if the module has lazy parameters, which have no value yet that could be put back.
+        """
+        refuse_lazy_parameters(module)
+        parts = list(module.modules())
+        self._modules = [*map(ModuleTensors, parts), *(MetricState(part) for part in parts if isinstance(part, Metric))]
+        self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        self._reset_generators = generator_states(trainer.fit_loop._data_source.instance)
 
     def restore_model(self, trainer: Any, module: Any) -> None:
-        """Put weights, buffers and optimizer states back."""
-        for part in self._tensors:
+        """Put weights, buffers, metrics and optimizer states back."""
+        for part in self._modules:
             part.restore()
         for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
             del optimizer.param_groups[len(state["param_groups"]) :]  # groups that were added during the trial
             optimizer.load_state_dict(state)
         module.zero_grad(set_to_none=True)
-        self._tensors, self._optimizers = [], []
+        self._modules, self._optimizers = [], []
 
     def restore_trainer(self, trainer: Any) -> None:
         """Put callbacks, limits, progress and random states back."""
@@ -65,9 +82,10 @@ class TrainerSnapshot:
         loop.epoch_loop._batches_that_stepped = self._limits["batches_that_stepped"]
         self.set_limits(trainer, **self._limits)
         trainer.should_stop = False
+        vars(trainer._logger_connector).pop("log_metrics", None)  # the class has it
         trainer._logger_connector.reset_metrics()
-        for generator, state in self._generators:
-            generator.set_state(state)
+        for reset in self._reset_generators:
+            reset()
         _set_rng_states(self._rng_states)
 
     @staticmethod
@@ -99,14 +117,14 @@ class TrainerSnapshot:
 
 
 class ModuleTensors:
-    """The parameters and buffers that one module holds itself: which they are, and their values."""
+    """The parameters and buffers that one module holds itself: which they are, and their values in host memory."""
 
     def __init__(self, module: Any) -> None:
         """Remember them; also those that are None, for a buffer may be filled later."""
         self._module = module
         self._held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
         tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
-        self._values = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in tensors]
+        self._values = [(tensor, host_copy(tensor), tensor.requires_grad) for tensor in tensors]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -119,5 +137,52 @@ class ModuleTensors:
             if tensor.shape == value.shape:
                 tensor.copy_(value)
             else:
-                tensor.data = value
+                tensor.data = value.to(tensor.device)
             tensor.requires_grad_(requires_grad)
+
+
+class MetricState:
+    """The states of one metric of torchmetrics, which are neither parameters nor buffers."""
+
+    def __init__(self, metric: Metric) -> None:
+        """Remember them."""
+        self._metric = metric
+        names = [*metric._defaults, "_update_count", "_computed"]
+        self._state = {name: deepcopy(getattr(metric, name)) for name in names}
+
+    def restore(self) -> None:
+        """Put them back."""
+        for name, value in self._state.items():
+            setattr(self._metric, name, value)
+
+
+def copy_of_state(state: Any) -> Any:
+    """Return a copy of an optimizer's state, its tensors in host memory.
+
+    Loading brings what belongs to a parameter back to its device. The param groups are copied as they are, because a
+    tensor lr would not be brought back.
+    """
+    if isinstance(state, Tensor):
+        return host_copy(state)
+    if isinstance(state, dict):
+        return {key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()}
+    return deepcopy(state)
+
+
+def host_copy(tensor: Tensor) -> Tensor:
+    """Return a copy in host memory: a second model may not fit on the device. A sharded tensor stays where it is."""
+    return tensor.detach().clone() if hasattr(tensor, "to_local") else tensor.detach().to("cpu", copy=True)
+
+
+def refuse_lazy_parameters(module: Any) -> None:
+    """Raise ValueError where a lazy module (LazyLinear, for example) has not seen any data yet."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} of {type(module).__name__} is a lazy parameter without a shape or a value, so the range test"
+                " could not put it back: before fit, call the module once with a batch of data (module(batch))"
+            )
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    """Stand in the place of the logger connector's log_metrics."""

@@ -30,8 +30,8 @@ from torch.optim import Optimizer
 
 from lightning_lrsched import LRRangeTestCallback, RangeTestResult
 from lightning_lrsched.range_test.divergence import Divergence
-from lightning_lrsched.range_test.growth import DEFAULT_MAX_LR, DEFAULT_MIN_LR, DEFAULT_NUM_STEPS
-from lightning_lrsched.range_test.smoothing import LossTrend
+from lightning_lrsched.range_test.settings import DEFAULT_MAX_LR, DEFAULT_MIN_LR, DEFAULT_NUM_STEPS
+from lightning_lrsched.range_test.smoothing import SmoothedLoss
 from lightning_lrsched.range_test.suggestions import METHODS
 from lightning_lrsched.schedulers import OneCycle
 from lightning_lrsched.schedulers.param_groups import momentum_key
@@ -72,7 +72,7 @@ def range_test(cache: Cache, name: str, seed: int, mode: str) -> RangeTestResult
     """The callback's defaults (or, linear, a sweep to the grid's largest lr); the complete sweep is kept."""
     if mode == "exponential":
         factor = DEFAULT_MAX_LR / DEFAULT_MIN_LR
-        lrs = [DEFAULT_MIN_LR * factor ** (step / DEFAULT_NUM_STEPS) for step in range(DEFAULT_NUM_STEPS + 1)]
+        lrs = [DEFAULT_MIN_LR * factor ** (step / (DEFAULT_NUM_STEPS - 1)) for step in range(DEFAULT_NUM_STEPS)]
     else:
         lrs = np.linspace(lr_grid(name)[-1] / 1000, lr_grid(name)[-1], 200).tolist()
     key = f"{name}/{seed}/sweep {mode} {lrs[0]:g} .. {lrs[-1]:g}, {len(lrs)}"
@@ -83,11 +83,10 @@ def range_test(cache: Cache, name: str, seed: int, mode: str) -> RangeTestResult
 
 def record(lrs: list[float], losses: list[float], mode: str, momentum: str | None) -> RangeTestResult:
     """What the callback makes of these losses: it stops where the losses have diverged."""
-    trend, divergence, smoothed, reason = LossTrend(), Divergence(), [], "num_steps"
-    for loss in losses:
-        trend.update(torch.tensor(loss, dtype=torch.float64))
-        smoothed.append(trend.compute().item())
-        if divergence.update(loss, smoothed[-1]):
+    average, divergence, smoothed, reason = SmoothedLoss(), Divergence(), [], "num_steps"
+    for step, loss in enumerate(losses):
+        smoothed.append(average.update(step, loss))
+        if divergence.update(step, loss, smoothed[-1]):
             reason = "diverged" if math.isfinite(loss) else "non-finite loss"
             break
     number = len(smoothed)

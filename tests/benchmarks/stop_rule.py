@@ -23,16 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tasks import TASKS, lr_grid, make_task, sweep
+from tasks import TASKS, lr_grid, make_task, sweep, train
 
 from lightning_lrsched.range_test.divergence import (
-    CONFIRMING_LOSSES,
+    CONFIRMING_STEPS,
     DIVERGENCE_FACTOR,
     NOISE_FACTOR,
-    SETTLING_LOSSES,
+    SETTLING_STEPS,
+    VALIDATION_RISE,
     Divergence,
 )
-from lightning_lrsched.range_test.smoothing import LossTrend
+from lightning_lrsched.range_test.smoothing import SmoothedLoss
 
 Array = NDArray[np.float64]
 NEVER = 10**6
@@ -178,19 +179,19 @@ def loss_trend(
             noise = np.where(better | (not settled), np.sqrt(jitter / (2 * max(step, 1))), noise)
             best = np.where(better, smoothed, best)
             bar = best + np.maximum(divergence_factor * (first - best), noise_factor * noise)
-            above = np.where(loss > bar, above + 1, 0)
+            above = np.where((loss > bar) & settled, above + 1, 0)
             risen[:, step] = settled & (smoothed > bar) & (above >= in_a_row)
         return risen
 
     return rule
 
 
-def package_rule(losses: Array) -> int:
-    """What the package itself says about one sweep."""
-    trend, divergence = LossTrend(), Divergence()
-    for step, loss in enumerate(losses):
-        trend.update(torch.tensor(loss))
-        if divergence.update(float(loss), trend.compute().item()):
+def package_rule(losses: Array, every: int = 1, min_rise: float = 0.0) -> int:
+    """What the package itself decides about one sweep whose loss is recorded after every so many steps."""
+    smoothed, divergence = SmoothedLoss(), Divergence(min_rise=min_rise)
+    for step in range(every - 1, len(losses), every):
+        loss = float(losses[step])
+        if divergence.update(step, loss, smoothed.update(step, loss)):
             return step
     return NEVER
 
@@ -228,6 +229,62 @@ def made_up(seeds: list[int], steps: int = 300) -> dict[str, tuple[bool | None, 
         "sweep, noisy (sd 0.3)": (None, sweep_like + 0.3 * noise),
         "sweep with 5x spikes": (None, (sweep_like + 0.05 * noise) * np.where(spikes, 5.0, 1.0)),
     }
+
+
+# Validation losses ----------------------------------------------------------------------------------------------------
+
+INTERVALS = (1, 2, 5, 10)
+"""[optimizer steps] between validations."""
+
+VALIDATED_STEPS = 200
+NOTICEABLE = 0.01
+"""Share of the first loss: a smaller rise is nothing beside it."""
+
+
+def collect_validated(cache: Path, seeds: list[int]) -> dict[str, Array]:
+    """Return "task/fresh or trained/seed" -> validation loss after each step; run what the cache does not have."""
+    kept = dict(np.load(cache)) if cache.exists() else {}
+    lrs = np.geomspace(1e-6, 10.0, VALIDATED_STEPS).tolist()
+    for seed, name, state in product(seeds, TASKS, ("fresh", "trained")):
+        key = f"{name}/{state}/{seed}"
+        if key not in kept:
+            task = make_task(name, seed)
+            if state == "trained":
+                train(task, lr_grid(name)[6])
+            kept[key] = np.array(sweep(task, lrs, validate=True))
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(cache, **kept)
+    return {key: losses for key, losses in kept.items() if int(key.rsplit("/", 1)[1]) in seeds}
+
+
+def judge_validated(sweeps: dict[str, Array], every: int, min_rise: float) -> dict[str, float]:
+    """Return shares [%] of the diverging sweeps that were stopped, and of all sweeps that were stopped early.
+
+    Early: before the zero-phase curve was near its minimum, or before it had risen by a hundredth of the first loss. A
+    sweep diverges when the curve climbs by half its fall, and by a tenth of the first loss at least.
+    """
+    stopped, diverging, early = 0, 0, 0
+    for losses in sweeps.values():
+        curve = zero_phase_curve(losses)
+        start, (lowest, near, _) = curve[: max(3, len(losses) // 20)].mean(), truth(losses)
+        rise = curve - np.minimum.accumulate(curve)
+        diverges = len(curve) < len(losses) or bool(
+            (rise[lowest:] > max(0.5 * (start - curve[lowest]), 0.1 * abs(start))).any()
+        )
+        stop = package_rule(losses, every, min_rise)
+        diverging += diverges
+        stopped += diverges and stop < NEVER
+        early += stop < len(curve) and (stop < near or rise[stop] < NOTICEABLE * abs(start))
+    return {"diverging": diverging, "stopped %": 100 * stopped / diverging, "early %": 100 * early / len(sweeps)}
+
+
+def print_validated(sweeps: dict[str, Array], rises: tuple[float, ...]) -> None:
+    for every, rise in product(INTERVALS, rises):
+        found = judge_validated(sweeps, every, rise)
+        print(
+            f"validation every {every:>2} steps, rise of at least {rise:<5g} {len(sweeps)} sweeps,"
+            f" {found['diverging']:.0f} diverge: stopped {found['stopped %']:5.1f} %, early {found['early %']:4.1f} %"
+        )
 
 
 # Judgement ------------------------------------------------------------------------------------------------------------
@@ -284,9 +341,9 @@ def false_stops(
 PACKAGE: dict[str, Any] = {
     "divergence_factor": DIVERGENCE_FACTOR,
     "noise_factor": NOISE_FACTOR,
-    "settling": SETTLING_LOSSES,
+    "settling": SETTLING_STEPS,
     "late_best": True,
-    "in_a_row": CONFIRMING_LOSSES,
+    "in_a_row": CONFIRMING_STEPS + 1,
 }
 """Arguments with which ``loss_trend`` is the package's rule."""
 
@@ -334,9 +391,17 @@ def main() -> None:
     parser.add_argument("--choose", default="0:10", help="seeds on which the neighbourhood of the rule is tried")
     parser.add_argument("--report", default="10:20", help="seeds of the final figures")
     parser.add_argument("--cache", type=Path, default=Path("build/benchmarks/sweeps.npz"))
+    parser.add_argument("--validation", action="store_true", help="only the rule for validation losses (monitor=)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     choose, report = (list(range(*map(int, text.split(":")))) for text in (args.choose, args.report))
+    if args.validation:
+        cache = args.cache.with_stem(f"{args.cache.stem}_validated")
+        print("seeds to choose from")
+        print_validated(collect_validated(cache, choose), (0.0, 0.01, 0.02, 0.05, 0.1, 0.2))
+        print("\nreported seeds")
+        print_validated(collect_validated(cache, report), (VALIDATION_RISE,))
+        return
     kept = collect(args.cache, choose + report)
     chosen, reported = grouped(kept, choose), grouped(kept, report)
 

@@ -86,8 +86,11 @@ def train(task: Task, lr: float, schedule: Callable[[torch.optim.Optimizer], Any
     return task.validate()
 
 
-def sweep(task: Task, lrs: Sequence[float]) -> list[float]:
-    """Train with one lr after the other, to the end whatever happens; return the loss of each step."""
+def sweep(task: Task, lrs: Sequence[float], *, validate: bool = False) -> list[float]:
+    """Train with one lr after the other, to the end whatever happens; return the loss of each step.
+
+    ``validate``: the validation loss after each step instead.
+    """
     optimizer = task.optimizer(lrs[0])
     losses = []
     for lr, (inputs, targets) in zip(lrs, task.batches(len(lrs)), strict=True):
@@ -97,7 +100,7 @@ def sweep(task: Task, lrs: Sequence[float]) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(task.validate()["loss"] if validate else loss.item())
         if not math.isfinite(losses[-1]):
             break
     return losses + [math.nan] * (len(lrs) - len(losses))

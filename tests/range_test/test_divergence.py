@@ -7,17 +7,17 @@ import random
 
 import pytest
 
-from lightning_lrsched.range_test.divergence import SETTLING_LOSSES, Divergence
+from lightning_lrsched.range_test.divergence import SETTLING_STEPS, VALIDATION_RISE, Divergence, StopReason
+from lightning_lrsched.range_test.smoothing import SmoothedLoss
 
 
-def stops_at(losses: list[float], smoothing: float = 0.9) -> int | None:
-    """Return the index of the loss at which the rule first calls the sweep diverged."""
-    rule, total, weight = Divergence(), 0.0, 0.0
+def stops_at(losses: list[float], every: int = 1, **options: float) -> int | None:
+    """Return the optimizer step at which the rule first calls the sweep diverged; a loss every so many steps."""
+    rule, smoothed = Divergence(**options), SmoothedLoss()
     for index, loss in enumerate(losses):
-        distance = loss - losses[0]
-        total, weight = smoothing * total + distance, smoothing * weight + 1.0
-        if rule.update(loss, losses[0] + total / weight):
-            return index
+        step = every * (index + 1) - 1
+        if rule.update(step, loss, smoothed.update(step, loss)):
+            return step
     return None
 
 
@@ -43,7 +43,7 @@ def test_a_noisy_falling_loss_is_no_divergence(seed):
 def test_a_loss_that_only_rises_is_divergence(slope):
     stopped = stops_at([1.0 + slope * step for step in range(100)])
     assert stopped is not None
-    assert stopped >= SETTLING_LOSSES
+    assert stopped >= SETTLING_STEPS
 
 
 @pytest.mark.parametrize("offset", [-1e3, -1.0, 0.0, 1e3])
@@ -72,3 +72,35 @@ def test_a_single_spike_is_no_divergence(at):
     losses = [2.3 - 0.01 * step + noise.gauss(0, 0.05) for step in range(150)]
     losses[at] += 50.0
     assert stops_at(losses) is None
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 10, 20])
+def test_a_validation_loss_that_hardly_moves_is_no_divergence(every):
+    """Of a model that was trained before: its loss falls by nothing, and its jitter is next to nothing."""
+    losses = [1.5072 - 0.0002 * math.sin(index / 3) + 0.0002 * index / 20 for index in range(200 // every)]
+    assert stops_at(losses, every, min_rise=VALIDATION_RISE) is None
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 10])
+def test_a_validation_loss_that_explodes_is_divergence_a_few_steps_after_it_began(every):
+    losses = [1.5 + 0.05 * max(0, every * (index + 1) - 120) for index in range(200 // every)]
+    stopped = stops_at(losses, every, min_rise=VALIDATION_RISE)
+    assert stopped is not None
+    assert 120 < stopped <= 140
+
+
+def test_with_an_infinite_factor_only_a_loss_that_is_not_finite_ends_the_sweep():
+    rising = [1.0 + 10.0 * index for index in range(100)]
+    assert stops_at(rising, factor=math.inf) is None
+    assert stops_at([*rising, math.nan], factor=math.inf) == 100
+
+
+def test_the_beginning_is_as_many_steps_however_often_a_loss_is_recorded():
+    falls_then_rises = [5.0] * 4 + [1.0] * 4 + [9.0] * 6
+    assert stops_at(falls_then_rises, every=5) == 5 * 10 - 1
+
+
+def test_a_stop_reason_is_its_text():
+    assert StopReason.DIVERGED == "diverged"
+    assert f"{StopReason.NON_FINITE}" == str(StopReason.NON_FINITE) == "non-finite loss"
+    assert f"{StopReason.MAX_LR:>8}" == "  max_lr"

@@ -6,12 +6,15 @@ import csv
 import json
 import math
 import random
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 import torch
 
 from lightning_lrsched import RangeTestResult, SchedulerConfig
+from lightning_lrsched.range_test.divergence import StopReason
 from lightning_lrsched.range_test.suggestions import METHODS
+from lightning_lrsched.schedulers.durations import RunLength
 
 
 def sweep(mode: str = "exponential", steps: int = 200, ratios: tuple[float, ...] = (1.0,)) -> RangeTestResult:
@@ -22,6 +25,11 @@ def sweep(mode: str = "exponential", steps: int = 200, ratios: tuple[float, ...]
         lrs = [1e-3 + 0.02 * step for step in range(steps)]
     losses = [2.3 - 2.0 / (1 + (0.05 / lr) ** 2) + 0.5 * lr**2 for lr in lrs]
     return RangeTestResult(list(range(steps)), lrs, losses, losses, "diverged", mode, list(ratios))
+
+
+def shortened(result: RangeTestResult, length: int) -> RangeTestResult:
+    columns = ("steps", "lrs", "losses", "smoothed_losses")
+    return replace(result, **{name: getattr(result, name)[:length] for name in columns})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -67,8 +75,7 @@ def test_the_configuration_builds_in_deepspeed_too(make, total, ratios, deepspee
      ("momentum", False, False)],
 )  # fmt: skip
 def test_momentum_is_cycled_where_that_serves_and_where_it_is_asked_for(momentum, asked, cycled):
-    result = sweep()
-    result.momentum = momentum
+    result = replace(sweep(), momentum=momentum)
     params = result.one_cycle(100, cycle_momentum=asked)["params"]
     assert params["cycle_momentum"] is cycled
     assert ("cycle_min_mom" in params) is cycled
@@ -112,7 +119,8 @@ def test_a_saved_result_comes_back_with_nan_and_infinity(tmp_path):
     result.save(path)
     json.loads(path.read_text(), parse_constant=pytest.fail)  # strict JSON, no bare NaN
     loaded = RangeTestResult.load(path)
-    assert repr(loaded) == repr(result)
+    assert str(asdict(loaded)) == str(asdict(result))  # as text, because NaN is not equal to itself
+    assert loaded.stop_reason is StopReason.DIVERGED
 
 
 @pytest.mark.parametrize(
@@ -127,6 +135,7 @@ def test_a_saved_result_comes_back_with_nan_and_infinity(tmp_path):
         lambda text: json.dumps({**json.loads(text), "mode": "quadratic"}),
         lambda text: json.dumps({**json.loads(text), "lrs": 3}),
         lambda text: json.dumps({**json.loads(text), "momentum": "beta"}),
+        lambda text: json.dumps({**json.loads(text), "stop_reason": "bored"}),
     ],
 )
 def test_a_spoiled_file_is_refused_with_its_name(tmp_path, spoil):
@@ -162,9 +171,7 @@ def test_csv_has_one_line_per_step(tmp_path):
 
 def test_combined_tests_are_their_mean_up_to_the_shortest():
     first, second = sweep(), sweep()
-    second.losses = [loss + 1.0 for loss in second.losses]
-    for name in ("steps", "lrs", "losses", "smoothed_losses"):
-        setattr(second, name, getattr(second, name)[:150])
+    second = shortened(replace(second, losses=[loss + 1.0 for loss in second.losses]), 150)
     both = RangeTestResult.combine([first, second])
     assert both.losses == pytest.approx([loss + 0.5 for loss in first.losses[:150]])
     assert both.steps == list(range(150))
@@ -220,9 +227,7 @@ def test_a_sweep_that_falls_and_turns_has_no_caveats():
 
 def test_a_loss_that_never_turns_gives_lower_bounds_and_says_so():
     result = sweep()
-    end = result.losses.index(min(result.losses))
-    for name in ("steps", "lrs", "losses", "smoothed_losses"):
-        setattr(result, name, getattr(result, name)[:end])
+    result = replace(shortened(result, result.losses.index(min(result.losses))), stop_reason="max_lr")
     [caveat] = result.caveats()
     assert "lower bounds. Raise max_lr" in caveat
     assert caveat in result.to_markdown()
@@ -231,7 +236,7 @@ def test_a_loss_that_never_turns_gives_lower_bounds_and_says_so():
 def test_a_fall_smaller_than_the_noise_is_told():
     noise = random.Random(0)
     result = sweep()
-    result.losses = [loss + noise.gauss(0, 20.0) for loss in result.losses]
+    result = replace(result, losses=[loss + noise.gauss(0, 20.0) for loss in result.losses])
     assert any("less than the noise" in caveat for caveat in result.caveats())
 
 
@@ -239,3 +244,34 @@ def test_an_explosion_at_the_end_does_not_move_the_suggestions():
     calm, exploded = sweep(), sweep()
     exploded.losses[-5:] = [1e6] * 5
     assert exploded.bounds() == pytest.approx(calm.bounds(), rel=0.05)
+
+
+def test_a_result_is_finished():
+    with pytest.raises(FrozenInstanceError):
+        sweep().stop_reason = "num_steps"
+    with pytest.raises(ValueError, match=r"stop_reason must be one of .* \(did you mean 'diverged'\?\)"):
+        replace(sweep(), stop_reason="diverge")
+
+
+def test_a_printed_result_is_one_short_line_with_the_findings():
+    text = repr(sweep())
+    assert len(text) < 200
+    assert "\n" not in text
+    assert f"suggested lr {sweep().suggestion():.3g}" in text
+
+
+def test_a_notebook_shows_the_figure_and_the_result_as_pictures():
+    assert sweep().plot()._repr_png_().startswith(b"\x89PNG")
+    assert RangeTestResult.compare({"one": sweep()})._repr_png_().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in sweep()._repr_html_()
+
+
+@pytest.mark.parametrize("make", [RangeTestResult.one_cycle, RangeTestResult.warmup_decay])
+@pytest.mark.parametrize("total", [50, 1000])
+def test_a_configuration_without_a_number_fits_a_run_of_any_length(make, total):
+    config = json.loads(json.dumps(make(sweep())))
+    with_number = make(sweep(), total)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9)
+    schedule = SchedulerConfig.of(config).build(optimizer, RunLength(total_steps=total))
+    twin = SchedulerConfig.of(with_number).build(torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9))
+    assert schedule.hyperparameters == twin.hyperparameters

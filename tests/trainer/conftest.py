@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_lrsched import LRRangeTestCallback, RangeTestResult
+
 
 class Regression(LightningModule):
     """A linear regression; ``optimizer`` makes its optimizer, ``seen`` notes lr and momentum of each step."""
@@ -43,6 +45,17 @@ class ValidatedRegression(Regression):
         self.log("val_loss", self.loss(batch))
 
 
+class Scripted(Regression):
+    """A module whose loss is whatever ``script(step)`` says; its gradients are all 0, so that no lr harms it."""
+
+    def __init__(self, script: Callable[[int], float], optimizer: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(optimizer)
+        self.script = script
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return 0.0 * self.loss(batch) + self.script(self.trainer.global_step)
+
+
 def data(batches: int = 10, batch_size: int = 8, **options: Any) -> DataLoader:
     """Batches of a learnable regression."""
     inputs = torch.randn(batches * batch_size, 4, generator=torch.Generator().manual_seed(0))
@@ -66,3 +79,12 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(callbacks=list(callbacks), **{**defaults, **options})
 
     return make
+
+
+def run(
+    make_trainer: Callable[..., Trainer], module: Any, loader: Any = None, trainer_options: Any = None, **options: Any
+) -> RangeTestResult:
+    """Run an LR range test and return its result."""
+    callback = LRRangeTestCallback(**options)
+    make_trainer(callback, **(trainer_options or {})).fit(module, loader or data())
+    return callback.result

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lightning_lrsched.range_test.record import LossRecord
+from lightning_lrsched.range_test.loss_reader import LossReader
 
 
 @pytest.fixture
@@ -22,17 +22,17 @@ def other_rank(monkeypatch):
 
 def test_the_recorded_loss_is_the_mean_over_the_ranks(other_rank):
     other_rank += [3.0, 5.0]
-    record = LossRecord(torch.device("cpu"), 0.5)
+    reader = LossReader()
     own = torch.tensor(1.0)
-    record.add(0, 0.1, own)
-    record.add(1, 0.2, torch.tensor(2.0))
-    assert [row.loss for row in record.rows()] == [2.0, 3.5]
+    reader.send(0, own)
+    reader.send(1, torch.tensor(2.0))
+    assert [loss.value for loss in reader.arrived()] == [2.0, 3.5]
     assert own.item() == 1.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_on_another_rank_is_not_finite_here(other_rank, bad):
     other_rank += [bad]
-    record = LossRecord(torch.device("cpu"), 0.5)
-    record.add(0, 0.1, torch.tensor(1.0))
-    assert not math.isfinite(record.rows()[0].loss)
+    reader = LossReader()
+    reader.send(0, torch.tensor(1.0))
+    assert not math.isfinite(reader.arrived()[0].value)

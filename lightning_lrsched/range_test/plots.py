@@ -1,16 +1,15 @@
-"""A range test shown: loss against learning rate as a figure, the findings as a table."""
+"""A range test as a figure: loss against learning rate."""
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
-from lightning_lrsched.range_test.figure import new_figure
+from lightning_lrsched.range_test.divergence import StopReason
 from lightning_lrsched.range_test.suggestions import METHODS
 
 if TYPE_CHECKING:
@@ -19,13 +18,40 @@ if TYPE_CHECKING:
 
     from lightning_lrsched.range_test.result import RangeTestResult
 
-EXAMPLE_STEPS = 1000
-"""The length of training for which the table spells out a configuration."""
+DIVERGED = (StopReason.DIVERGED, StopReason.NON_FINITE, StopReason.SKIPPED)
 
-RULES_OF_THUMB = [name for name in METHODS if name != "edge"]
-"""Marked beside the suggestion; where they disagree widely, the curve deserves a look."""
 
-DIVERGED = ("diverged", "non-finite loss", "skipped steps")
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches, which a notebook shows as a picture.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
+    except ImportError:
+        raise ImportError("a picture needs matplotlib: pip install 'lightning-lrsched[plots]'") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    # IPython asks the object for its picture; matplotlib answers only for figures that pyplot manages.
+    figure._repr_png_ = partial(as_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def as_png(figure: Figure, dpi: int = 100) -> bytes:
+    """Return the picture as the bytes of a PNG file."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi)
+    return picture.getvalue()
+
+
+def rules_of_thumb(result: RangeTestResult) -> dict[str, float]:
+    """Return what other rules than the default suggest; where they disagree widely, the curve deserves a look."""
+    found = {}
+    for name in METHODS:
+        with suppress(ValueError):  # it may lie below the lrs that were tested
+            if name != "edge":
+                found[name] = result.suggestion(name)
+    return found
 
 
 def draw(result: RangeTestResult) -> Figure:
@@ -46,8 +72,7 @@ def draw(result: RangeTestResult) -> Figure:
         axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
         axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
         top = axes.get_ylim()[1]
-        for name in RULES_OF_THUMB:
-            lr = result.suggestion(name)
+        for name, lr in rules_of_thumb(result).items():
             axes.plot([lr], [top], marker="v", color="tab:red", markersize=7, clip_on=False)
             axes.annotate(name, (lr, top), (0, -7), textcoords="offset points", rotation=90, ha="center", va="top",
                           fontsize=7, color="tab:red")  # fmt: skip
@@ -83,42 +108,3 @@ def _limit_losses(axes: Axes, losses: list[float]) -> None:
         low, high = finite[0], finite[int(0.9 * (len(finite) - 1))]
         margin = (high - low) or 1.0
         axes.set_ylim(low - 0.08 * margin, high + 0.4 * margin)
-
-
-def describe(result: RangeTestResult) -> str:
-    """Return the findings as a Markdown table, the important ones first; below it the configuration they lead to."""
-    try:
-        low, high = result.bounds()
-        rules = ", ".join(f"{name} {result.suggestion(name):.4g}" for name in RULES_OF_THUMB)
-        rows = [("suggested lr", f"{result.suggestion():.4g}"), ("bounds for 1Cycle", f"{low:.4g} .. {high:.4g}")]
-        rows += [("rules of thumb", rules), *(("caveat", caveat) for caveat in result.caveats())]
-        config = json.dumps({"scheduler": _rounded(result.one_cycle(EXAMPLE_STEPS))}, indent=2)
-        ready = f"Ready for a training of {EXAMPLE_STEPS} optimizer steps:\n\n```json\n{config}\n```"
-    except ValueError as reason:
-        rows, ready = [], f"No suggestion: {reason}"
-    if result.lrs:
-        finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
-        rows.append(("lowest smoothed loss", f"{min(finite):.4g}" if finite else "none is finite"))
-        rows.append(("learning rates", f"{result.lrs[0]:.4g} .. {result.lrs[-1]:.4g}"))
-    rows += [("growth", result.mode), ("steps", str(len(result.steps))), ("stopped because", result.stop_reason)]
-    lines = ["| LR range test | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join([*lines, "", ready, ""])
-
-
-def _rounded(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose numbers can be read; more than four digits say nothing here."""
-    params = config["params"].items()
-    return {**config, "params": {key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in params}}
-
-
-def as_html(result: RangeTestResult) -> str:
-    """Return figure and findings as HTML; the findings alone where matplotlib is missing."""
-    text = f"<pre>{html.escape(describe(result))}</pre>"
-    try:
-        figure = draw(result)
-    except ImportError:
-        return text
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    encoded = base64.b64encode(picture.getvalue()).decode("ascii")
-    return f'<img alt="LR range test" src="data:image/png;base64,{encoded}"/>{text}'

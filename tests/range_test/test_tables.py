@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
+from lightning_lrsched.range_test.tables import summarize
 from tests.range_test.test_result import sweep
 
 
@@ -33,3 +35,22 @@ def test_the_configuration_below_the_table_is_ready_and_has_four_digits():
     assert shown["type"] == exact["type"]
     assert shown["params"] == pytest.approx(exact["params"], rel=5e-4)
     assert f'"cycle_max_lr": {exact["params"]["cycle_max_lr"]:.4g},' in written
+
+
+def test_the_line_at_the_end_has_steps_reason_and_findings():
+    result = sweep()
+    low, high = result.bounds()
+    assert summarize(result) == (
+        f"200 optimizer steps, lr 1e-06 .. {result.lrs[-1]:.3g}, stopped because: diverged; suggested lr"
+        f" {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
+    )
+
+
+def test_of_losses_recorded_every_tenth_step_the_table_counts_the_steps():
+    result = sweep()
+    sparse = replace(
+        result,
+        steps=result.steps[9::10],
+        **{name: getattr(result, name)[9::10] for name in ("lrs", "losses", "smoothed_losses")},
+    )
+    assert rows(sparse.to_markdown())["steps"] == "200"

@@ -1,0 +1,251 @@
+"""Sweep: one LR range test from its first step to its result; knows an optimizer, no Trainer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_lrsched.range_test.divergence import VALIDATION_RISE, Divergence, StopReason
+from lightning_lrsched.range_test.loss_reader import Loss, LossReader
+from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.settings import SweepSettings
+from lightning_lrsched.range_test.smoothing import SmoothedLoss
+from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
+from lightning_lrsched.schedulers.curves import exponential_growth
+from lightning_lrsched.schedulers.group_values import Curve
+from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
+from lightning_lrsched.schedulers.parameters import Number, Steps
+
+MAX_SKIPPED_STEPS = 20
+"""In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
+
+
+LONG_TEST = 10_000
+"""[optimizer steps] A linear test that takes longer to reach ``max_lr`` is worth a warning."""
+
+
+class ExponentialGrowth(ClosedFormLR):
+    """Grows the lr of every param group by the same factor at every step: ``lr(s) = min_lr * factor ** (s / last)``.
+
+    Args:
+        optimizer: the optimizer whose learning rate is swept.
+        min_lr: lr at step 0, one float or one per param group.
+        factor: by which it has grown at ``last_step``; there it stays.
+        last_step: the step of the largest lr [optimizer steps].
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        min_lr: Annotated[float | list[float], Number(above=0)],
+        factor: Annotated[float, Number(above=1)],
+        last_step: Annotated[int, Steps()],
+    ) -> None:
+        super().__init__(optimizer, -1, ExponentialGrowth, locals())
+
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, None) as a function of the position."""
+        min_lr, factor, last = p.min_lr, p.factor, max(1, p.last_step)
+
+        def values(s: int) -> tuple[Any, None]:
+            return min_lr * exponential_growth(s, last, factor), None
+
+        return values
+
+
+def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ClosedFormLR:
+    """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
+    min_lr = _min_lr(settings, optimizer)
+    if settings.mode == "linear":
+        return LRRangeTest(optimizer, min_lr, **settings.linear)
+    assert settings.max_lr is not None
+    return ExponentialGrowth(optimizer, min_lr, settings.max_lr / settings.largest_min_lr, settings.num_steps - 1)
+
+
+def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | list[float]:
+    if isinstance(settings.min_lr, list):
+        return settings.min_lr
+    # Not the lr of this moment: a schedule of the module may have begun at 0.
+    own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    lowest, largest = min(own_lrs), max(own_lrs)
+    if len(own_lrs) == 1 or largest <= 0:
+        return settings.largest_min_lr
+    if lowest <= 0:
+        raise ValueError(
+            f"param group {own_lrs.index(lowest)} has lr {lowest!r}, so it has no ratio to the"
+            " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
+        )
+    return [settings.largest_min_lr * lr / largest for lr in own_lrs]
+
+
+class Row(NamedTuple):
+    """One recorded optimizer step."""
+
+    step: int
+    lr: float
+    loss: float
+    smoothed_loss: float
+
+
+class Sweep:
+    """One LR range test while it runs: it sets the lr, takes in losses, decides when to stop, and gives the result.
+
+    Losses travel one way: mean over the micro-batches of a step and over ranks, device to host, smoothed, stop rule,
+    record. The lr grows when the optimizer steps.
+
+    Args:
+        settings: with all lengths as numbers of optimizer steps.
+        optimizer: whose lr is swept. What is to be put back afterwards is the caller's task.
+        on_row: called with each recorded step when its loss has arrived.
+
+    Attributes:
+        schedule: sets the lr.
+        finished: optimizer steps that :meth:`advance` has seen.
+        stalled: calls of :meth:`advance` in a row that saw no optimizer step.
+        stop_reason: why the test must end now; None: it goes on.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.tensor(1.0))
+        >>> sweep = Sweep(SweepSettings(max_lr=100.0, num_steps=150), torch.optim.SGD([weight], lr=0.1))
+        >>> while sweep.stop_reason is None:
+        ...     loss = weight**2
+        ...     loss.backward()
+        ...     sweep.schedule.optimizer.step()
+        ...     sweep.schedule.optimizer.zero_grad()
+        ...     sweep.add(loss)
+        ...     _ = sweep.advance()
+        >>> sweep.finish().stop_reason.value
+        'diverged'
+    """
+
+    def __init__(
+        self, settings: SweepSettings, optimizer: Optimizer, on_row: Callable[[Row], None] | None = None
+    ) -> None:
+        self._settings, self._on_row = settings, on_row
+        self._reader, self._smoothed = LossReader(), SmoothedLoss(settings.smoothing)
+        assert settings.divergence_factor is not None
+        self._divergence = Divergence(settings.divergence_factor, VALIDATION_RISE if settings.by_validation else 0.0)
+        self._rows: list[Row] = []
+        self._momentum = momentum_key(optimizer.param_groups[0]) if has_momentum(optimizer) else None
+        self.finished = self.stalled = 0
+        self.stop_reason: StopReason | None = None
+        self.schedule = make_schedule(settings, optimizer)
+        self.schedule.follow_optimizer()
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether any loss has come in."""
+        return self._reader.count > 0
+
+    def warn_of_length(self, run_steps: int | None = None) -> None:
+        """Warn of a test that takes very long, or that hardly changes the lr before it ends.
+
+        Args:
+            run_steps: how long the run is, where nothing else ends the test [optimizer steps]; None: not known.
+        """
+        steps, max_lr = self._settings.linear_steps, self._settings.max_lr
+        if steps is not None and steps > LONG_TEST:
+            warnings.warn(
+                f"the LR range test will take {steps:,} optimizer steps to reach max_lr={max_lr:g}; a smaller"
+                " lr_range_test_step_size or a larger lr_range_test_step_rate makes it shorter",
+                stacklevel=2,
+            )
+        last_step = self._settings.num_steps or run_steps
+        ends = [] if max_lr is None else [max_lr]
+        ends += [] if last_step is None else [self._lr(last_step - 1)]
+        first, last = self._lr(0), min(ends, default=math.inf)
+        if last < 10 * first:
+            warnings.warn(
+                f"the LR range test goes only from {first:g} to {last:g}, less than one decade: it can hardly show"
+                " where the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
+                stacklevel=2,
+            )
+
+    def _lr(self, step: int) -> float:
+        return max(self.schedule.lr_at(step))
+
+    # Losses -----------------------------------------------------------------------------------------------------------
+
+    def add(self, loss: Tensor) -> None:
+        """Add the training loss of one micro-batch."""
+        if not self._settings.by_validation:
+            self._reader.add(loss)
+
+    def advance(self) -> bool:
+        """Look, after a batch, whether the optimizer has stepped; if so, the losses since the last time are its."""
+        finished = self.schedule.last_epoch
+        if finished == self.finished:
+            self.stalled += 1
+            return False
+        self.finished, self.stalled = finished, 0
+        self._reader.end_step(finished - 1)
+        self._take()
+        if self.stop_reason is None:
+            self.stop_reason = self._limit_reached()
+        return True
+
+    def skip(self) -> None:
+        """Drop the losses since the last step: a gradient scaler has skipped it."""
+        self._reader.end_step(None)
+        self._take()
+        if self.stop_reason is None and self.stalled >= MAX_SKIPPED_STEPS:
+            self.stop_reason = StopReason.SKIPPED
+
+    def add_validation_loss(self, loss: Tensor) -> None:
+        """Record the validation loss after the last finished step."""
+        self._reader.send(self.finished - 1, loss)
+        self._take()
+
+    def _limit_reached(self) -> StopReason | None:
+        num_steps, max_lr = self._settings.num_steps, self._settings.max_lr
+        if num_steps is not None and self.finished >= num_steps:
+            return StopReason.NUM_STEPS
+        # Exponential growth reaches max_lr with its last step.
+        if max_lr is not None and self._settings.mode == "linear" and self._lr(self.finished) > max_lr * (1 + 1e-9):
+            return StopReason.MAX_LR
+        return None
+
+    def _take(self, *, wait: bool = False) -> None:
+        for loss in self._reader.arrived(wait=wait):
+            # Of what arrives after a verdict nothing belongs to the test; a verdict comes before a limit.
+            if self.stop_reason not in (StopReason.DIVERGED, StopReason.NON_FINITE):
+                self._judge(loss)
+
+    def _judge(self, loss: Loss) -> None:
+        """Smooth a loss, record it, and ask the stop rule; of a skipped step only ask whether it is finite."""
+        finite = math.isfinite(loss.value)
+        diverged = not finite
+        if loss.step is not None:
+            row = Row(loss.step, self._lr(loss.step), loss.value, self._smoothed.update(loss.step, loss.value))
+            self._rows.append(row)
+            if self._on_row is not None:
+                self._on_row(row)
+            diverged = self._divergence.update(loss.step, loss.value, row.smoothed_loss)
+        if diverged:
+            self.stop_reason = StopReason.DIVERGED if finite else StopReason.NON_FINITE
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def finish(self, reason: StopReason = StopReason.TRAINER) -> RangeTestResult:
+        """Stop following the optimizer and return the result; ``reason`` counts where the test has none of its own."""
+        self.schedule.unfollow_optimizer()
+        if reason is not StopReason.INTERRUPTED:  # after an error a device may not answer any more
+            self._take(wait=True)
+        lrs = self.schedule.lr_at(0)
+        return RangeTestResult(
+            steps=[row.step for row in self._rows],
+            lrs=[row.lr for row in self._rows],
+            losses=[row.loss for row in self._rows],
+            smoothed_losses=[row.smoothed_loss for row in self._rows],
+            stop_reason=self.stop_reason or reason,
+            mode=str(self._settings.mode),
+            group_ratios=[lr / max(lrs) for lr in lrs],
+            momentum=self._momentum,
+        )
