@@ -22,7 +22,7 @@ from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
 from lightning_lrsched.schedulers.checks import choice, count, to_number
 from lightning_lrsched.schedulers.durations import Duration, resolve_steps
-from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.protocol import is_a
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback

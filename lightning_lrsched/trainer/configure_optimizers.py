@@ -15,7 +15,7 @@ from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.config.torch_optimizers import build_optimizer
 from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.protocol import is_a
 from lightning_lrsched.trainer.log_resolved import announce_optimizer, announce_resolved
 from lightning_lrsched.trainer.rivals import refuse_rivals
 

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.trainer.by_name import callbacks_named
+from lightning_lrsched.trainer.protocol import callbacks_named
 
 
 def refuse_second_schedulers(trainer: Any, schedulers: list[LRScheduler], owner: str) -> None:

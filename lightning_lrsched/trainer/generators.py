@@ -8,7 +8,7 @@ from typing import Any
 from torch import Generator
 from torch.utils.data import DataLoader, Sampler
 
-from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.protocol import is_a
 
 MOST_ITEMS = 100
 """Containers with more entries hold data, no loaders."""

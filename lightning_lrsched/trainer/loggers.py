@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.trainer.by_name import callbacks_named, is_a
+from lightning_lrsched.trainer.protocol import callbacks_named, is_a
 from lightning_lrsched.trainer.trainer_facts import curve_tags
 
 MOST_POINTS = 100

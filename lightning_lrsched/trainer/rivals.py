@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_lrsched.trainer.by_name import callbacks_named
+from lightning_lrsched.trainer.protocol import callbacks_named
 
 RIVALS = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
-from lightning_lrsched.trainer.by_name import callbacks_named
+from lightning_lrsched.trainer.protocol import callbacks_named
 from lightning_lrsched.trainer.checkpoint import arrange, check_optimizers, mark
 from lightning_lrsched.trainer.drivers import (
     refuse_second_schedulers,

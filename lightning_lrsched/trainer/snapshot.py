@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Generator, Tensor
 
-from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.protocol import is_a
 from lightning_lrsched.trainer.generators import generators_in
 
 SET_ASIDE = (

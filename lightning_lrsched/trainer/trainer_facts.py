@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.protocol import is_a
 
 
 def pick_optimizer(trainer: Any, index: int | None, owner: str) -> tuple[int, Optimizer]:
