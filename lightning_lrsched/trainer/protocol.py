@@ -32,6 +32,8 @@ class EpochLoop(Protocol):
 class FitLoop(Protocol):
     """``trainer.fit_loop``."""
 
+    _combined_loader: Any
+
     @property
     def epoch_loop(self) -> EpochLoop: ...
     @property

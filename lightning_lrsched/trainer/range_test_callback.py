@@ -19,12 +19,12 @@ from lightning_lrsched.range_test.step_loss import StepLoss
 from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.checks import did_you_mean, number
 from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
-from lightning_lrsched.trainer.drivers import same_optimizer
+from lightning_lrsched.trainer.attach import pick_optimizer
+from lightning_lrsched.trainer.conflicts import check_strategy, same_optimizer
 from lightning_lrsched.trainer.range_test_board import show_result, show_row
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import NEVER
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
-from lightning_lrsched.trainer.trainer_facts import pick_optimizer, refuse_deepspeed
 
 SETTLING_VALIDATIONS = 3
 """A validation loss is a mean over many batches, and there are few of them."""
@@ -127,7 +127,7 @@ class LRRangeTestCallback(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         assert self._snapshot is not None
         owner = type(self).__name__
-        refuse_deepspeed(trainer, owner)
+        check_strategy(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
         self._running = self._growth.resolved(
             run_length_of(trainer if self._growth.needs_run else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,7 @@ from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loa
 REMEDY = "set Trainer(max_steps=<number of steps>), or write a number of optimizer steps"
 
 
-def run_length_of(trainer: TrainerLike | RunLength | None) -> RunLength:
+def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None = None) -> RunLength:
     """Return the length of the run that a Trainer is about to fit, as a schedule that begins or resumes in it counts.
 
     On a resume that is the number of steps in the checkpoint plus those still to come, whatever the batch size,
@@ -30,6 +30,7 @@ def run_length_of(trainer: TrainerLike | RunLength | None) -> RunLength:
 
     Args:
         trainer: the Trainer; None gives a run of unknown length, a RunLength itself.
+        start: where the fit begins, if that was read before; the Trainer forgets its checkpoint when training starts.
     """
     if isinstance(trainer, RunLength):
         return trainer
@@ -37,14 +38,14 @@ def run_length_of(trainer: TrainerLike | RunLength | None) -> RunLength:
         return RunLength()
     batches = _batches_per_epoch(trainer)
     accumulation = _accumulation(trainer)
-    start = _Start.of(trainer, batches)
+    start = (Start.of(trainer) if start is None else start).for_epochs_of(batches)
     total, why_no_total = _total(trainer, batches, accumulation, start)
     per_epoch, why_no_epoch = _steps_per_epoch(trainer, batches, accumulation, start)
     return RunLength(total, per_epoch, why_no_total, why_no_epoch)
 
 
 @dataclass(frozen=True)
-class _Start:
+class Start:
     """Where a fit begins.
 
     Args:
@@ -52,42 +53,46 @@ class _Start:
         global_step: Lightning's count, with which it compares ``max_steps``; 0 where it is part of ``steps``.
         epochs: finished epochs.
         batches: finished batches of the next epoch.
+        after_batch: saved in ``on_train_batch_end``: where an epoch has fewer batches now, Lightning begins it anew.
     """
 
     steps: int = 0
     global_step: int = 0
     epochs: int = 0
     batches: int = 0
+    after_batch: bool = False
 
     @classmethod
-    def of(cls, trainer: TrainerLike, batches_per_epoch: int | None) -> _Start:
+    def of(cls, trainer: TrainerLike) -> Start:
+        """Read it from the checkpoint that the fit resumes from, else from what the Trainer has done before."""
         checkpoint = loaded_checkpoint(trainer)
         if checkpoint:
-            return cls._in_checkpoint(checkpoint, batches_per_epoch, automatic=_is_automatic(trainer))
+            return cls._in_checkpoint(checkpoint, automatic=_is_automatic(trainer))
         # A second fit begins with a whole epoch, also after one that was stopped in the middle of it.
         return cls(global_step=trainer.global_step, epochs=trainer.fit_loop.epoch_progress.current.processed)
 
     @classmethod
-    def _in_checkpoint(
-        cls, checkpoint: Mapping[str, Any], batches_per_epoch: int | None, *, automatic: bool
-    ) -> _Start:
+    def _in_checkpoint(cls, checkpoint: Mapping[str, Any], *, automatic: bool) -> Start:
         loop = checkpoint.get("loops", {}).get("fit_loop")
         if loop is None:
             return cls(steps=checkpoint["global_step"], epochs=checkpoint["epoch"])
         epoch, progress = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
         steps = checkpoint["global_step"] if automatic else progress["total"]["processed"]
-        epochs, batches = epoch["processed"], 0
-        if epoch["processed"] < epoch["started"]:
-            batches = progress["current"]["processed"]
-            # What Lightning does with a checkpoint that was saved in on_train_batch_end: it may be the epoch's last.
-            if progress["current"]["completed"] < batches:
-                epochs += bool(progress["is_last_batch"])
-                batches = batches if batches_per_epoch is None or batches < batches_per_epoch else 0
-        return cls(steps=steps, epochs=epochs, batches=batches)
+        if epoch["processed"] >= epoch["started"]:
+            return cls(steps=steps, epochs=epoch["processed"])
+        batches = progress["current"]["processed"]
+        after_batch = progress["current"]["completed"] < batches
+        epochs = epoch["processed"] + (after_batch and progress["is_last_batch"])
+        return cls(steps=steps, epochs=epochs, batches=batches, after_batch=after_batch)
+
+    def for_epochs_of(self, batches: int | None) -> Start:
+        """Return where it begins in a run with so many batches per epoch."""
+        begins_anew = self.after_batch and batches is not None and self.batches >= batches
+        return replace(self, batches=0) if begins_anew else self
 
 
 def _total(
-    trainer: TrainerLike, batches: int | None, accumulation: Mapping[int, int], start: _Start
+    trainer: TrainerLike, batches: int | None, accumulation: Mapping[int, int], start: Start
 ) -> tuple[int | None, str]:
     max_steps = _max_steps(trainer, start)
     # Lightning: None means 1000 unless max_steps or max_time ends the run; the fit loop has decided by now.
@@ -103,7 +108,7 @@ def _total(
     return total if max_steps is None else min(total, max_steps), ""
 
 
-def _steps_to_come(trainer: TrainerLike, batches: int, accumulation: Mapping[int, int], start: _Start) -> int:
+def _steps_to_come(trainer: TrainerLike, batches: int, accumulation: Mapping[int, int], start: Start) -> int:
     """Return the steps that ``max_epochs`` leaves.
 
     The last group of an epoch's micro-batches is stepped even when it is not full.
@@ -121,7 +126,7 @@ def _steps_to_come(trainer: TrainerLike, batches: int, accumulation: Mapping[int
 
 
 def _steps_per_epoch(
-    trainer: TrainerLike, batches: int | None, accumulation: Mapping[int, int], start: _Start
+    trainer: TrainerLike, batches: int | None, accumulation: Mapping[int, int], start: Start
 ) -> tuple[int | None, str]:
     if batches is None:
         return None, (
@@ -143,9 +148,12 @@ def _steps_per_epoch(
 
 def _batches_per_epoch(trainer: TrainerLike) -> int | None:
     # At on_fit_start and in configure_optimizers the loaders are not made yet: as estimated_stepping_batches does.
-    if trainer.train_dataloader is None:
+    too_early = trainer.train_dataloader is None
+    if too_early:
         trainer.fit_loop.setup_data()
     batches = _least_over_ranks(float(trainer.num_training_batches), trainer)
+    if too_early and loaded_checkpoint(trainer):
+        trainer.fit_loop._combined_loader = None  # Lightning restores the saved state of a loader when it is set up
     return int(batches) if math.isfinite(batches) and batches >= 1 else None
 
 
@@ -164,12 +172,19 @@ def _accumulation(trainer: TrainerLike) -> dict[int, int]:
     return {0: trainer.accumulate_grad_batches}
 
 
-def _max_steps(trainer: TrainerLike, start: _Start) -> int | None:
+def _max_steps(trainer: TrainerLike, start: Start) -> int | None:
     if trainer.max_steps is None or trainer.max_steps < 0:
         return None
     steps = max(0, trainer.max_steps - start.global_step)
     # Lightning's max_steps is compared with the steps of all optimizers together.
     return steps if _is_automatic(trainer) else math.ceil(steps / max(1, len(trainer.optimizers)))
+
+
+def steps_before(trainer: TrainerLike) -> int:
+    """Return how many optimizer steps the trainer has made before this fit; 0 where it resumes from a checkpoint."""
+    if loaded_checkpoint(trainer):
+        return 0
+    return trainer.global_step if _is_automatic(trainer) else trainer.global_step // max(1, len(trainer.optimizers))
 
 
 def _is_automatic(trainer: TrainerLike) -> bool:

@@ -104,7 +104,7 @@ class Wired(Regression):
     config: Any = None
 
     def configure_optimizers(self) -> Any:
-        return configure_optimizers(super().configure_optimizers(), self.config)
+        return configure_optimizers(super().configure_optimizers(), self.config, trainer=self.trainer)
 
 
 @pytest.mark.parametrize("wired", [False, True])
