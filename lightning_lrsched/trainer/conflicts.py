@@ -37,7 +37,7 @@ def check_strategy(trainer: TrainerLike, owner: str) -> None:
 
 
 def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, owner: str) -> None:
-    """Raise ValueError where a schedule for optimizer ``index`` would not be the only one, or would never be stepped."""
+    """Raise ValueError where a schedule of optimizer ``index`` would not be the only one, or never be stepped."""
     for other in trainer.lr_scheduler_configs:
         if not same_optimizer(other.scheduler, trainer.optimizers[index]):
             continue

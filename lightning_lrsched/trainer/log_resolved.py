@@ -24,8 +24,9 @@ def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConf
     """
     keys = written.needs_run + written.needs_optimizer
     if keys:
-        values = resolution_table(written.type, {key: written.params[key] for key in keys}, resolved.to_dict()["params"])
-        log(trainer, f"Schedule of {optimizer}:\n{values}")
+        as_written = {key: written.params[key] for key in keys}
+        table = resolution_table(written.type, as_written, resolved.to_dict()["params"])
+        log(trainer, f"Schedule of {optimizer}:\n{table}")
 
 
 def log_optimizer(trainer: Any, section: Any, optimizer: Optimizer) -> dict[str, Any]:

@@ -20,8 +20,8 @@ def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None =
     """Return the length of the run that a Trainer is about to fit, as a schedule that begins or resumes in it counts.
 
     On a resume that is the number of steps in the checkpoint plus those still to come, whatever the batch size,
-    accumulation or number of devices was before. Where these have changed, an epoch is an average epoch of the run. In a
-    second fit of the same trainer, where schedules begin anew, it is the length of that fit.
+    accumulation or number of devices was before. Where these have changed, an epoch is an average epoch of the run. In
+    a second fit of the same trainer, where schedules begin anew, it is the length of that fit.
 
     Accumulation (also one that GradientAccumulationScheduler changes from epoch to epoch; its keys are read as epochs),
     ``max_steps``, ``max_epochs``, ``limit_train_batches`` and the loader's ``drop_last`` count. Under manual

@@ -81,7 +81,8 @@ class RunReport(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._leave(trainer)
-        if self._schedules and not trainer.fast_dev_run:
+        # Under manual optimization only the loop knows how often an optimizer steps.
+        if self._schedules and not trainer.fast_dev_run and pl_module.automatic_optimization:
             run = run_length_of(trainer, self._start)
             for config, schedule in self._schedules.values():
                 line = length_mismatch(config, schedule, run)
@@ -103,13 +104,17 @@ class RunReport(Callback):
         for name, values in self._hyperparameters.items():
             record[f"lightning_lrsched_{name}" if name in record else name] = values
         for logger in trainer.loggers:
-            try:
-                logger.log_hyperparams(record)
-            except Exception as error:  # noqa: BLE001 - some loggers refuse values that have changed since a resume
-                rank_zero_warn(
-                    f"{type(logger).__name__} did not take the hyperparameters of the schedule"
-                    f" ({type(error).__name__}: {str(error)[:200]}); training goes on without them"
-                )
+            _log_hyperparameters(logger, record)
+
+
+def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
+    try:
+        logger.log_hyperparams(record)
+    except Exception as error:  # noqa: BLE001 - MLflow refuses values that have changed since the run was interrupted
+        rank_zero_warn(
+            f"{type(logger).__name__} did not take the hyperparameters of the schedule"
+            f" ({type(error).__name__}: {str(error)[:200]}); training goes on without them"
+        )
 
 
 def _hyperparameters_of_module(trainer: Any) -> dict[str, Any]:
@@ -142,14 +147,15 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
     if length > total * (1 + TOLERANCE):
         lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
         return (
-            f"{config.type}: the run ends at step {total}, the schedule only at step {length} ({named}): the lr will stand"
-            f" at {lr:.3g} then, not at {last:.3g}. Write {remedy} for lengths that fit the run, or train for {length} steps"
+            f"{config.type}: the run ends at step {total}, the schedule only at step {length} ({named}): the lr will"
+            f" then stand at {lr:.3g}, not at {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
+            f" {length} steps"
         )
     if length < total * (1 - TOLERANCE) and _ends(schedule) and not set(keys) & set(config.needs_run):
         return (
             f"{config.type}: the schedule ends at step {length} ({named}), the run only at step {total}: the last"
-            f" {total - length} steps will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for lengths that fit"
-            f" the run, or train for {length} steps"
+            f" {total - length} steps will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for lengths"
+            f" that fit the run, or train for {length} steps"
         )
     return None
 
@@ -196,11 +202,13 @@ def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: 
     from_the_run = [key for key in keys if key in config.needs_run]
     if not from_the_run and position >= (1 - MANUAL_TOLERANCE) * length:
         return None
-    end = f"stands at step {position} of {length} ({' + '.join(keys)})" if position < length else (
-        f"ended at step {length} ({' + '.join(keys)}) of {position}"
+    end = (
+        f"stands at step {position} of {length} ({' + '.join(keys)})"
+        if position < length
+        else (f"ended at step {length} ({' + '.join(keys)}) of {position}")
     )
     return (
         f"{config.type}: the optimizer made {made} steps in this fit, where one per batch would be {expected}; the"
-        f" schedule {end}. Lengths count this optimizer's own steps, and \"auto\", fractions and epochs assume one step"
+        f' schedule {end}. Lengths count this optimizer\'s own steps, and "auto", fractions and epochs assume one step'
         " per batch: write numbers of optimizer steps"
     )

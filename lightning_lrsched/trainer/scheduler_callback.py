@@ -1,5 +1,8 @@
 """LRSchedulerCallback: add it to a Trainer, and lr and momentum follow a schedule, step by step."""
 
+# The hooks take the Trainer that is used, TrainerLike. Lightning's annotations of its own Trainer lack four attributes
+# that other classes set (callbacks, datamodule, fast_dev_run, log_every_n_steps); a test holds them against it instead.
+# mypy: disable-error-code="override"
 from __future__ import annotations
 
 import logging
@@ -291,8 +294,8 @@ class LRSchedulerCallback(Callback):
         position = scheduled.scheduler.last_epoch
         if not isinstance(scheduled.scheduler, ClosedFormLR):
             raise ValueError(
-                f"{owner}: optimizer {scheduled.index} has been replaced, and {name}, a scheduler of torch's own, cannot"
-                " begin in the middle of a run; one of this package's can"
+                f"{owner}: optimizer {scheduled.index} has been replaced, and {name}, a scheduler of torch's own,"
+                " cannot begin in the middle of a run; one of this package's can"
             )
         self._attach_again(trainer, scheduled)
         scheduled.scheduler.step(position)

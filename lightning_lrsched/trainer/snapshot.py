@@ -9,8 +9,8 @@ import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Generator, Tensor
 
-from lightning_lrsched.trainer.protocol import is_a
 from lightning_lrsched.trainer.generators import generators_in
+from lightning_lrsched.trainer.protocol import is_a
 
 SET_ASIDE = (
     # They would write files, stop the run, move the weights or the lr, or start a trial of their own.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.run_length import run_length_of
 from tests.trainer.conftest import Regression, ValidatedRegression, data
 from tests.trainer.test_lr_scheduler import read_csv
+from tests.trust.helpers import Net, StatefulLoader, quiet_trainer
 
 DECAY = {
     "type": "WarmupDecayLR",
@@ -148,3 +151,90 @@ def test_max_steps_in_a_second_fit(make_trainer):
     trainer.fit_loop.epoch_loop.max_steps = 35
     trainer.fit(Regression(), data())
     assert callback.schedulers[0].total_num_steps == callback.schedulers[0].last_epoch == 15
+
+
+# What else a resume must not lose -------------------------------------------------------------------------------------
+
+
+def test_asking_for_the_length_does_not_lose_the_position_of_a_loader(tmp_path):
+    class Noting(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches: list[float] = []
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.batches.append(float(batch[0].sum()))
+            return self.loss(batch)
+
+    whole, resumed = Noting(), Noting()
+    quiet_trainer(tmp_path, LRSchedulerCallback(DECAY), max_steps=12).fit(whole, StatefulLoader())
+    first = quiet_trainer(tmp_path, LRSchedulerCallback(DECAY), max_steps=7)
+    first.fit(Noting(), StatefulLoader())
+    first.save_checkpoint(tmp_path / "saved.ckpt")
+    second = quiet_trainer(tmp_path, LRSchedulerCallback(DECAY), max_steps=12)
+    second.fit(resumed, StatefulLoader(), ckpt_path=tmp_path / "saved.ckpt")
+    assert resumed.batches == whole.batches[7:]
+
+
+class RestoresLater(SingleDeviceStrategy):
+    """As strategies do that shard the optimizer: Lightning loads the checkpoint when they are set up."""
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return True
+
+
+def test_a_strategy_that_loads_after_setup_resolves_the_same_lengths(make_trainer, tmp_path):
+    path = saved_after_two_epochs(make_trainer, tmp_path, DECAY)
+    module, callback, logger = Regression(), LRSchedulerCallback(DECAY), CSVLogger(tmp_path)
+    trainer = make_trainer(callback, max_epochs=4, strategy=RestoresLater(), logger=logger)
+    trainer.fit(module, data(batches=8), ckpt_path=path)
+    [schedule] = callback.schedulers
+    assert [config.scheduler for config in trainer.lr_scheduler_configs] == [schedule]
+    assert schedule.total_num_steps == schedule.last_epoch == 80
+    assert [lr for lr, _ in module.seen] == [schedule.lr_at(step)[0] for step in range(64, 80)]
+    assert logger.experiment.hparams["lr_scheduler"]["total_num_steps"] == 80
+
+
+def test_nothing_of_a_checkpoint_is_kept_after_a_test(make_trainer, tmp_path):
+    class Tested(Regression):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    path = saved_after_two_epochs(make_trainer, tmp_path, DECAY)
+    callback = LRSchedulerCallback(DECAY)
+    make_trainer(callback).test(Tested(), data(), ckpt_path=path, verbose=False)
+    assert not [value for value in vars(callback).values() if isinstance(value, dict) and "state_dict" in value]
+
+
+def test_a_schedule_goes_on_with_an_optimizer_that_replaces_its_own(make_trainer):
+    class Replaced(Regression):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                self.trainer.strategy.optimizers = [torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.1)]
+
+    module, callback = Replaced(), LRSchedulerCallback(DECAY)
+    make_trainer(callback).fit(module, data())
+    [schedule] = callback.schedulers
+    assert schedule.last_epoch == 30
+    assert [lr for lr, _ in module.seen] == [schedule.lr_at(step)[0] for step in range(30)]
+
+
+def test_a_file_is_read_once(make_trainer, tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"optimizer": {"type": "Adam"}, "scheduler": DECAY}))
+    callback = LRSchedulerCallback(path)
+    path.unlink()
+    make_trainer(callback).fit(Regression(), data())
+    assert callback.schedulers[0].last_epoch == 30
+
+
+def test_a_scheduler_of_torch_is_refused_before_the_lr_is_written(make_trainer):
+    class Manual(Regression):
+        automatic_optimization = False
+
+    module = Manual()
+    trainer = make_trainer(LRSchedulerCallback({"type": "LinearLR", "params": {"start_factor": 0.1}}))
+    with pytest.raises(ValueError, match="under manual optimization Lightning never steps LinearLR"):
+        trainer.fit(module, data())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.01
