@@ -2,16 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_lrsched.config.deepspeed import Sections
+from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.protocol import TrainerLike
+
+Given = SchedulerConfig | Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True)
+class Written:
+    """A schedule as the user gave it, and the optimizer section beside it, which is not used."""
+
+    config: SchedulerConfig
+    optimizer_section: Any
+
+    @classmethod
+    def read(cls, given: Given) -> Written:
+        """Read what a user may pass: a configuration, a dict, or the path of a file."""
+        if isinstance(given, SchedulerConfig):
+            return cls(given, None)
+        content = read_mapping(given) if isinstance(given, (str, Path)) else given
+        with _named(given):
+            return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer)
+
+
+@contextmanager
+def _named(given: Any) -> Iterator[None]:
+    """Put the name of a file before the messages of errors."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not isinstance(given, (str, Path)):
+            raise
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{given}: {error}") from None
+
+
+@dataclass
+class Scheduled:
+    """One optimizer of the present fit, and the schedule that is attached to it.
+
+    Args:
+        written: the schedule as the user gave it.
+        index: of the optimizer, counted from 0.
+        scheduler: what was built.
+        run: the length of the run that it was built for.
+        own_momenta: the momentum of each param group before.
+        axis: where position 0 is on the trainer's step axis; not 0 in a second fit.
+        began_at: position when training started.
+        logged: position up to which the curves are logged.
+        lrs_in_force: the lrs of the next optimizer step.
+    """
+
+    written: Written
+    index: int
+    scheduler: LRScheduler
+    run: RunLength
+    own_momenta: list[float | None]
+    axis: int = 0
+    began_at: int = 0
+    logged: int = 0
+    lrs_in_force: list[Any] = field(default_factory=list)
+
 
 _ATTACHED: WeakKeyDictionary[Optimizer, tuple[ref[ClosedFormLR], int]] = WeakKeyDictionary()
 """The schedule that drives an optimizer, and the position at which it began."""

@@ -23,7 +23,8 @@ def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None =
     accumulation or number of devices was before. Where these have changed, an epoch is an average epoch of the run. In
     a second fit of the same trainer, where schedules begin anew, it is the length of that fit.
 
-    Accumulation (also one that GradientAccumulationScheduler changes from epoch to epoch; its keys are read as epochs),
+    Accumulation (also one that GradientAccumulationScheduler changes from epoch to epoch: its keys are epochs; should
+    Lightning let them count steps one day, lengths would be wrong, and numbers the way out),
     ``max_steps``, ``max_epochs``, ``limit_train_batches`` and the loader's ``drop_last`` count. Under manual
     optimization each optimizer is taken to step once per batch. In a run on several devices the shortest loader counts
     for all of them.

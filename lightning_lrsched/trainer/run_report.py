@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -98,13 +99,20 @@ class RunReport(Callback):
 
     def _write(self, trainer: TrainerLike) -> None:
         self._written = True
-        if not self._hyperparameters:
-            return
-        record = _hyperparameters_of_module(trainer)
-        for name, values in self._hyperparameters.items():
-            record[f"lightning_lrsched_{name}" if name in record else name] = values
-        for logger in trainer.loggers:
-            _log_hyperparameters(logger, record)
+        if self._hyperparameters:
+            store_hyperparameters(trainer, self._hyperparameters)
+
+
+def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any]) -> None:
+    """Hand ``ours`` to every logger, in one record with the hyperparameters of the module.
+
+    A name that the module uses itself gets the prefix ``lightning_lrsched_``.
+    """
+    record = _hyperparameters_of_module(trainer)
+    for name, values in ours.items():
+        record[f"lightning_lrsched_{name}" if name in record else name] = values
+    for logger in trainer.loggers:
+        _log_hyperparameters(logger, record)
 
 
 def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:

@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.deepspeed import Sections
-from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.param_groups import read_momenta, write_momenta
-from lightning_lrsched.trainer.attach import attach, detach, pick_optimizer
+from lightning_lrsched.trainer.attach import Given, Scheduled, Written, attach, detach, pick_optimizer
 from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, states_for
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
@@ -42,63 +36,6 @@ from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
 
 NEVER = sys.maxsize
 """[batches] Between two calls of ``step`` by Lightning."""
-
-Scheduler = SchedulerConfig | Mapping[str, Any] | str | Path
-
-
-@dataclass(frozen=True)
-class Written:
-    """A schedule as the user gave it, and the optimizer section beside it, which is not used."""
-
-    config: SchedulerConfig
-    optimizer_section: Any
-
-    @classmethod
-    def read(cls, given: Scheduler) -> Written:
-        """Read what a user may pass: a configuration, a dict, or the path of a file."""
-        if isinstance(given, SchedulerConfig):
-            return cls(given, None)
-        content = read_mapping(given) if isinstance(given, (str, Path)) else given
-        with _named(given):
-            return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer)
-
-
-@contextmanager
-def _named(given: Any) -> Iterator[None]:
-    """Put the name of a file before the messages of errors."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if not isinstance(given, (str, Path)):
-            raise
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{given}: {error}") from None
-
-
-@dataclass
-class Scheduled:
-    """One optimizer of the present fit, and the schedule that is attached to it.
-
-    Args:
-        written: the schedule as the user gave it.
-        index: of the optimizer, counted from 0.
-        scheduler: what was built.
-        run: the length of the run that it was built for.
-        own_momenta: the momentum of each param group before.
-        axis: where position 0 is on the trainer's step axis; not 0 in a second fit.
-        began_at: position when training started.
-        logged: position up to which the curves are logged.
-        lrs_in_force: the lrs of the next optimizer step.
-    """
-
-    written: Written
-    index: int
-    scheduler: LRScheduler
-    run: RunLength
-    own_momenta: list[float | None]
-    axis: int = 0
-    began_at: int = 0
-    logged: int = 0
-    lrs_in_force: list[Any] = field(default_factory=list)
 
 
 class LRSchedulerCallback(Callback):
@@ -120,9 +57,13 @@ class LRSchedulerCallback(Callback):
     lr of all param groups in one chart and their momentum in another.
 
     Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
-    they become optimizer steps, which a table in the log tells and the loggers keep among the hyperparameters. A class
-    of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer steps.
-    An ``optimizer`` section beside the schedule is not used, which the log says; :func:`configure_optimizers` reads it.
+    they become optimizer steps, which are logged as a table. On a resume the run is the steps in the checkpoint plus
+    those still to come. The loggers keep the schedule with its numbers among the hyperparameters. A schedule that is
+    much shorter or longer than the run is reported in the log, with both numbers.
+
+    A class of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer
+    steps. An ``optimizer`` section beside the schedule is not used, and the log says so; :func:`configure_optimizers`
+    reads it.
 
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
@@ -154,7 +95,7 @@ class LRSchedulerCallback(Callback):
 
     def __init__(
         self,
-        scheduler: Scheduler | Sequence[Scheduler | None],
+        scheduler: Given | Sequence[Given | None],
         *,
         optimizer_index: int | None = None,
         log: bool = True,
@@ -164,7 +105,7 @@ class LRSchedulerCallback(Callback):
         several = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
         if several and optimizer_index is not None:
             raise ValueError("optimizer_index: not together with a list of schedulers, whose order says it")
-        listed: list[Scheduler | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
+        listed: list[Given | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
         self._written = [None if item is None else Written.read(item) for item in listed]
         self._one_for_each = several
         self._optimizer_index = optimizer_index
