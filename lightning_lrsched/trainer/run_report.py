@@ -93,6 +93,9 @@ class RunReport(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._leave(trainer)
 
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._leave(trainer)  # where there was nothing to train
+
     def _leave(self, trainer: TrainerLike) -> None:
         # A new list: Lightning iterates over the present one.
         trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
@@ -175,7 +178,8 @@ def length_of(schedule: Any) -> tuple[list[str], int] | None:
     """
     params = getattr(schedule, "hyperparameters", {})
     if "total_num_steps" in params:
-        return ["total_num_steps"], params["total_num_steps"]
+        # A warmup that is longer than the whole goes on to its end.
+        return max((params[key], [key]) for key in ("total_num_steps", "warmup_num_steps"))[::-1]
     if "cycle_first_step_size" in params:
         first, second = params["cycle_first_step_size"], params["cycle_second_step_size"]
         return ["cycle_first_step_size", "cycle_second_step_size"], first + (first if second is None else second)

@@ -106,6 +106,8 @@ def test_nothing_is_left_in_the_trainer(make_trainer):
     trainer = make_trainer(callback)
     trainer.fit(Regression(), data())
     assert trainer.callbacks == [callback]
+    trainer.fit(Regression(), data())  # nothing is left to train
+    assert trainer.callbacks == [callback]
     trainer.fit_loop.max_epochs = 4
 
     class Fails(Regression):
@@ -158,6 +160,12 @@ def test_a_schedule_that_the_run_cuts_off_is_reported(lines):
     assert "the run ends at step 30, the schedule only at step 4000 (cycle_first_step_size + cycle_second" in line
     assert '"cycle_first_step_size": "auto", "cycle_second_step_size": "auto"' in line
     [line] = lines({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
+    assert "the run ends at step 30, the schedule only at step 1000 (warmup_num_steps)" in line
+
+
+@pytest.mark.filterwarnings("ignore:WarmupDecayLR. total_num_steps=30 is less than")
+def test_a_warmup_that_is_longer_than_the_whole_schedule_counts(lines):
+    [line] = lines(section(total_num_steps=30, warmup_num_steps=1000))
     assert "the run ends at step 30, the schedule only at step 1000 (warmup_num_steps)" in line
 
 
