@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -9,20 +12,20 @@ from typing import Any, Literal
 if find_spec("jsonargparse") is None:
     raise ImportError("LRSchedulerCLI needs jsonargparse: pip install 'lightning-lrsched[cli]'")
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.arguments import describe_schedules
-from lightning_lrsched.config.files import dump_mapping
+from lightning_lrsched.config.files import dump_mapping, read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
 from lightning_lrsched.schedulers.checks import choice, count, to_number
 from lightning_lrsched.schedulers.durations import Duration, resolve_steps
-from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.protocol import is_a
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
@@ -87,23 +90,45 @@ class LRSchedulerCLI(LightningCLI):
         group.add_argument("--scheduler", type=SchedulerConfig | str | None, default=None, help=SCHEDULER_HELP)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a wrong section as any other wrong argument is refused: a message, no traceback."""
-        section = self._get(self.config, "scheduler")
+        """Check what can be known to be wrong as any other argument is checked: a message, no traceback."""
         try:
-            if section is not None:
-                SchedulerConfig.of(section if isinstance(section, str) else section.as_dict())
+            self._scheduler = self._read_scheduler()
+            if self.subcommand == "lr_range_test":
+                arguments = self.config[self.subcommand]
+                names = self._subcommand_method_arguments[self.subcommand]
+                _RangeTest.of(**{name: arguments[name] for name in names})
         except (OSError, TypeError, ValueError) as error:
             self.parser.error(str(error))
+
+    def _read_scheduler(self) -> SchedulerConfig | Mapping[str, Any] | None:
+        """Return the section, read once; its content, not the path of a file, goes into the saved configuration."""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        section = config.get("scheduler")
+        if section is None:
+            return None
+        content = read_mapping(section) if isinstance(section, str) else section
+        content = content.as_dict() if isinstance(content, Namespace) else content
+        checked = _check(content, f"{section}: " if isinstance(section, str) else "")
+        config["scheduler"] = Namespace(checked.to_dict())  # type: ignore[no-untyped-call]
+        return content
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the Trainer, with a callback for the section ``scheduler``."""
         if self.subcommand == "lr_range_test":
             self.save_config_callback = None  # the test leaves one file behind: its result
         trainer: Any = super().instantiate_trainer(**kwargs)
-        scheduler = self._get(self.config_init, "scheduler")
+        # What a link between arguments gives is known only now.
+        linked = self._get(self.config_init, "scheduler")
+        scheduler = linked if self._scheduler is None else self._scheduler
         if scheduler is not None:
             trainer.callbacks.insert(0, LRSchedulerCallback(scheduler))
         return trainer
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "lr_range_test":
+            _show_only(parser, self._subcommand_method_arguments[subcommand])
+        return parser
 
     @staticmethod
     def configure_optimizers(lightning_module: Any, optimizer: Optimizer, lr_scheduler: Any = None) -> Any:
@@ -137,7 +162,7 @@ class LRRangeTestTrainer(Trainer):
             model: the module.
             train_dataloaders: its data.
             datamodule: or its datamodule.
-            output: file to write, missing folders are made; ``fit --config`` takes it.
+            output: file to write, missing folders are made; ``fit --scheduler`` takes it, or ``fit --config``.
             schedule: which schedule to write.
             total_num_steps: length of the training to come [optimizer steps]; also a fraction of what the Trainer's
                 settings say, epochs (``"2ep"``), or ``"auto"``: what the Trainer's settings say.
@@ -146,30 +171,44 @@ class LRRangeTestTrainer(Trainer):
         Raises:
             ValueError: if a value is wrong, or the test shows no learning rate; the message says what to change.
         """
-        # What is wrong is told before the test: its result would be lost.
-        choice("schedule", schedule, (ONE_CYCLE, WARMUP_DECAY_LR))
-        length = _Length(total_num_steps)
-        callback = LRRangeTestCallback(**range_test)
-        if Path(output).is_dir():
-            raise ValueError(f"output must be the name of a file, and {output} is a folder")
+        test = _RangeTest.of(output, schedule, total_num_steps, **range_test)
         if self.is_global_zero:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
         trainer: Any = self
-        trainer.callbacks += [length, callback]
+        trainer.callbacks += [test.length, test.callback]
         try:
             self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
         finally:
-            for added in (length, callback):
+            for added in (test.length, test.callback):
                 trainer.callbacks.remove(added)
-        result = callback.result
+        result = test.callback.result
         assert result is not None
-        total = length.total
+        total = test.length.total
         section = result.one_cycle(total) if schedule == ONE_CYCLE else result.warmup_decay(total)
         if self.is_global_zero:
             wrote = "replaced" if Path(output).exists() else "wrote"
             Path(output).write_text(_describe(result, total) + dump_mapping({"scheduler": section}, "yaml"), "utf-8")
-            rank_zero_info(f"LR range test: {wrote} {output}; train with: fit --config {output}")
+            low, high = result.bounds()
+            rank_zero_info(
+                f"LR range test: learning rates {low:.3g} to {high:.3g} for {schedule} over {total} steps; {wrote}"
+                f" {output}. To train with it, add --scheduler {output} to the arguments of fit"
+            )
         return result
+
+
+@dataclass(frozen=True)
+class _RangeTest:
+    """What a range test on the command line needs; checked when made, because a result would be lost afterwards."""
+
+    callback: LRRangeTestCallback
+    length: _Length
+
+    @classmethod
+    def of(cls, output: str, schedule: str, total_num_steps: int | float | str, **range_test: Any) -> _RangeTest:
+        choice("schedule", schedule, (ONE_CYCLE, WARMUP_DECAY_LR))
+        if Path(output).is_dir():
+            raise ValueError(f"output must be the name of a file, and {output} is a folder")
+        return cls(LRRangeTestCallback(**range_test), _Length(total_num_steps))
 
 
 class _Length(Callback):
@@ -198,6 +237,38 @@ def _describe(result: RangeTestResult, total: int) -> str:
         f"# From an LR range test of {len(result.steps)} steps (ended by: {result.stop_reason}): its bounds for 1Cycle"
         f" are the lrs {low:.3g} and {high:.3g}.\n# For a training of {total} optimizer steps.\n"
     )
+
+
+def _check(content: Any, prefix: str) -> SchedulerConfig:
+    try:
+        return SchedulerConfig.of(content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{prefix}{error}") from None
+
+
+def _show_only(parser: LightningArgumentParser, names: list[str]) -> None:
+    """Leave all but these arguments, and the general ones, out of the help: there are hundreds, the same as for fit."""
+    general, *groups = parser._action_groups[1:]
+    general.description = "all options of fit, which its --help describes, and:"
+    shown = [*general._group_actions, *(action for action in parser._actions if action.dest in names)]
+    hidden = [action for action in parser._actions if action not in shown]
+    for group in groups:
+        if not any(action in shown for action in group._group_actions):
+            group.description = None
+    format_all = parser.format_help
+
+    def format_shown() -> str:
+        # Only meanwhile: an argument without help is no part of a configuration for jsonargparse.
+        helps = [action.help for action in hidden]
+        try:
+            for action in hidden:
+                action.help = SUPPRESS
+            return format_all()
+        finally:
+            for action, text in zip(hidden, helps, strict=True):
+                action.help = text
+
+    vars(parser)["format_help"] = format_shown
 
 
 class _LineKeepingFormatter(DefaultHelpFormatter):

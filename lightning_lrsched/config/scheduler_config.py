@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -111,7 +112,7 @@ class SchedulerConfig:
             ValueError: if the file is no configuration, or something in it is wrong.
         """
         content = read_mapping(path)
-        with key_path(f"{path}: "):
+        with in_file(path):
             return cls.from_dict(content)
 
     @classmethod
@@ -125,17 +126,9 @@ class SchedulerConfig:
         """
         if isinstance(scheduler, SchedulerConfig):
             return scheduler
-        if isinstance(scheduler, str) and scheduler in {**SCHEDULERS, **torch_schedulers()}:
-            raise ValueError(f"{scheduler!r} is the type of a schedule, not a configuration: write {FORM}")
-        if isinstance(scheduler, (str, Path)):
-            return cls.load(scheduler)
-        if not isinstance(scheduler, Mapping):
-            name = scheduler.__name__ if hasattr(scheduler, "__name__") else type(scheduler).__name__
-            raise TypeError(
-                f"a schedule must be a mapping such as {FORM}, the path of a file that has one, or a SchedulerConfig;"
-                f" got {name}"
-            )
-        return cls.from_dict(scheduler)
+        content = read_content(scheduler)
+        with in_file(scheduler):
+            return cls.from_dict(content)
 
     def all_params(self) -> dict[str, Any]:
         """Return the hyperparameters with the defaults of those that were not given."""
@@ -248,6 +241,32 @@ class SchedulerConfig:
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a dict can neither be copied nor pickled.
         return SchedulerConfig, (self.type, dict(self.params))
+
+
+def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """Return the whole configuration from what a user may pass: a mapping, or the path of a file, which is read.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TypeError: if it is something else.
+        ValueError: if it is the name of a schedule, or the file cannot be read.
+    """
+    if isinstance(given, str) and given in {**SCHEDULERS, **torch_schedulers()}:
+        raise ValueError(f"{given!r} is the type of a schedule, not a configuration: write {FORM}")
+    if isinstance(given, (str, Path)):
+        return read_mapping(given)
+    if not isinstance(given, Mapping):
+        name = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise TypeError(
+            f"a schedule must be a mapping such as {FORM}, the path of a file that has one, or a SchedulerConfig;"
+            f" got {name}"
+        )
+    return given
+
+
+def in_file(given: object) -> AbstractContextManager[None]:
+    """Put the name of a file before the key paths of errors, if ``given`` is one."""
+    return key_path(f"{given}: " if isinstance(given, (str, Path)) else "")
 
 
 def parameters_for(type_name: Any) -> Mapping[str, Parameter]:

@@ -1,4 +1,4 @@
-"""What a checkpoint says about the schedules: checked, and put in the order in which Lightning restores them."""
+"""What a checkpoint holds of the schedules: for each scheduler of a Trainer, the state to restore it from."""
 
 from __future__ import annotations
 
@@ -15,48 +15,53 @@ from lightning_lrsched.schedulers.state import is_own_state
 KEY = "lightning_lrsched"
 """Our entry in a checkpoint."""
 
-Checkpoint = dict[str, Any]
+Checkpoint = Mapping[str, Any]
+Schedules = Mapping[int, LRScheduler]
+"""Index of an optimizer -> the scheduler that a callback has attached to it."""
 
 
-def mark(checkpoint: Checkpoint, schedulers: Mapping[int, LRScheduler], configs: list[Any]) -> None:
+def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any]) -> None:
     """Note in ``checkpoint`` which of its scheduler states are ours: pairs of place and index of the optimizer."""
     places = {id(config.scheduler): place for place, config in enumerate(configs)}
-    pairs = [[places[id(scheduler)], index] for index, scheduler in schedulers.items() if id(scheduler) in places]
+    pairs = [[places[id(scheduler)], index] for index, scheduler in schedules.items() if id(scheduler) in places]
     checkpoint.setdefault(KEY, {"places": []})["places"] += pairs
 
 
-def arrange(
-    checkpoint: Checkpoint, schedulers: Mapping[int, LRScheduler], optimizers: list[Optimizer], others: int
-) -> None:
-    """Arrange ``checkpoint["lr_schedulers"]`` so that each scheduler is given its own state.
+def states_for(
+    configs: list[Any], schedules: Schedules, checkpoint: Checkpoint, optimizers: list[Optimizer]
+) -> list[Any]:
+    """Return the state that each scheduler of a Trainer is to be restored from.
 
-    Lightning pairs states and schedulers by their order alone. A checkpoint from before the callback was added, or
-    with other schedulers, would leave ours at step 0 or give it a stranger's position, without a word.
+    Lightning pairs states and schedulers by their order alone. A checkpoint from before a callback was added, or
+    with other schedulers, would silently leave ours at step 0 or give it the position of another.
 
     Args:
-        checkpoint: as it was loaded; changed in place.
-        schedulers: the callback's own, by the index of their optimizer, in the order in which Lightning has them.
-        optimizers: the trainer's.
-        others: number of schedulers that come before these.
+        configs: the Trainer's LRSchedulerConfigs, in Lightning's order.
+        schedules: those that our callbacks have attached.
+        checkpoint: as it was loaded, with ``lr_schedulers``.
+        optimizers: the Trainer's.
 
     Raises:
-        ValueError: if the checkpoint has other optimizers or other schedulers of the module, or if it tells neither
-            the position of a schedule nor the number of steps that its optimizer has made.
+        ValueError: if the checkpoint has other schedulers of the module, or holds neither the position of a schedule
+            nor the number of steps that its optimizer has made.
     """
-    if "lr_schedulers" not in checkpoint:
-        return  # only weights: Lightning refuses it
-    ours = _take_ours(checkpoint, len(optimizers))
-    strangers = checkpoint["lr_schedulers"]
-    if others and len(strangers) != others:
+    ours, others = _split(checkpoint, len(optimizers))
+    index_of = {id(scheduler): index for index, scheduler in schedules.items()}
+    expected = len(configs) - len(schedules)
+    if expected and len(others) != expected:
         raise ValueError(
-            f"the checkpoint holds the state of {len(strangers)} schedulers besides those of LRSchedulerCallback, but"
-            f" the module now has {others}: Lightning would give them each other's state"
+            f"the checkpoint holds the state of {len(others)} schedulers besides those of LRSchedulerCallback, but"
+            f" the module now has {expected}: Lightning would give them each other's state"
         )
-    states = [
-        _state_of(index, scheduler, ours.get(index), checkpoint, len(optimizers))
-        for index, scheduler in schedulers.items()
-    ]
-    checkpoint["lr_schedulers"] = strangers[:others] + states
+    rest = iter(others)
+    states = []
+    for config in configs:
+        index = index_of.get(id(config.scheduler))
+        if index is None:
+            states.append(next(rest))
+        else:
+            states.append(_state_of(index, config.scheduler, ours.get(index), checkpoint, len(optimizers)))
+    return states
 
 
 def check_optimizers(checkpoint: Checkpoint, optimizers: list[Optimizer], *, groups_may_come: bool) -> None:
@@ -84,24 +89,21 @@ def check_optimizers(checkpoint: Checkpoint, optimizers: list[Optimizer], *, gro
             )
 
 
-def _take_ours(checkpoint: Checkpoint, optimizers: int) -> dict[int, Any]:
-    """Take our states out of ``checkpoint["lr_schedulers"]`` and return them by the index of their optimizer."""
-    entry = checkpoint.setdefault(KEY, {})
-    if "states" not in entry:  # else another LRSchedulerCallback of this trainer has done it already
-        states = checkpoint["lr_schedulers"]
-        if "places" in entry:
-            indices = {place: index for place, index in entry["places"] if place < len(states)}
-        else:
-            # Saved without the callback; a module with configure_optimizers saved the same kind of state.
-            places = [place for place, state in enumerate(states) if is_own_state(state)]
-            indices = {place: index for index, place in enumerate(places)} if len(places) == optimizers else {}
-        entry["states"] = {index: states[place] for place, index in indices.items()}
-        checkpoint["lr_schedulers"] = [state for place, state in enumerate(states) if place not in indices]
-    return dict(entry["states"])
+def _split(checkpoint: Checkpoint, optimizers: int) -> tuple[dict[int, Any], list[Any]]:
+    """Return our states by the index of their optimizer, and the others in their order."""
+    states = checkpoint["lr_schedulers"]
+    if "places" in checkpoint.get(KEY, {}):
+        index_at = {place: index for place, index in checkpoint[KEY]["places"] if place < len(states)}
+    else:
+        # Saved without the callback; a module with configure_optimizers saved the same kind of state.
+        places = [place for place, state in enumerate(states) if is_own_state(state)]
+        index_at = {place: index for index, place in enumerate(places)} if len(places) == optimizers else {}
+    ours = {index: states[place] for place, index in index_at.items()}
+    return ours, [state for place, state in enumerate(states) if place not in index_at]
 
 
 def _state_of(index: int, scheduler: LRScheduler, state: Any, checkpoint: Checkpoint, optimizers: int) -> Any:
-    """Return the state to restore ``scheduler`` from: the saved one, or one with the position that can be told."""
+    """Return the state to restore ``scheduler`` from: the saved one, or one with the position that can be known."""
     name = type(scheduler).__name__
     if not isinstance(scheduler, ClosedFormLR):
         if state is None or is_own_state(state):
@@ -115,13 +117,13 @@ def _state_of(index: int, scheduler: LRScheduler, state: Any, checkpoint: Checkp
     if state is not None:
         position = state["last_epoch"]
     elif scheduler.last_epoch > 0:
-        return {"last_epoch": scheduler.last_epoch}  # the configuration says it, with last_batch_iteration
+        return {"last_epoch": scheduler.last_epoch}  # given in the configuration, as last_batch_iteration
     else:
         position = _finished_steps(index, checkpoint, optimizers, name)
     if position:
         rank_zero_warn(
             f"LRSchedulerCallback: the checkpoint was saved without {name} for optimizer {index}; the schedule"
-            f" continues from step {position}, the number of optimizer steps that the checkpoint tells"
+            f" continues from step {position}, the number of optimizer steps in the checkpoint"
         )
     return {"last_epoch": position}
 
@@ -137,7 +139,7 @@ def _finished_steps(index: int, checkpoint: Checkpoint, optimizers: int, name: s
     if optimizers == 1 or not checkpoint["global_step"]:
         return int(checkpoint["global_step"])
     raise ValueError(
-        f"the checkpoint was saved without {name} for optimizer {index}, and it does not tell how many steps that"
+        f"the checkpoint was saved without {name} for optimizer {index}, and it does not hold how many steps that"
         f" optimizer has made, only that {optimizers} optimizers made {checkpoint['global_step']} together; say it"
         " with last_batch_iteration (the number of steps minus one) among the schedule's params"
     )

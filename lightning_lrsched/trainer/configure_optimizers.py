@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 from torch.nn import Module
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import Sections
-from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.config.torch_optimizers import build_optimizer
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.trainer.by_name import is_a
-from lightning_lrsched.trainer.log_resolved import announce_optimizer, announce_resolved
-from lightning_lrsched.trainer.rivals import refuse_rivals
-
-_SCHEDULES: WeakKeyDictionary[Optimizer, tuple[ref[ClosedFormLR], int]] = WeakKeyDictionary()
-"""What an earlier call made for an optimizer, and where it began: a module may keep its optimizer for the next fit."""
+from lightning_lrsched.trainer.attach import attach, release
+from lightning_lrsched.trainer.conflicts import check_callbacks
+from lightning_lrsched.trainer.log_resolved import log_optimizer, log_schedule, name_of
+from lightning_lrsched.trainer.protocol import is_a
+from lightning_lrsched.trainer.run_length import run_length_of
+from lightning_lrsched.trainer.run_report import RunReport
 
 
 def configure_optimizers(
@@ -37,7 +35,8 @@ def configure_optimizers(
     further care. A scheduler of torch's own is stepped by Lightning after every optimizer step that Lightning makes.
     Under Lightning's DeepSpeedStrategy, where DeepSpeed owns the optimizer, Lightning steps every schedule.
 
-    What ``"auto"`` became in either section, a table in the log tells and the loggers keep among the hyperparameters.
+    The values of ``"auto"`` in either section are logged as a table. The loggers keep the schedule's numbers among the
+    hyperparameters, and the log has a line where schedule and run differ much in length.
 
     A later call for the same optimizer replaces the schedule of the earlier one, once that has made a step.
 
@@ -73,55 +72,54 @@ def configure_optimizers(
         >>> type(configure_optimizers(torch.nn.Linear(1, 1), config)["optimizer"]).__name__
         'AdamW'
     """
-    try:
-        return _configure(module_or_optimizer, config, params, trainer, capturable)
-    except (TypeError, ValueError) as error:
-        if not isinstance(config, (str, Path)) or str(error).startswith(str(config)):
-            raise
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{config}: {error}") from None
+    content = config if isinstance(config, SchedulerConfig) else read_content(config)
+    with in_file(config):
+        return _configure(module_or_optimizer, content, params, trainer, capturable)
 
 
 def _configure(
-    target: Any, config: Any, params: Iterable[Any] | None, trainer: Any, capturable: bool
+    target: Any, content: Any, params: Iterable[Any] | None, trainer: Any, capturable: bool
 ) -> dict[str, Any]:
     if not isinstance(target, (Module, Optimizer)):
         raise TypeError(f"expected a module or an optimizer, got {type(target).__name__}")
-    content = read_mapping(config) if isinstance(config, (str, Path)) else config
     sections = Sections() if isinstance(content, SchedulerConfig) else Sections.find(content)
     schedule = None
     if isinstance(content, SchedulerConfig) or sections.scheduler is not None or sections.optimizer is None:
         schedule = SchedulerConfig.of(content)
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
-    if isinstance(target, Optimizer):
-        if params is not None:
-            raise ValueError("params: only together with a module; an optimizer has its parameters already")
-        optimizer = target
-    elif sections.optimizer is None:
-        raise ValueError("no 'optimizer' section in the configuration: add one, or pass an optimizer, not a module")
-    else:
-        optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
-        announce_optimizer(trainer, sections.optimizer, optimizer)
+    optimizer = _optimizer(target, sections, params, trainer)
     if schedule is None:
-        _unfollow_earlier(optimizer)
+        release(optimizer)
         return {"optimizer": optimizer}
-    refuse_rivals(trainer, "configure_optimizers")
-    scheduler = schedule.build(optimizer, trainer, capturable=capturable)
-    _unfollow_earlier(optimizer)  # only now: a wrong configuration leaves it in charge
-    if isinstance(scheduler, ClosedFormLR) and not _is_run_by_deepspeed(trainer):
-        scheduler.follow_optimizer()
-        _SCHEDULES[optimizer] = ref(scheduler), scheduler.last_epoch
-    announce_resolved(trainer, schedule, optimizer)
+    check_callbacks(trainer, "configure_optimizers")
+    scheduler = _attach(schedule, optimizer, trainer, capturable)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
 
 
-def _unfollow_earlier(optimizer: Optimizer) -> None:
-    earlier, began_at = _SCHEDULES.get(optimizer, (None, 0))
-    schedule = None if earlier is None else earlier()
-    # One that has not moved yet may be returned together with the new one: two for one optimizer, which are refused.
-    if schedule is not None and schedule.last_epoch != began_at:
-        schedule.unfollow_optimizer()
+def _optimizer(target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any) -> Optimizer:
+    if isinstance(target, Optimizer):
+        if params is not None:
+            raise ValueError("params: only together with a module; an optimizer has its parameters already")
+        return target
+    if sections.optimizer is None:
+        raise ValueError("no 'optimizer' section in the configuration: add one, or pass an optimizer, not a module")
+    optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
+    report = RunReport.of(trainer)
+    if report is not None:
+        resolved = log_optimizer(trainer, sections.optimizer, optimizer)
+        if resolved:
+            report.add_hyperparameters(trainer, "optimizer", resolved)
+    return optimizer
 
 
-def _is_run_by_deepspeed(trainer: Any) -> bool:
+def _attach(schedule: SchedulerConfig, optimizer: Optimizer, trainer: Any, capturable: bool) -> LRScheduler:
+    run = run_length_of(trainer if schedule.needs_run else None)
     # ZeRO may call the inner optimizer's step once per param group: its steps cannot be counted by a hook.
-    return is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy")
+    follow = not is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy")
+    scheduler = attach(schedule, optimizer, run, follow=follow, capturable=capturable)
+    report = RunReport.of(trainer)
+    if report is not None:
+        resolved = schedule.resolve(optimizer, run)
+        log_schedule(trainer, schedule, resolved, name_of(optimizer))
+        report.add_schedule(trainer, schedule, resolved, scheduler)
+    return scheduler

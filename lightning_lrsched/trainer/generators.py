@@ -11,7 +11,7 @@ import numpy as np
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_lrsched.trainer.by_name import is_a
+from lightning_lrsched.trainer.protocol import is_a
 
 MAX_ITEMS = 100
 """Containers with more entries hold data, no loaders."""

@@ -5,32 +5,41 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.trainer.by_name import callbacks_named, is_a
-from lightning_lrsched.trainer.trainer_facts import curve_tags
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 
-MOST_POINTS = 100
-LONGEST_WAIT = 10.0
-"""[s] So long may a point wait for others, so that the curves of slow training are not far behind it."""
+MAX_POINTS = 100
+MAX_WAIT = 10.0
+"""[s] Longest wait of a point for others: the curves of slow training are not far behind it."""
 
 LAYOUT_TAG = b"custom_scalars__config__"
 
-MOST_BYTES = 2**20
-"""Of an event file are searched for a layout: one is written at the beginning, if at all."""
+MAX_BYTES = 2**20
+"""Searched for a layout in an event file: it is written at the beginning, if at all."""
 
 LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step to be logged; the values follow from it, except for those of torch's own schedulers."""
+    """One optimizer step to be logged; the values follow from it, except for those of torch's own schedulers.
+
+    Args:
+        scheduler: the schedule.
+        step: its position.
+        at: where the point is shown: ahead of ``step`` in a second fit, where schedules begin anew.
+        lrs: the values of a scheduler that cannot be asked for them.
+        wall_time: [s] when the step was made.
+    """
 
     scheduler: Any
     step: int
+    at: int
     lrs: list[Any] | None
     wall_time: float = field(default_factory=time.time)
 
@@ -49,18 +58,17 @@ class CurveLogger:
         self._laid_out: list[Any] = []
         self._left_out: list[Any] = []
 
-    def add(self, trainer: Any, scheduler: Any, step: int, lrs: list[Any] | None = None) -> None:
-        """Log the values with which optimizer step ``step`` was made; ``lrs`` where the scheduler cannot be asked."""
-        point = Point(scheduler, step, lrs)
+    def add(self, trainer: TrainerLike, point: Point) -> None:
+        """Log the values with which an optimizer step was made."""
         at_once = [logger for logger in trainer.loggers if not _is_plain_tensorboard(logger)]
         for logger in at_once:
-            self._try(logger, lambda logger=logger: logger.log_metrics(_values(trainer, point), step=step))
+            self._try(logger, lambda logger=logger: logger.log_metrics(_values(trainer, point), step=point.at))
         if len(at_once) < len(trainer.loggers):
             self._points.append(point)
-            if len(self._points) >= MOST_POINTS or point.wall_time - self._points[0].wall_time > LONGEST_WAIT:
+            if len(self._points) >= MAX_POINTS or point.wall_time - self._points[0].wall_time > MAX_WAIT:
                 self.flush(trainer)
 
-    def flush(self, trainer: Any) -> None:
+    def flush(self, trainer: TrainerLike) -> None:
         """Hand over what has been collected."""
         points, self._points = self._points, []
         if not points or not trainer.is_global_zero:
@@ -87,11 +95,11 @@ class CurveLogger:
 
 
 def _is_plain_tensorboard(logger: Any) -> bool:
-    """Tell whether metrics reach TensorBoard as Lightning sends them: a subclass may filter or rename them."""
+    """Return whether metrics reach TensorBoard as Lightning sends them: a subclass may filter or rename them."""
     return is_a(logger, "TensorBoardLogger") and type(logger).log_metrics.__module__.startswith(LIGHTNING)
 
 
-def _values(trainer: Any, point: Point, tags: dict[int, list[str]] | None = None) -> dict[str, float]:
+def _values(trainer: TrainerLike, point: Point, tags: dict[int, list[str]] | None = None) -> dict[str, float]:
     """Return tag -> value for a point; ``tags``: as :func:`curve_tags` gives them, to ask it once for many points."""
     monitors = callbacks_named(trainer, "LearningRateMonitor")
     wants_momentum = not any(monitor.log_momentum for monitor in monitors)
@@ -111,7 +119,7 @@ def _values(trainer: Any, point: Point, tags: dict[int, list[str]] | None = None
     return values
 
 
-def _write_events(trainer: Any, logger: Any, points: list[Point]) -> None:
+def _write_events(trainer: TrainerLike, logger: Any, points: list[Point]) -> None:
     # Imported only here: other loggers' users need not have it loaded.
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # noqa: PLC0415
 
@@ -122,10 +130,10 @@ def _write_events(trainer: Any, logger: Any, points: list[Point]) -> None:
         of_step = _values(trainer, point, tags)
         if of_step:
             scalars = [Summary.Value(tag=prefix + tag, simple_value=value) for tag, value in of_step.items()]
-            writer.add_summary(Summary(value=scalars), point.step, point.wall_time)
+            writer.add_summary(Summary(value=scalars), point.at, point.wall_time)
 
 
-def _write_layout(trainer: Any, logger: Any) -> None:
+def _write_layout(trainer: TrainerLike, logger: Any) -> None:
     """Group the curves on the page of custom scalars; by patterns, which hold for groups and optimizers to come too."""
     board = logger.experiment
     board.flush()
@@ -141,11 +149,11 @@ def _write_layout(trainer: Any, logger: Any) -> None:
 
 def _has_layout(path: Path) -> bool:
     with path.open("rb") as file:
-        return LAYOUT_TAG in file.read(MOST_BYTES)
+        return LAYOUT_TAG in file.read(MAX_BYTES)
 
 
-def _has_momentum(trainer: Any) -> bool:
-    """Tell whether momentum is logged, by us or by a monitor."""
+def _has_momentum(trainer: TrainerLike) -> bool:
+    """Return whether momentum is logged, by us or by a monitor."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     return any(monitor.log_momentum for monitor in callbacks_named(trainer, "LearningRateMonitor")) or any(
         isinstance(scheduler, ClosedFormLR) and scheduler.momentum_at(0) is not None for scheduler in schedulers
@@ -154,3 +162,24 @@ def _has_momentum(trainer: Any) -> bool:
 
 def _prefix(logger: Any) -> str:
     return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+
+
+def curve_tags(trainer: TrainerLike) -> dict[int, list[str]]:
+    """Return the tags under which LearningRateMonitor logs each scheduled optimizer's groups, by ``id(optimizer)``."""
+    tags: dict[int, list[str]] = {}
+    seen: Counter[type] = Counter()
+    for config in trainer.lr_scheduler_configs:
+        optimizer = config.scheduler.optimizer
+        if config.name is None:
+            seen[type(optimizer)] += 1
+        name = config.name or f"lr-{type(optimizer).__name__}"
+        repeated = seen[type(optimizer)]
+        prefix = f"{name}-{repeated - 1}" if repeated > 1 else name
+        tags[id(optimizer)] = _group_tags(prefix, optimizer.param_groups)
+    return tags
+
+
+def _group_tags(prefix: str, groups: list[dict[str, Any]]) -> list[str]:
+    if len(groups) == 1:
+        return [f"{prefix}/{groups[0]['name']}" if groups[0].get("name") else prefix]
+    return [f"{prefix}/{group.get('name', f'pg{number}')}" for number, group in enumerate(groups, start=1)]

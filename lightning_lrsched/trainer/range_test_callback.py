@@ -18,12 +18,12 @@ from lightning_lrsched.range_test.sweep import Sweep
 from lightning_lrsched.range_test.tables import caveats_of, summarize
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
-from lightning_lrsched.trainer.drivers import same_optimizer
+from lightning_lrsched.trainer.attach import pick_optimizer
+from lightning_lrsched.trainer.conflicts import check_strategy, same_optimizer
 from lightning_lrsched.trainer.range_test_board import RangeTestBoard
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import NEVER
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
-from lightning_lrsched.trainer.trainer_facts import pick_optimizer, refuse_deepspeed
 
 MAX_BATCHES_WITHOUT_STEP = 1000
 """Under manual optimization, where some optimizers step on every nth batch only."""
@@ -134,7 +134,7 @@ class LRRangeTestCallback(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         assert self._snapshot is not None
         owner = type(self).__name__
-        refuse_deepspeed(trainer, owner)
+        check_strategy(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
         # The length of the run, before the trainer's own limits are lifted.
         settings = self._settings.resolved(run_length_of(trainer if self._settings.needs_run else None))

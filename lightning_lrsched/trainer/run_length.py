@@ -1,88 +1,192 @@
-"""How many optimizer steps a training run takes, asked of a Trainer."""
+"""How many optimizer steps a training run takes: those that a checkpoint brings, and those still to come."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.distributed
 
 from lightning_lrsched.schedulers.durations import RunLength
-from lightning_lrsched.trainer.by_name import callbacks_named
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
+
+REMEDY = "set Trainer(max_steps=<number of steps>), or write a number of optimizer steps"
 
 
-def run_length_of(trainer: Any) -> RunLength:
-    """Ask a Trainer that is about to fit; None gives a run of unknown length, a RunLength itself.
+def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None = None) -> RunLength:
+    """Return the length of the run that a Trainer is about to fit, as a schedule that begins or resumes in it counts.
 
-    Accumulation (also one that GradientAccumulationScheduler changes from epoch to epoch), ``max_steps``,
-    ``max_epochs``, ``limit_train_batches`` and the loader's ``drop_last`` count. Under manual optimization each
-    optimizer is taken to step once per batch.
+    On a resume that is the number of steps in the checkpoint plus those still to come, whatever the batch size,
+    accumulation or number of devices was before. Where these have changed, an epoch is an average epoch of the run. In
+    a second fit of the same trainer, where schedules begin anew, it is the length of that fit.
+
+    Accumulation (also one that GradientAccumulationScheduler changes from epoch to epoch: its keys are epochs; should
+    Lightning let them count steps one day, lengths would be wrong, and numbers the way out),
+    ``max_steps``, ``max_epochs``, ``limit_train_batches`` and the loader's ``drop_last`` count. Under manual
+    optimization each optimizer is taken to step once per batch. In a run on several devices the shortest loader counts
+    for all of them.
+
+    Args:
+        trainer: the Trainer; None gives a run of unknown length, a RunLength itself.
+        start: where the fit begins, if that was read before; the Trainer forgets its checkpoint when training starts.
     """
     if isinstance(trainer, RunLength):
         return trainer
     if trainer is None:
         return RunLength()
     batches = _batches_per_epoch(trainer)
-    max_steps = _max_steps(trainer)
     accumulation = _accumulation(trainer)
-    per_epoch, why_no_epoch = None, ""
-    if batches is None:
-        why_no_epoch = (
-            "the train dataloader has no length; set Trainer(limit_train_batches=<number of batches>),"
-            " or write a number of optimizer steps"
-        )
-    elif len(set(accumulation.values())) > 1:
-        why_no_epoch = (
-            "GradientAccumulationScheduler changes the number of steps from epoch to epoch;"
-            " write a number of optimizer steps, or a fraction of the run"
-        )
-    else:
-        per_epoch = math.ceil(batches / accumulation[0])
-    total, why_no_total = _total(trainer, batches, accumulation, max_steps)
+    start = (Start.of(trainer) if start is None else start).for_epochs_of(batches)
+    total, why_no_total = _total(trainer, batches, accumulation, start)
+    per_epoch, why_no_epoch = _steps_per_epoch(trainer, batches, accumulation, start)
     return RunLength(total, per_epoch, why_no_total, why_no_epoch)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a fit begins.
+
+    Args:
+        steps: optimizer steps that a resumed schedule has made (under manual optimization: batches).
+        global_step: Lightning's count, with which it compares ``max_steps``; 0 where it is part of ``steps``.
+        epochs: finished epochs.
+        batches: finished batches of the next epoch.
+        after_batch: saved in ``on_train_batch_end``: where an epoch has fewer batches now, Lightning begins it anew.
+    """
+
+    steps: int = 0
+    global_step: int = 0
+    epochs: int = 0
+    batches: int = 0
+    after_batch: bool = False
+
+    @classmethod
+    def of(cls, trainer: TrainerLike) -> Start:
+        """Read it from the checkpoint that the fit resumes from, else from what the Trainer has done before."""
+        checkpoint = loaded_checkpoint(trainer)
+        if checkpoint:
+            return cls._in_checkpoint(checkpoint, automatic=_is_automatic(trainer))
+        # A second fit begins with a whole epoch, also after one that was stopped in the middle of it.
+        return cls(global_step=trainer.global_step, epochs=trainer.fit_loop.epoch_progress.current.processed)
+
+    @classmethod
+    def _in_checkpoint(cls, checkpoint: Mapping[str, Any], *, automatic: bool) -> Start:
+        loop = checkpoint.get("loops", {}).get("fit_loop")
+        if loop is None:
+            return cls(steps=checkpoint["global_step"], epochs=checkpoint["epoch"])
+        epoch, progress = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+        steps = checkpoint["global_step"] if automatic else progress["total"]["processed"]
+        if epoch["processed"] >= epoch["started"]:
+            return cls(steps=steps, epochs=epoch["processed"])
+        batches = progress["current"]["processed"]
+        after_batch = progress["current"]["completed"] < batches
+        epochs = epoch["processed"] + (after_batch and progress["is_last_batch"])
+        return cls(steps=steps, epochs=epochs, batches=batches, after_batch=after_batch)
+
+    def for_epochs_of(self, batches: int | None) -> Start:
+        """Return where it begins in a run with so many batches per epoch."""
+        begins_anew = self.after_batch and batches is not None and self.batches >= batches
+        return replace(self, batches=0) if begins_anew else self
+
+
 def _total(
-    trainer: Any, batches: int | None, accumulation: dict[int, int], max_steps: int | None
+    trainer: TrainerLike, batches: int | None, accumulation: Mapping[int, int], start: Start
 ) -> tuple[int | None, str]:
-    remedy = "set Trainer(max_steps=<number of steps>), or write a number of optimizer steps"
+    max_steps = _max_steps(trainer, start)
     # Lightning: None means 1000 unless max_steps or max_time ends the run; the fit loop has decided by now.
     if trainer.max_epochs in (-1, None):
         cause = "max_time" if callbacks_named(trainer, "Timer") else "max_epochs=-1"
-        return max_steps, f"the Trainer has {cause} and no max_steps; {remedy}"
+        return max_steps, f"the Trainer has {cause} and no max_steps; {REMEDY}"
     if batches is None:
         return max_steps, (
             "the train dataloader has no length and the Trainer no max_steps;"
-            f" set Trainer(limit_train_batches=<number of batches>), {remedy}"
+            f" set Trainer(limit_train_batches=<number of batches>), {REMEDY}"
         )
-    # The steps of each epoch: the last group of an epoch's micro-batches is stepped even when it is not full.
-    ends = [*sorted(accumulation)[1:], max(trainer.max_epochs, 1)]
-    total = 0
-    for start, end in zip(sorted(accumulation), ends, strict=True):
-        epochs = max(0, min(end, max(trainer.max_epochs, 1)) - start)
-        total += epochs * math.ceil(batches / accumulation[start])
+    total = start.steps + _steps_to_come(trainer, batches, accumulation, start)
     return total if max_steps is None else min(total, max_steps), ""
 
 
-def _batches_per_epoch(trainer: Any) -> int | None:
+def _steps_to_come(trainer: TrainerLike, batches: int, accumulation: Mapping[int, int], start: Start) -> int:
+    """Return the steps that ``max_epochs`` leaves.
+
+    The last group of an epoch's micro-batches is stepped even when it is not full.
+    """
+    last = max(trainer.max_epochs or 0, 1)
+    firsts = sorted(accumulation)
+    steps = 0
+    for first, end in zip(firsts, [*firsts[1:], last], strict=True):
+        epochs = max(0, min(end, last) - max(first, start.epochs))
+        of_an_epoch = math.ceil(batches / accumulation[first])
+        steps += epochs * of_an_epoch
+        if first <= start.epochs < min(end, last):
+            steps -= of_an_epoch if start.batches >= batches else start.batches // accumulation[first]
+    return steps
+
+
+def _steps_per_epoch(
+    trainer: TrainerLike, batches: int | None, accumulation: Mapping[int, int], start: Start
+) -> tuple[int | None, str]:
+    if batches is None:
+        return None, (
+            "the train dataloader has no length; set Trainer(limit_train_batches=<number of batches>),"
+            " or write a number of optimizer steps"
+        )
+    if len(set(accumulation.values())) > 1:
+        return None, (
+            "GradientAccumulationScheduler changes the number of steps from epoch to epoch;"
+            " write a number of optimizer steps, or a fraction of the run"
+        )
+    steps = math.ceil(batches / accumulation[0])
+    as_before = start.steps in (0, start.epochs * steps + start.batches // accumulation[0])
+    if as_before or not trainer.max_epochs or trainer.max_epochs < 0:
+        return steps, ""
+    average = (start.steps + _steps_to_come(trainer, batches, accumulation, start)) / trainer.max_epochs
+    return cast("int", average), ""  # a length in epochs is rounded after it was multiplied
+
+
+def _batches_per_epoch(trainer: TrainerLike) -> int | None:
     # At on_fit_start and in configure_optimizers the loaders are not made yet: as estimated_stepping_batches does.
-    if trainer.train_dataloader is None:
+    too_early = trainer.train_dataloader is None
+    if too_early:
         trainer.fit_loop.setup_data()
-    batches = trainer.num_training_batches
+    batches = _least_over_ranks(float(trainer.num_training_batches), trainer)
+    if too_early and loaded_checkpoint(trainer):
+        trainer.fit_loop._combined_loader = None  # Lightning restores the saved state of a loader when it is set up
     return int(batches) if math.isfinite(batches) and batches >= 1 else None
 
 
-def _accumulation(trainer: Any) -> dict[int, int]:
+def _least_over_ranks(value: float, trainer: TrainerLike) -> float:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    least = torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return least.item()
+
+
+def _accumulation(trainer: TrainerLike) -> dict[int, int]:
     """Return first epoch -> accumulated batches from then on."""
     for callback in callbacks_named(trainer, "GradientAccumulationScheduler"):
         return {0: 1, **callback.scheduling}
     return {0: trainer.accumulate_grad_batches}
 
 
-def _max_steps(trainer: Any) -> int | None:
-    steps: int | None = trainer.max_steps
-    if steps is None or steps < 0:
+def _max_steps(trainer: TrainerLike, start: Start) -> int | None:
+    if trainer.max_steps is None or trainer.max_steps < 0:
         return None
-    module = getattr(trainer, "lightning_module", None)
-    if getattr(module, "automatic_optimization", True):
-        return steps
+    steps = max(0, trainer.max_steps - start.global_step)
     # Lightning's max_steps is compared with the steps of all optimizers together.
-    return math.ceil(steps / max(1, len(trainer.optimizers)))
+    return steps if _is_automatic(trainer) else math.ceil(steps / max(1, len(trainer.optimizers)))
+
+
+def steps_before(trainer: TrainerLike) -> int:
+    """Return how many optimizer steps the trainer has made before this fit; 0 where it resumes from a checkpoint."""
+    if loaded_checkpoint(trainer):
+        return 0
+    return trainer.global_step if _is_automatic(trainer) else trainer.global_step // max(1, len(trainer.optimizers))
+
+
+def _is_automatic(trainer: TrainerLike) -> bool:
+    return bool(getattr(getattr(trainer, "lightning_module", None), "automatic_optimization", True))

@@ -1,35 +1,41 @@
 """LRSchedulerCallback: add it to a Trainer, and lr and momentum follow a schedule, step by step."""
 
+# The hooks take the Trainer that is used, TrainerLike. Lightning's annotations of its own Trainer lack four attributes
+# that other classes set (callbacks, datamodule, fast_dev_run, log_every_n_steps); a test holds them against it instead.
+# mypy: disable-error-code="override"
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
-from lightning_lrsched.trainer.by_name import callbacks_named
-from lightning_lrsched.trainer.checkpoint import arrange, check_optimizers, mark
-from lightning_lrsched.trainer.drivers import (
-    refuse_second_schedulers,
+from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedulers.param_groups import read_momenta, write_momenta
+from lightning_lrsched.trainer.attach import Given, Scheduled, Written, attach, detach, pick_optimizer
+from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, states_for
+from lightning_lrsched.trainer.conflicts import (
+    check_callbacks,
+    check_optimizer,
+    check_second_schedulers,
+    check_strategy,
     same_optimizer,
     warn_of_epoch_interval,
     warn_of_finetuning,
 )
-from lightning_lrsched.trainer.log_resolved import announce_resolved, announce_unused, optimizer_section
-from lightning_lrsched.trainer.loggers import CurveLogger
-from lightning_lrsched.trainer.rivals import refuse_rivals
-from lightning_lrsched.trainer.trainer_facts import pick_optimizer, refuse_deepspeed
+from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_unused, name_of
+from lightning_lrsched.trainer.loggers import CurveLogger, Point
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
+from lightning_lrsched.trainer.run_length import run_length_of, steps_before
+from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
 
 NEVER = sys.maxsize
 """[batches] Between two calls of ``step`` by Lightning."""
-
-Scheduler = SchedulerConfig | Mapping[str, Any] | str | Path
 
 
 class LRSchedulerCallback(Callback):
@@ -51,9 +57,13 @@ class LRSchedulerCallback(Callback):
     lr of all param groups in one chart and their momentum in another.
 
     Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
-    they become optimizer steps, which a table in the log tells and the loggers keep among the hyperparameters. A class
-    of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer steps.
-    An ``optimizer`` section beside the schedule is not used, which the log says; :func:`configure_optimizers` reads it.
+    they become optimizer steps, which are logged as a table. On a resume the run is the steps in the checkpoint plus
+    those still to come. The loggers keep the schedule with its numbers among the hyperparameters. A schedule that is
+    much shorter or longer than the run is reported in the log, with both numbers.
+
+    A class of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer
+    steps. An ``optimizer`` section beside the schedule is not used, and the log says so; :func:`configure_optimizers`
+    reads it.
 
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
@@ -85,7 +95,7 @@ class LRSchedulerCallback(Callback):
 
     def __init__(
         self,
-        scheduler: Scheduler | Sequence[Scheduler | None],
+        scheduler: Given | Sequence[Given | None],
         *,
         optimizer_index: int | None = None,
         log: bool = True,
@@ -95,141 +105,206 @@ class LRSchedulerCallback(Callback):
         several = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
         if several and optimizer_index is not None:
             raise ValueError("optimizer_index: not together with a list of schedulers, whose order says it")
-        listed: list[Scheduler | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
-        self._configs = [None if item is None else SchedulerConfig.of(item) for item in listed]
-        self._optimizer_sections = [optimizer_section(item) for item in listed]
+        listed: list[Given | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
+        self._written = [None if item is None else Written.read(item) for item in listed]
         self._one_for_each = several
         self._optimizer_index = optimizer_index
         self._log = log
         self._capturable = capturable
         self._curves = CurveLogger()
-        self._logged_steps: list[int] = []
-        self._lrs_in_force: list[list[Any]] = []
-        self.schedulers: list[LRScheduler] = []
-        self._indices: list[int] = []
+        self._scheduled: list[Scheduled] = []
         self._attached = False
-        self._checkpoint: dict[str, Any] | None = None
+        self._batches_before = 0
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._checkpoint = None
+    @property
+    def schedulers(self) -> list[LRScheduler]:
+        """The schedules of the current fit, in the order of the optimizers; after it those of the last one."""
+        return [scheduled.scheduler for scheduled in self._scheduled]
+
+    # Before training --------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         self._attached = False
         if stage == "fit":
-            refuse_rivals(trainer, type(self).__name__)
+            check_callbacks(trainer, type(self).__name__)
+            RunReport.of(trainer)  # behind all callbacks of the user
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
         owner = type(self).__name__
-        refuse_deepspeed(trainer, owner)
-        self.schedulers, self._indices = [], []
-        for index, config in self._targets(trainer):
-            optimizer = trainer.optimizers[index]
-            for other in trainer.lr_scheduler_configs:
-                if same_optimizer(other.scheduler, optimizer):
-                    raise ValueError(
-                        f"{owner}: the module's configure_optimizers already returns a scheduler"
-                        f" ({type(other.scheduler).__name__}) for optimizer {index}; keep that one or this callback"
-                    )
-            scheduler = config.build(optimizer, trainer, follow=True, capturable=self._capturable)
-            self.schedulers.append(scheduler)
-            self._indices.append(index)
-            if not config.is_own and not pl_module.automatic_optimization:
-                raise ValueError(
-                    f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
-                    f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"
-                )
-            number = index if len(trainer.optimizers) > 1 else None
-            announce_resolved(trainer, config, optimizer, number)
-            section = self._optimizer_sections[index if self._one_for_each else 0]
-            if section is not None:
-                announce_unused(trainer, owner, section, optimizer, number)
-            # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
-            frequency = NEVER if isinstance(scheduler, ClosedFormLR) else 1
-            config_of_lightning = LRSchedulerConfig(scheduler, interval="step", frequency=frequency)
-            trainer.strategy.lr_scheduler_configs.append(config_of_lightning)
+        check_strategy(trainer, owner)
+        targets = self._targets(trainer)
+        for index, written in targets:
+            check_optimizer(trainer, index, written.config, owner)
+        needs_run = any(written.config.needs_run for _, written in targets)
+        run = run_length_of(trainer if needs_run else None)
+        self._scheduled = []
+        for index, written in targets:
+            self._attach(trainer, index, written, run)
         self._attached = True
         warn_of_epoch_interval(trainer)
-        warn_of_finetuning(trainer, self.schedulers)
-        self._arrange_checkpoint(trainer)
+        if self._scheduled:
+            warn_of_finetuning(trainer)
+        self._restore(trainer)
 
-    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        # Before on_fit_start; but with strategies that shard the optimizer, after it.
-        self._checkpoint = checkpoint
-        if self._attached:
-            self._arrange_checkpoint(trainer)
-
-    def _arrange_checkpoint(self, trainer: Any) -> None:
-        checkpoint, self._checkpoint = self._checkpoint, None
-        if checkpoint is not None:
-            groups_may_come = bool(callbacks_named(trainer, "BaseFinetuning"))
-            check_optimizers(checkpoint, trainer.optimizers, groups_may_come=groups_may_come)
-            own = dict(zip(self._indices, self.schedulers, strict=True))
-            others = len(trainer.lr_scheduler_configs) - len(own)
-            arrange(checkpoint, own, trainer.optimizers, others)
-
-    def _targets(self, trainer: Any) -> list[tuple[int, SchedulerConfig]]:
+    def _targets(self, trainer: TrainerLike) -> list[tuple[int, Written]]:
         if not self._one_for_each:
             index, _ = pick_optimizer(trainer, self._optimizer_index, type(self).__name__)
-            return [(index, config) for config in self._configs if config is not None]
-        if len(self._configs) != len(trainer.optimizers):
+            return [(index, written) for written in self._written if written is not None]
+        if len(self._written) != len(trainer.optimizers):
             raise ValueError(
-                f"scheduler lists {len(self._configs)} schedules,"
+                f"scheduler lists {len(self._written)} schedules,"
                 f" but the module has {len(trainer.optimizers)} optimizers"
             )
-        return [(index, config) for index, config in enumerate(self._configs) if config is not None]
+        return [(index, written) for index, written in enumerate(self._written) if written is not None]
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        refuse_second_schedulers(trainer, self.schedulers, type(self).__name__)
-        self._logged_steps = [scheduler.last_epoch for scheduler in self.schedulers]
-        self._lrs_in_force = [scheduler.get_last_lr() for scheduler in self.schedulers]
+    def _attach(self, trainer: TrainerLike, index: int, written: Written, run: RunLength) -> None:
+        optimizer = trainer.optimizers[index]
+        momenta = read_momenta(optimizer.param_groups)
+        scheduler = attach(written.config, optimizer, run, capturable=self._capturable)
+        scheduled = Scheduled(written, index, scheduler, run, momenta, steps_before(trainer))
+        self._scheduled.append(scheduled)
+        trainer.strategy.lr_scheduler_configs.append(_for_lightning(scheduler))
+        self._report(trainer, scheduled)
+        if written.optimizer_section is not None:
+            number = index if len(trainer.optimizers) > 1 else None
+            log_unused(trainer, type(self).__name__, written.optimizer_section, optimizer, number)
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def _report(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        config, index = scheduled.written.config, scheduled.index
+        optimizer = trainer.optimizers[index]
+        resolved = config.resolve(optimizer, scheduled.run)
+        log_schedule(trainer, config, resolved, name_of(optimizer, index if len(trainer.optimizers) > 1 else None))
+        report = RunReport.of(trainer)
+        if report is not None:
+            report.add_schedule(trainer, config, resolved, scheduled.scheduler, index)
+
+    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        # Before on_fit_start; but with strategies that shard the optimizer, after it.
+        if self._attached:
+            for scheduled in self._scheduled:
+                scheduled.axis = 0
+                if scheduled.written.config.needs_run:
+                    scheduled.run = run_length_of(trainer)
+                    write_momenta(scheduled.scheduler.optimizer.param_groups, scheduled.own_momenta)
+                    self._attach_again(trainer, scheduled)
+            self._restore(trainer)
+
+    def _attach_again(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        """Replace a schedule whose run or optimizer has become another."""
+        earlier, optimizer = scheduled.scheduler, trainer.optimizers[scheduled.index]
+        detach(earlier)
+        scheduled.scheduler = attach(scheduled.written.config, optimizer, scheduled.run, capturable=self._capturable)
+        configs = trainer.strategy.lr_scheduler_configs
+        configs[:] = [config for config in configs if config.scheduler is not earlier]
+        configs.append(_for_lightning(scheduled.scheduler))
+        self._report(trainer, scheduled)
+
+    def _restore(self, trainer: TrainerLike) -> None:
+        """Hand each scheduler's state to Lightning, which restores them by their order; once for all our callbacks."""
+        checkpoint, ours = loaded_checkpoint(trainer), callbacks_named(trainer, "LRSchedulerCallback")
+        if not checkpoint or ours[-1] is not self:
+            return
+        groups_may_come = bool(callbacks_named(trainer, "BaseFinetuning"))
+        check_optimizers(checkpoint, trainer.optimizers, groups_may_come=groups_may_come)
+        if "lr_schedulers" in checkpoint:  # else only weights, which Lightning refuses
+            schedules = {each.index: each.scheduler for callback in ours for each in callback._scheduled}
+            configs = trainer.lr_scheduler_configs
+            checkpoint["lr_schedulers"] = states_for(configs, schedules, checkpoint, trainer.optimizers)
+
+    # During training --------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        check_second_schedulers(trainer, self.schedulers, type(self).__name__)
+        self._batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for scheduled in self._scheduled:
+            scheduled.began_at = scheduled.logged = scheduled.scheduler.last_epoch
+            scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
+
+    def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            # Callbacks that unfreeze layers have added param groups, or set an lr, at the start of the epoch.
-            for scheduler in self.schedulers:
-                if isinstance(scheduler, ClosedFormLR):
-                    scheduler.step(scheduler.last_epoch)
+            for scheduled in self._scheduled:
+                if not same_optimizer(scheduled.scheduler, trainer.optimizers[scheduled.index]):
+                    self._take_new_optimizer(trainer, scheduled)
+                # Callbacks that unfreeze layers have added param groups, or set an lr, at the start of the epoch.
+                elif isinstance(scheduled.scheduler, ClosedFormLR):
+                    scheduled.scheduler.step(scheduled.scheduler.last_epoch)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        owner, name = type(self).__name__, scheduled.written.config.type
+        position = scheduled.scheduler.last_epoch
+        if not isinstance(scheduled.scheduler, ClosedFormLR):
+            raise ValueError(
+                f"{owner}: optimizer {scheduled.index} has been replaced, and {name}, a scheduler of torch's own,"
+                " cannot begin in the middle of a run; one of this package's can"
+            )
+        self._attach_again(trainer, scheduled)
+        scheduled.scheduler.step(position)
+        log(
+            trainer,
+            f"{owner}: optimizer {scheduled.index} has been replaced; {name} goes on from step {position} with the new"
+            " one",
+        )
+
+    def on_train_batch_end(
+        self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         every = trainer.log_every_n_steps
-        for number, scheduler in enumerate(self.schedulers):
-            finished, before = scheduler.last_epoch, self._logged_steps[number]
+        for scheduled in self._scheduled:
+            scheduler, before = scheduled.scheduler, scheduled.logged
+            finished = scheduler.last_epoch
             if finished != before:
-                self._logged_steps[number] = finished
+                scheduled.logged = finished
                 closed_form = isinstance(scheduler, ClosedFormLR)
                 # Under manual optimization a batch may have made several steps, and passed a multiple in its middle.
-                if self._log and every and finished // every > before // every:
+                at = finished + scheduled.axis
+                if self._log and every and at // every > (before + scheduled.axis) // every:
                     # The values with which the step that has just finished, counted from 0, was made.
-                    lrs = None if closed_form else self._lrs_in_force[number]
-                    self._curves.add(trainer, scheduler, finished - 1, lrs)
+                    lrs = None if closed_form else scheduled.lrs_in_force
+                    self._curves.add(trainer, Point(scheduler, finished - 1, at - 1, lrs))
                 if not closed_form:
                     # torch's own cannot be asked for the lr of a step that is past.
-                    self._lrs_in_force[number] = scheduler.get_last_lr()
+                    scheduled.lrs_in_force = scheduler.get_last_lr()
 
     # Nothing that was logged waits longer than what it belongs to.
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._curves.flush(trainer)
 
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._curves.flush(trainer)
 
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._curves.flush(trainer)
-        mark(checkpoint, dict(zip(self._indices, self.schedulers, strict=True)), trainer.lr_scheduler_configs)
+        schedules = {scheduled.index: scheduled.scheduler for scheduled in self._scheduled}
+        mark(checkpoint, schedules, trainer.lr_scheduler_configs)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    # After training ---------------------------------------------------------------------------------------------------
+
+    def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._curves.flush(trainer)
+        expected = trainer.fit_loop.epoch_loop._batches_that_stepped - self._batches_before
+        for scheduled in self._scheduled:
+            config, scheduler = scheduled.written.config, scheduled.scheduler
+            line = steps_mismatch(config, scheduler, scheduler.last_epoch - scheduled.began_at, expected)
+            if line:
+                log(trainer, line, logging.WARNING)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
         self._curves.flush(trainer)
-        self._unfollow()
+        self._detach()
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            self._unfollow()
+            self._detach()
 
-    def _unfollow(self) -> None:
+    def _detach(self) -> None:
         """Give the optimizers back: a module may return the same ones for the next fit."""
         for scheduler in self.schedulers:
-            if isinstance(scheduler, ClosedFormLR):
-                scheduler.unfollow_optimizer()
+            detach(scheduler)
+
+
+def _for_lightning(scheduler: LRScheduler) -> LRSchedulerConfig:
+    # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
+    frequency = NEVER if isinstance(scheduler, ClosedFormLR) else 1
+    return LRSchedulerConfig(scheduler, interval="step", frequency=frequency)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
-from lightning_lrsched.trainer.by_name import is_a
 from lightning_lrsched.trainer.generators import generator_states
+from lightning_lrsched.trainer.protocol import is_a
 
 DISABLED_CALLBACKS = (
     # They would write files, stop the run, move the weights or the lr, or start a trial of their own.

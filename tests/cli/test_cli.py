@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 from torch.optim import Optimizer
 
 pytest.importorskip("jsonargparse", reason="jsonargparse, which LRSchedulerCLI needs, is not installed")
@@ -45,17 +46,28 @@ def refusal(capsys: Any, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["fit", "lr_range_test"])
-def test_help_documents_every_parameter_of_every_schedule(capsys, command):
+def test_help_documents_every_parameter_of_every_schedule(capsys):
     with pytest.raises(SystemExit):
-        run(command, "--help")
+        run("fit", "--help")
     text = capsys.readouterr().out
     for name, schedule in SCHEDULERS.items():
         assert f"\n  {name}: " in text
         for key in schedule.parameters():
             assert f"\n    {key}: " in text
     assert "--scheduler" in text
-    assert ("--num_steps" in text) == (command == "lr_range_test")
+    assert "--num_steps" not in text
+
+
+def test_the_help_of_the_range_test_is_about_the_range_test(capsys):
+    with pytest.raises(SystemExit):
+        run("lr_range_test", "--help")
+    text = capsys.readouterr().out
+    for own in ("--num_steps", "--max_lr", "--output", "--total_num_steps", "--config"):
+        assert own in text
+    for of_fit in ("--trainer.max_epochs", "WarmupCosineLR:", "--model.lr"):
+        assert of_fit not in text
+    assert "all options of fit" in text
+    assert len(text.splitlines()) < 100
 
 
 def test_help_introduces_the_trainers_settings(capsys):
@@ -105,6 +117,58 @@ def test_the_section_may_be_a_file(tmp_path):
 def test_a_wrong_section_is_refused_as_any_wrong_argument(capsys, arguments, complaint):
     assert f"error: {complaint}" in (told := refusal(capsys, "fit", *arguments)) or complaint in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("--max_lr=-1", "max_lr must be"),
+        ("--mode=quadratic", "mode must be"),
+        ("--total_num_steps=5", "total_num_steps must be"),
+        ("--total_num_steps=many", "total_num_steps must be"),
+        ("--output=.", "output must be the name of a file"),
+    ],
+)
+def test_a_mistake_in_the_range_test_is_refused_as_any_wrong_argument(capsys, argument, complaint):
+    message = refusal(capsys, "lr_range_test", argument, *QUIET)
+    assert f"error: {complaint}" in message
+    assert "Traceback" not in message
+
+
+class Linked(LRSchedulerCLI):
+    """Its schedule follows from an argument of the module."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("model.width", "scheduler", compute_fn=linked)
+
+
+def linked(width: int) -> dict[str, Any]:
+    return {**SECTION, "params": {**SECTION["params"], "warmup_num_steps": width}}
+
+
+def test_a_link_may_give_the_section():
+    cli = Linked(Plain, args=["fit", "--model.width=6", *QUIET], save_config_callback=None, seed_everything_default=1)
+    assert cli.trainer.callbacks[0].schedulers[0].hyperparameters["warmup_num_steps"] == 6
+
+
+def test_the_section_may_be_a_configuration_object():
+    trainer = {flag[len("--trainer.") :].partition("=")[0]: yaml.safe_load(flag.partition("=")[2]) for flag in QUIET}
+    config = {"subcommand": "fit", "fit": {"scheduler": SchedulerConfig.from_dict(SECTION), "trainer": trainer}}
+    cli = LRSchedulerCLI(Plain, args=config, save_config_callback=None, seed_everything_default=1)
+    assert cli.trainer.callbacks[0].schedulers[0].hyperparameters["warmup_num_steps"] == 4
+
+
+def test_the_saved_configuration_holds_the_schedule_not_the_path_of_its_file(tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps({"optimizer": {"type": "Adam"}, "scheduler": SECTION}))
+    with_logger = [flag for flag in QUIET if "logger" not in flag]
+    options = {"save_config_callback": SaveConfigCallback, "save_config_kwargs": {"overwrite": True}}
+    run("fit", "--scheduler=ds.json", *with_logger, f"--trainer.default_root_dir={tmp_path}", **options)
+    (tmp_path / "ds.json").unlink()
+    saved = next(tmp_path.rglob("config.yaml"))
+    assert yaml.safe_load(saved.read_text())["scheduler"] == SECTION
+    cli = run("fit", "--config", str(saved), "--trainer.logger=false")
+    assert cli.model.seen[4][0] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +237,8 @@ def test_the_range_test_makes_the_folder_of_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--total_num_steps=5"], "total_num_steps must be .*10"),
-        (["--total_num_steps=many"], "total_num_steps must be"),
         (["--total_num_steps=0.5ep"], "total_num_steps must be .*10"),
         (["--total_num_steps=auto", "--trainer.max_epochs=-1"], "total_num_steps='auto' needs to know how long"),
-        (["--output=folder"], "folder"),
     ],
 )
 def test_what_can_be_known_to_be_wrong_is_told_before_the_range_test(tmp_path, options, complaint):
@@ -185,7 +246,6 @@ def test_what_can_be_known_to_be_wrong_is_told_before_the_range_test(tmp_path, o
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             pytest.fail("the test has begun")
 
-    (tmp_path / "folder").mkdir()
     with pytest.raises((TypeError, ValueError, OSError), match=complaint):
         run("lr_range_test", "--num_steps=150", "--max_lr=30", *QUIET, *options, module=Untrained)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,11 @@ def test_our_cli_and_what_it_saves(tmp_path, monkeypatch):
 def test_the_range_test_writes_what_fit_takes(tmp_path, monkeypatch):
     (tmp_path / "train.yaml").write_text(yaml.safe_dump({"trainer": TRAINER, "scheduler": SECTION}))
     result = train(tmp_path, "ours", "lr_range_test", "-c", "train.yaml", "--num_steps=150", "--max_lr=30")
-    assert "wrote scheduler.yaml; train with: fit --config scheduler.yaml" in result.stderr + result.stdout
+    printed = result.stderr + result.stdout
+    assert (
+        "for OneCycle over 20 steps; wrote scheduler.yaml. To train with it, add --scheduler scheduler.yaml" in printed
+    )
+    assert re.search(r"learning rates [\d.e-]+ to [\d.e-]+ for", printed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scheduler.yaml", "seen.json", "train.yaml"]
     section = yaml.safe_load((tmp_path / "scheduler.yaml").read_text())["scheduler"]
     assert section["type"] == "OneCycle"

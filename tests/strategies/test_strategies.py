@@ -92,6 +92,11 @@ def test_two_processes_checkpoint_goes_on_in_one(two_ranks: Any) -> None:
     assert [list(pair) for pair in module.seen] == expected(STEPS)[HALF:]
 
 
+def test_loaders_of_different_length_make_one_schedule(two_ranks: Any) -> None:
+    assert [found["batches of the loader"] for found in two_ranks[0]] == [60, 80]
+    assert [found["warmup of one epoch"] for found in two_ranks[0]] == [60, 60]
+
+
 def test_a_loss_that_explodes_on_one_rank_stops_the_range_test_on_both_at_the_same_step(two_ranks: Any) -> None:
     first, second = (found["range test"] for found in two_ranks[0])
     assert first == second

@@ -24,6 +24,7 @@ CONFIG = {
     "type": "OneCycle",
     "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 3, "cycle_min_mom": 0.5},
 }
+ONE_EPOCH = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.01, "warmup_num_steps": "1ep"}}
 SWEEP_LENGTH = 40
 EXPLODES_AT = 25
 
@@ -62,8 +63,8 @@ def make_trainer(*callbacks: Any, **options: Any) -> Trainer:
     return Trainer(callbacks=list(callbacks), enable_model_summary=False, **{**quiet, **options})
 
 
-def data() -> DataLoader:
-    inputs = torch.randn(160, 4, generator=torch.Generator().manual_seed(0))
+def data(samples: int = 160) -> DataLoader:
+    inputs = torch.randn(samples, 4, generator=torch.Generator().manual_seed(0))
     return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), 2)
 
 
@@ -101,6 +102,14 @@ def main(name: str, folder: Path, accelerator: str) -> None:
     trainer.fit(module, data(), ckpt_path=folder / "one.ckpt")
     found["resumed from one process"] = module.seen
     found["position"] = callback.schedulers[0].last_epoch
+
+    module, callback = Module(sharded), LRSchedulerCallback(ONE_EPOCH)
+    trainer = make_trainer(
+        callback, strategy=strategy_named(name), max_steps=HALF, use_distributed_sampler=False, **options
+    )
+    trainer.fit(module, data(160 if trainer.global_rank else 120))
+    found["batches of the loader"] = trainer.num_training_batches
+    found["warmup of one epoch"] = callback.schedulers[0].hyperparameters["warmup_num_steps"]
 
     module = Module(sharded, exploding_rank=1)
     before: list[Tensor] = []

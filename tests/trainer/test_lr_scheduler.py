@@ -358,7 +358,8 @@ def test_a_scheduler_of_the_module_for_the_same_optimizer_is_refused(make_traine
 
 
 def test_two_of_our_callbacks_for_one_optimizer_are_refused(make_trainer):
-    with pytest.raises(ValueError, match=r"already returns a scheduler \(OneCycle\)"):
+    message = r"another LRSchedulerCallback of this Trainer already schedules optimizer 0 \(OneCycle\)"
+    with pytest.raises(ValueError, match=message):
         make_trainer(LRSchedulerCallback(ONE_CYCLE), LRSchedulerCallback(ONE_CYCLE)).fit(Regression(), data())
 
 

@@ -199,7 +199,7 @@ def in_full(steps: int) -> dict[str, list[tuple[int, Any]]]:
 def test_every_step_arrives_in_order_whatever_the_bundles(
     make_trainer: Any, tmp_path: Any, bundle: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curve_logger, "MOST_POINTS", bundle)
+    monkeypatch.setattr(curve_logger, "MAX_POINTS", bundle)
     logger = TensorBoardLogger(tmp_path)
     make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=1).fit(Regression(), data())
     assert curves(logger) == in_full(30)
@@ -208,7 +208,7 @@ def test_every_step_arrives_in_order_whatever_the_bundles(
 def test_slow_steps_are_shown_without_waiting_for_a_full_bundle(
     make_trainer: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curve_logger, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(curve_logger, "MAX_WAIT", 0.0)
     waiting: list[int] = []
 
     class Look(Callback):

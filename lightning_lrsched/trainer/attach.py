@@ -1,0 +1,141 @@
+"""A schedule takes an optimizer and gives it back: the one way for the callback and for configure_optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_lrsched.config.deepspeed import Sections
+from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
+from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedulers.optimizer_hooks import follower_of
+from lightning_lrsched.trainer.protocol import TrainerLike
+
+Given = SchedulerConfig | Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True)
+class Written:
+    """A schedule as the user gave it, and the optimizer section beside it, which is not used."""
+
+    config: SchedulerConfig
+    optimizer_section: Any
+
+    @classmethod
+    def read(cls, given: Given) -> Written:
+        """Read what a user may pass: a configuration, a dict, or the path of a file."""
+        if isinstance(given, SchedulerConfig):
+            return cls(given, None)
+        content = read_content(given)
+        with in_file(given):
+            return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer)
+
+
+@dataclass
+class Scheduled:
+    """One optimizer of the present fit, and the schedule that is attached to it.
+
+    Args:
+        written: the schedule as the user gave it.
+        index: of the optimizer, counted from 0.
+        scheduler: what was built.
+        run: the length of the run that it was built for.
+        own_momenta: the momentum of each param group before.
+        axis: where position 0 is on the trainer's step axis; not 0 in a second fit.
+        began_at: position when training started.
+        logged: position up to which the curves are logged.
+        lrs_in_force: the lrs of the next optimizer step.
+    """
+
+    written: Written
+    index: int
+    scheduler: LRScheduler
+    run: RunLength
+    own_momenta: list[float | None]
+    axis: int = 0
+    began_at: int = 0
+    logged: int = 0
+    lrs_in_force: list[Any] = field(default_factory=list)
+
+
+_BEGAN_AT: WeakKeyDictionary[ClosedFormLR, int] = WeakKeyDictionary()
+"""The position at which each attached schedule began."""
+
+
+def attach(
+    config: SchedulerConfig, optimizer: Optimizer, run: RunLength, *, follow: bool = True, capturable: bool = False
+) -> LRScheduler:
+    """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it.
+
+    A schedule that an earlier fit left behind gives the optimizer back. One that has not moved yet belongs to the
+    present fit: two for one optimizer are refused.
+
+    Args:
+        config: the schedule.
+        optimizer: the optimizer whose lr it sets.
+        run: how long the run is.
+        follow: advance with the optimizer's own steps; schedulers of torch's own never do.
+        capturable: turn lr and scheduled momentum into tensors.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is wrong, or another schedule drives the optimizer.
+    """
+    earlier, moved = _attached_to(optimizer)
+    if earlier is not None and not moved and follow and config.is_own:
+        raise ValueError(
+            f"{config.type} cannot follow this {type(optimizer).__name__}: {type(earlier).__name__} follows it already,"
+            " and both would set its lr; keep one of them (or give the stepping back with unfollow_optimizer())"
+        )
+    scheduler = config.build(optimizer, run, capturable=capturable)
+    release(optimizer)  # only now: a wrong configuration leaves the earlier one active
+    if follow and isinstance(scheduler, ClosedFormLR):
+        scheduler.follow_optimizer()
+        _BEGAN_AT[scheduler] = scheduler.last_epoch
+    return scheduler
+
+
+def release(optimizer: Optimizer) -> None:
+    """Detach the schedule of an earlier fit, if the module has kept its optimizer since."""
+    earlier, moved = _attached_to(optimizer)
+    if earlier is not None and moved:
+        detach(earlier)
+
+
+def detach(scheduler: LRScheduler) -> None:
+    """Stop ``scheduler`` from following its optimizer."""
+    if isinstance(scheduler, ClosedFormLR):
+        scheduler.unfollow_optimizer()
+
+
+def _attached_to(optimizer: Optimizer) -> tuple[ClosedFormLR | None, bool]:
+    """Return the schedule that follows ``optimizer``, and whether it has moved since it was attached."""
+    schedule = follower_of(optimizer)
+    if schedule is None or schedule not in _BEGAN_AT:
+        return None, False
+    return schedule, schedule.last_epoch != _BEGAN_AT[schedule]
+
+
+def pick_optimizer(trainer: TrainerLike, index: int | None, owner: str) -> tuple[int, Optimizer]:
+    """Return the index and the optimizer meant by ``optimizer_index``, which may be None when there is only one."""
+    optimizers: list[Any] = trainer.optimizers
+    # Lightning puts an optimizer without param groups where a module returns none.
+    if not any(optimizer.param_groups for optimizer in optimizers):
+        raise ValueError(f"{owner}: the module's configure_optimizers returned no optimizer")
+    if index is None:
+        if len(optimizers) > 1:
+            raise ValueError(
+                f"{owner}: the module has {len(optimizers)} optimizers; say which one with"
+                f" optimizer_index=0..{len(optimizers) - 1}, or give a list with one scheduler for each"
+            )
+        index = 0
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(optimizers):
+        raise ValueError(f"{owner}: optimizer_index must be 0..{len(optimizers) - 1}, got {index!r}")
+    return index, optimizers[index]

@@ -1,0 +1,97 @@
+"""Who else would set the learning rate of a scheduled optimizer: checked before anything is written to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
+
+CALLBACKS_THAT_SET_LR = {
+    "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
+    "LearningRateFinder": "LRRangeTestCallback finds an lr, in a fit of its own",
+}
+"""Class -> what to use beside a schedule."""
+
+
+def check_callbacks(trainer: Any, owner: str) -> None:
+    """Raise ValueError where a callback of ``trainer`` sets the lr too; to be called before any of them begins."""
+    if callbacks_named(trainer, "LRRangeTestCallback"):
+        return  # it disables all of them, the schedule too
+    for name, instead in CALLBACKS_THAT_SET_LR.items():
+        if callbacks_named(trainer, name):
+            raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")
+
+
+def check_strategy(trainer: TrainerLike, owner: str) -> None:
+    """Raise ValueError where DeepSpeed owns the optimizer and its steps cannot be followed."""
+    if is_a(trainer.strategy, "DeepSpeedStrategy"):
+        raise ValueError(
+            f"{owner} cannot follow the optimizer under DeepSpeedStrategy, because DeepSpeed wraps it; instead,"
+            " return lightning_lrsched.configure_optimizers(self, config) from the module's configure_optimizers"
+        )
+
+
+def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, owner: str) -> None:
+    """Raise ValueError where a schedule of optimizer ``index`` would not be the only one, or never be stepped."""
+    for other in trainer.lr_scheduler_configs:
+        if not same_optimizer(other.scheduler, trainer.optimizers[index]):
+            continue
+        name = type(other.scheduler).__name__
+        if any(other.scheduler is ours for callback in callbacks_named(trainer, owner) for ours in callback.schedulers):
+            raise ValueError(
+                f"{owner}: another {owner} of this Trainer already schedules optimizer {index} ({name}); keep one of"
+                " them, or give each an optimizer_index of its own"
+            )
+        raise ValueError(
+            f"{owner}: the module's configure_optimizers already returns a scheduler ({name}) for optimizer {index};"
+            " keep that one or this callback"
+        )
+    if not config.is_own and not trainer.lightning_module.automatic_optimization:
+        raise ValueError(
+            f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
+            f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"
+        )
+
+
+def check_second_schedulers(trainer: TrainerLike, schedulers: list[LRScheduler], owner: str) -> None:
+    """Raise ValueError where another callback has attached a scheduler to the optimizer of one of these."""
+    for config in trainer.lr_scheduler_configs:
+        for scheduler in schedulers:
+            if config.scheduler is not scheduler and same_optimizer(config.scheduler, scheduler.optimizer):
+                index = [same_optimizer(scheduler, optimizer) for optimizer in trainer.optimizers].index(True)
+                raise ValueError(
+                    f"{owner}: a second scheduler ({type(config.scheduler).__name__}) has been attached to optimizer"
+                    f" {index}, whose lr {type(scheduler).__name__} sets; keep one of them"
+                )
+
+
+def same_optimizer(scheduler: Any, optimizer: Any) -> bool:
+    """Return whether ``scheduler`` writes the param groups of ``optimizer``, be it the wrapper or the wrapped one."""
+    return scheduler.optimizer is optimizer or scheduler.optimizer.param_groups is optimizer.param_groups
+
+
+def warn_of_epoch_interval(trainer: TrainerLike) -> None:
+    """Warn where Lightning steps one of our schedules, which count optimizer steps, once an epoch."""
+    for config in trainer.lr_scheduler_configs:
+        scheduler = config.scheduler
+        if isinstance(scheduler, ClosedFormLR) and not scheduler.is_following and config.interval == "epoch":
+            rank_zero_warn(
+                f"{type(scheduler).__name__} counts optimizer steps, but the module has it stepped once an epoch"
+                " (interval 'epoch', Lightning's default); return {'scheduler': ..., 'interval': 'step'}, or what"
+                " lightning_lrsched.configure_optimizers returns"
+            )
+
+
+def warn_of_finetuning(trainer: TrainerLike) -> None:
+    """Warn where BackboneFinetuning sets an lr of the backbone that the schedule then replaces by its own."""
+    if callbacks_named(trainer, "BackboneFinetuning"):
+        rank_zero_warn(
+            "BackboneFinetuning: once unfrozen, the backbone's lr is the schedule's like that of every param group; the"
+            " callback's own settings of the backbone's lr have no effect, except with a schedule that scales each"
+            " group's own lr (WarmupCosineLR, or warmup_max_lr: null)"
+        )

@@ -1,0 +1,226 @@
+"""RunReport: once per fit, the hyperparameters for the loggers, and a line where schedule and run do not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.trainer.log_resolved import log
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
+from lightning_lrsched.trainer.run_length import Start, run_length_of
+
+TOLERANCE = 0.05
+"""A schedule may be so much shorter or longer than the run, as a fraction of the run."""
+
+
+MANUAL_TOLERANCE = 0.1
+"""An optimizer may make so many more or fewer steps than expected, as a fraction of these."""
+
+
+class RunReport(Callback):
+    """Collects what is to be reported of the schedules of one fit, whoever attached them.
+
+    It is added to the Trainer's callbacks behind all others, and removes itself when training starts: a callback costs
+    time in every step.
+
+    Hyperparameters are one record with the module's own: TensorBoard's tab HPARAMS shows the first record of a run, and
+    Lightning logs the module's after ``on_fit_start``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hyperparameters: dict[str, Any] = {}
+        self._written = False
+        self._start = Start()
+        self._schedules: dict[int, tuple[SchedulerConfig, LRScheduler]] = {}
+
+    @staticmethod
+    def of(trainer: Any) -> RunReport | None:
+        """Return the report of the fit that ``trainer`` is about to do; None without a Trainer, or in a range test."""
+        if not hasattr(trainer, "loggers") or callbacks_named(trainer, "LRRangeTestCallback"):
+            return None
+        reports = [callback for callback in trainer.callbacks if isinstance(callback, RunReport)]
+        if not reports:
+            reports = [RunReport()]
+            trainer.callbacks.append(reports[0])
+        return reports[0]
+
+    def add_schedule(
+        self,
+        trainer: TrainerLike,
+        written: SchedulerConfig,
+        resolved: SchedulerConfig,
+        schedule: LRScheduler,
+        index: int | None = None,
+    ) -> None:
+        """Report the schedule of optimizer ``index``; None: of the next one, in the order of the calls."""
+        index = len(self._schedules) if index is None else index
+        self._schedules[index] = written, schedule
+        section = resolved.to_dict()
+        name = f"lr_scheduler_{index}" if index else "lr_scheduler"
+        self.add_hyperparameters(trainer, name, {"type": section["type"], **section["params"]})
+
+    def add_hyperparameters(self, trainer: TrainerLike, name: str, values: dict[str, Any]) -> None:
+        """Add ``values`` to the record that the loggers keep when the fit begins."""
+        self._hyperparameters[name] = values
+        if self._written:
+            self._write(trainer)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._start = Start.of(trainer)
+        self._write(trainer)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._start = Start.of(trainer)  # strategies that shard the optimizer load after on_fit_start
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._leave(trainer)
+        # Under manual optimization only the loop knows how often an optimizer steps.
+        if self._schedules and not trainer.fast_dev_run and pl_module.automatic_optimization:
+            run = run_length_of(trainer, self._start)
+            for config, schedule in self._schedules.values():
+                line = length_mismatch(config, schedule, run)
+                if line:
+                    log(trainer, line, logging.WARNING)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._leave(trainer)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._leave(trainer)  # where there was nothing to train
+
+    def _leave(self, trainer: TrainerLike) -> None:
+        # A new list: Lightning iterates over the present one.
+        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
+
+    def _write(self, trainer: TrainerLike) -> None:
+        self._written = True
+        if self._hyperparameters:
+            store_hyperparameters(trainer, self._hyperparameters)
+
+
+def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any]) -> None:
+    """Hand ``ours`` to every logger, in one record with the hyperparameters of the module.
+
+    A name that the module uses itself gets the prefix ``lightning_lrsched_``.
+    """
+    record = _hyperparameters_of_module(trainer)
+    for name, values in ours.items():
+        record[f"lightning_lrsched_{name}" if name in record else name] = values
+    for logger in trainer.loggers:
+        _log_hyperparameters(logger, record)
+
+
+def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
+    try:
+        logger.log_hyperparams(record)
+    except Exception as error:  # noqa: BLE001 - MLflow refuses values that have changed since the run was interrupted
+        rank_zero_warn(
+            f"{type(logger).__name__} did not take the hyperparameters of the schedule"
+            f" ({type(error).__name__}: {str(error)[:200]}); training goes on without them"
+        )
+
+
+def _hyperparameters_of_module(trainer: Any) -> dict[str, Any]:
+    """Return what Lightning logs itself a moment later."""
+    record: dict[str, Any] = {}
+    if getattr(trainer, "enable_autolog_hparams", True):
+        for owner in (trainer.lightning_module, trainer.datamodule):
+            if getattr(owner, "_log_hyperparams", False):
+                record.update(owner.hparams_initial)
+    record.pop("_class_path", None)  # LightningCLI's own
+    return record
+
+
+def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> str | None:
+    """Return a line for the log where a schedule ends long before the run, or the run before the schedule.
+
+    Silent where the length of the run is not known, where a fraction of the run was asked for, and where the schedule
+    goes on after its end (a decay after 1Cycle; WarmupLR, which holds its lr).
+
+    Args:
+        config: the configuration as it was written.
+        schedule: the schedule that was built from it.
+        run: how long the run is.
+    """
+    found = length_of(schedule)
+    if found is None or run.total_steps is None:
+        return None
+    (keys, length), total = found, run.total_steps
+    named, remedy = " + ".join(keys), ", ".join(f'"{key}": "auto"' for key in keys)
+    if length > total * (1 + TOLERANCE):
+        lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
+        return (
+            f"{config.type}: the run ends at step {total}, the schedule only at step {length} ({named}): the lr will"
+            f" then stand at {lr:.3g}, not at {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
+            f" {length} steps"
+        )
+    if length < total * (1 - TOLERANCE) and _ends(schedule) and not set(keys) & set(config.needs_run):
+        return (
+            f"{config.type}: the schedule ends at step {length} ({named}), the run only at step {total}: the last"
+            f" {total - length} steps will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for lengths"
+            f" that fit the run, or train for {length} steps"
+        )
+    return None
+
+
+def length_of(schedule: Any) -> tuple[list[str], int] | None:
+    """Return the keys that give a schedule its length, and the step at which it ends; None if it has no end.
+
+    The decay after 1Cycle does not count: it has no end.
+    """
+    params = getattr(schedule, "hyperparameters", {})
+    if "total_num_steps" in params:
+        # A warmup that is longer than the whole goes on to its end.
+        return max((params[key], [key]) for key in ("total_num_steps", "warmup_num_steps"))[::-1]
+    if "cycle_first_step_size" in params:
+        first, second = params["cycle_first_step_size"], params["cycle_second_step_size"]
+        return ["cycle_first_step_size", "cycle_second_step_size"], first + (first if second is None else second)
+    if "warmup_num_steps" in params:
+        return ["warmup_num_steps"], params["warmup_num_steps"]
+    return None
+
+
+def _ends(schedule: Any) -> bool:
+    """Return whether the lr stays at the bottom after the end of the schedule."""
+    params = schedule.hyperparameters
+    if "cycle_first_step_size" in params:
+        return not (params["decay_step_size"] and params["decay_lr_rate"])
+    return "total_num_steps" in params
+
+
+def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: int) -> str | None:
+    """Return a line for the log where an optimizer made far more or fewer steps than its schedule was resolved for.
+
+    Accumulation by hand, or an optimizer that steps on every nth batch, cannot be known beforehand.
+
+    Args:
+        config: the configuration as it was written.
+        schedule: the schedule that was built from it, after the fit.
+        made: its optimizer's steps in the fit.
+        expected: steps of the fit as Lightning counts them; under manual optimization, batches.
+    """
+    found = length_of(schedule)
+    if found is None or abs(made - expected) <= MANUAL_TOLERANCE * expected:
+        return None
+    (keys, length), position = found, schedule.last_epoch
+    from_the_run = [key for key in keys if key in config.needs_run]
+    if not from_the_run and position >= (1 - MANUAL_TOLERANCE) * length:
+        return None
+    end = (
+        f"stands at step {position} of {length} ({' + '.join(keys)})"
+        if position < length
+        else (f"ended at step {length} ({' + '.join(keys)}) of {position}")
+    )
+    return (
+        f"{config.type}: the optimizer made {made} steps in this fit, where one per batch would be {expected}; the"
+        f' schedule {end}. Lengths count this optimizer\'s own steps, and "auto", fractions and epochs assume one step'
+        " per batch: write numbers of optimizer steps"
+    )
