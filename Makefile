@@ -4,6 +4,8 @@
 #   make docs       the API reference, as a site in build/docs; a warning is an error
 #   make pictures   the README's pictures; those of TensorBoard need Chromium
 #   make bench      what steps cost: tables, and the same figures as JSON in build/benchmarks
+#   make coverage   the lines that the quick suite does not reach
+#   make mutants    mistakes made by a tool, each of which a test must notice; some minutes
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -14,10 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # One thread of torch per test process: the models are tiny, and processes that share cores otherwise fight for them.
-test test-slow test-browser test-all bench: export OMP_NUM_THREADS = 1
+test test-slow test-browser test-all bench coverage mutants: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: demo pictures test test-slow test-browser test-all bench docs lint format clean
+.PHONY: demo pictures test test-slow test-browser test-all bench coverage mutants docs lint format clean
 
 demo: .venv/ready-examples
 	$(BIN)/python examples/digits.py
@@ -42,6 +44,13 @@ bench: .venv/ready-test
 	for name in scheduler_step fit_loop range_test_cost compile_and_import gpu_step; do \
 	  $(BIN)/python tests/benchmarks/$$name.py --out build/benchmarks || exit 1; done
 
+coverage: .venv/ready-coverage
+	$(PYTEST) -m "not slow and not browser" --cov=lightning_lrsched --cov-branch --cov-report=term-missing:skip-covered
+
+mutants: .venv/ready-mutants
+	rm -rf mutants
+	$(BIN)/python tests/mutants.py --max-children $(WORKERS)
+
 # The source folder is the repository: README.md and others are pages as they stand. --fresh-env: what is imported for
 # the reference is no dependency that Sphinx would know of.
 docs: .venv/ready-docs
@@ -58,7 +67,7 @@ format: .venv/ready-lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist lightning_logs demo_output build/docs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist lightning_logs demo_output build/docs mutants .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An empty file marks each finished step, so that a failed one is repeated and a finished one is not.

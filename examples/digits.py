@@ -120,7 +120,8 @@ def main() -> None:
         if seed == 0:
             result.save(args.out / "range_test.json", overwrite=True)
             result.plot().savefig(args.out / "loss_vs_lr.png", dpi=120)
-            preview.draw(schedule.schedulers[0], total_steps).savefig(args.out / "schedule.png", dpi=120)
+            values = preview.rows_of(schedule.schedulers[0], preview.picture_steps(total_steps))
+            preview.draw("OneCycle", values).savefig(args.out / "schedule.png", dpi=120)
 
     device = "GPU" if torch.cuda.is_available() else "CPU"
     print(f"\nHandwritten digits, small CNN, SGD, batch {BATCH_SIZE}, {total_steps} steps, {device}\n")

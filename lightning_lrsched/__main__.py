@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning_lrsched import __version__
 from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
-from lightning_lrsched.preview import draw, natural_length, picture_steps, table, table_steps, to_csv
+from lightning_lrsched.preview import draw, picture_steps, table, table_steps, to_csv
 
 MAX_STEPS = 10_000_000
 
@@ -32,7 +32,7 @@ def preview(args: argparse.Namespace) -> int:
     """Show lr and momentum of one configuration."""
     file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
     schedule = file.resolved()
-    steps = args.steps or natural_length(schedule.all_params())
+    steps = args.steps or schedule.preview_steps()
     if args.csv:
         print(to_csv(file.rows(range(steps + 1))), end="")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.config.config_file import Row
@@ -87,19 +87,3 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
     axes.set_xlabel("optimizer steps finished")
     figure.suptitle(title)
     return figure
-
-
-def natural_length(params: Mapping[str, Any]) -> int:
-    """Return how many steps show the whole of a schedule, where nobody says how long the run is.
-
-    >>> natural_length({"cycle_first_step_size": 40, "decay_step_size": 10})
-    100
-    """
-    for key in ("total_num_steps", "total_steps"):
-        if params.get(key):
-            return int(params[key])
-    if first := params.get("cycle_first_step_size"):
-        second = params.get("cycle_second_step_size")
-        return int(first + (first if second is None else second) + 2 * params.get("decay_step_size", 0))
-    warmup, interval = params.get("warmup_num_steps", 0), params.get("lr_range_test_step_size", 0)
-    return int(2 * warmup or 5 * interval or params.get("T_max", 0) or 100)

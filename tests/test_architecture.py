@@ -27,7 +27,11 @@ def test_imports_point_one_way():
     [
         ("schedulers/warmup.py", "lightning_lrsched.config", "Imports point one way"),
         ("config/__init__.py", "lightning_lrsched.range_test", "Imports point one way"),
-        ("schedulers/param_groups.py", "lightning_lrsched.schedulers.base", "A schedule's class is built on the base"),
+        (
+            "schedulers/param_groups.py",
+            "lightning_lrsched.schedulers.base",
+            "In schedulers/, a family is built on the base",
+        ),
         ("schedulers/curves.py", "torch", "The curves are plain functions"),
         ("range_test/__init__.py", "lightning", "Only callbacks and the CLI need Lightning"),
     ],

@@ -38,6 +38,7 @@ from lightning_lrsched import (
     get_config_from_args,
     get_lr_from_config,
     override_params,
+    trainer_arguments,
 )
 
 
@@ -53,6 +54,10 @@ def result() -> RangeTestResult:
     lrs = [1e-4 * 1.05**step for step in range(200)]
     losses = [2.3 - 2.0 / (1 + (0.05 / lr) ** 2) + 0.5 * lr**2 for lr in lrs]
     return RangeTestResult(list(range(200)), lrs, losses, losses, "diverged", "exponential")
+
+
+def test_the_rest_of_a_deepspeed_file() -> None:
+    assert_type(trainer_arguments({"gradient_clipping": 1.0}, world_size=2), dict[str, Any])
 
 
 def test_the_schedules() -> None:

@@ -130,10 +130,11 @@ class SchedulerConfig:
         with in_file(scheduler):
             return cls.from_dict(content)
 
-    def all_params(self) -> dict[str, Any]:
-        """Return the hyperparameters with the defaults of those that were not given."""
-        defaults = {key: p.default for key, p in parameters_for(self.type).items() if key != POSITION}
-        return {**defaults, **self.params}
+    def preview_steps(self) -> int:
+        """Return how many steps show the whole of the schedule, where nobody says how long the run is."""
+        if self.is_own:
+            return SCHEDULERS[self.type].preview_steps(SCHEDULERS[self.type].check(self.params))
+        return int(self.params.get("total_steps") or self.params.get("total_iters") or self.params.get("T_max") or 100)
 
     @property
     def is_own(self) -> bool:

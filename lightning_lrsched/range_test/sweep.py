@@ -34,7 +34,7 @@ class ExponentialGrowth(ClosedFormLR):
 
     Args:
         optimizer: the optimizer whose learning rate is swept.
-        min_lr: lr at step 0, one float or one per param group.
+        lr_range_test_min_lr: lr at step 0, one float or one per param group.
         factor: by which it has grown at ``last_step``; there it stays.
         last_step: the step of the largest lr [optimizer steps].
     """
@@ -42,7 +42,7 @@ class ExponentialGrowth(ClosedFormLR):
     def __init__(
         self,
         optimizer: Optimizer,
-        min_lr: Annotated[float | list[float], Number(above=0)],
+        lr_range_test_min_lr: Annotated[float | list[float], Number(above=0)],
         factor: Annotated[float, Number(above=1)],
         last_step: Annotated[int, Steps()],
     ) -> None:
@@ -51,7 +51,7 @@ class ExponentialGrowth(ClosedFormLR):
     @staticmethod
     def curve(p: Any) -> Curve:
         """Return (lr, None) as a function of the position."""
-        min_lr, factor, last = p.min_lr, p.factor, max(1, p.last_step)
+        min_lr, factor, last = p.lr_range_test_min_lr, p.factor, max(1, p.last_step)
 
         def values(s: int) -> tuple[Any, None]:
             return min_lr * exponential_growth(s, last, factor), None

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,6 +27,9 @@ from lightning_lrsched.schedulers.param_groups import (
 )
 from lightning_lrsched.schedulers.parameters import Parameter, parameters_of
 from lightning_lrsched.schedulers.state import changes_since, position_in
+
+UNCOPIED = ("_hooks", "_writer", "_values", "_set_uncompiled")
+"""Attributes that belong to one optimizer: a copy binds anew."""
 
 
 class ClosedFormLR(LRScheduler):
@@ -82,6 +86,22 @@ class ClosedFormLR(LRScheduler):
             optimizer: name of the optimizer if it has no momentum to cycle, else None.
         """
         return []
+
+    @classmethod
+    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int] | None:
+        """Return the keys that give the schedule its length, and the step at which it ends; None: it has no end."""
+        return None
+
+    @classmethod
+    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return whether the lr stays low after the schedule's end, so that nothing is learned any more."""
+        return False
+
+    @classmethod
+    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
+        """Return how many steps show the whole of the schedule, where nobody says how long the run is."""
+        found = cls.length(parameters)
+        return 100 if found is None else found[1]
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -184,6 +204,9 @@ class ClosedFormLR(LRScheduler):
             self.hyperparameters, [float(lr) for lr in base_lrs], cycles_momentum=self._cycles_momentum
         )
         self._writer = ParamGroupWriter(self.optimizer, self._values)
+        if self._writer.has_tensors:
+            # Within a compiled step the writing would be compiled too, and anew for every value.
+            self._set_uncompiled = torch.compiler.disable(_set_position)  # type: ignore[no-untyped-call]
         # Only now: a refused constructor leaves the optimizer as it was.
         self.base_lrs = base_lrs
         self._own_momenta += read_momenta(new_groups)
@@ -274,6 +297,9 @@ class ClosedFormLR(LRScheduler):
             writer = self._bind()
         # SequentialLR sets a scheduler that has not had its turn yet to -1: that one must not write.
         if step >= 0:
+            if writer.has_tensors and torch.compiler.is_compiling():
+                self._set_uncompiled(self, step)
+                return
             lr, momentum = self._values.at(step)
             if not writer.write(lr, momentum):
                 self._bind().write(lr, momentum)
@@ -379,7 +405,7 @@ class ClosedFormLR(LRScheduler):
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers drop their hooks when copied or pickled; the copy registers its own, and binds to its own tensors.
-        own = {key: value for key, value in vars(self).items() if key not in ("_hooks", "_writer", "_values")}
+        own = {key: value for key, value in vars(self).items() if key not in UNCOPIED}
         return {**own, "_hooks_were": (self._hooks.following, self._hooks.watching)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -389,3 +415,8 @@ class ClosedFormLR(LRScheduler):
         self._hooks = OptimizerHooks(self, watch_steps=watching)
         if following:
             self.follow_optimizer()
+
+
+def _set_position(schedule: ClosedFormLR, step: int) -> None:
+    # A function, not a method: a wrapped method would be a reference from the schedule to itself.
+    schedule.set_position(step)

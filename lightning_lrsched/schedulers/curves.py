@@ -48,10 +48,10 @@ def warmup(step: int, warmup_steps: int, shape: str) -> float:
 
 
 def linear_decay(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Fraction: 1 at ``warmup_steps + 1``, 0 from ``total_steps + 1`` on."""
+    """Fraction: 1 at ``warmup_steps + 1``, 0 from ``total_steps + 1`` on; for steps after the warmup."""
     if step > total_steps:
         return 0.0
-    return (total_steps - (step - 1)) / (total_steps - warmup_steps) if step > warmup_steps else 1.0
+    return (total_steps - (step - 1)) / (total_steps - warmup_steps)
 
 
 def cosine_decay(step: int, warmup_steps: int, total_steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from torch.optim import Optimizer
@@ -56,6 +57,11 @@ class LRRangeTest(ClosedFormLR):
         last_batch_iteration: int = -1,
     ) -> None:
         super().__init__(optimizer, last_batch_iteration, LRRangeTest, locals())
+
+    @classmethod
+    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
+        """Return five intervals."""
+        return 5 * int(parameters["lr_range_test_step_size"])
 
     @staticmethod
     def curve(p: Any) -> Curve:

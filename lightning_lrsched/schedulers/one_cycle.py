@@ -113,6 +113,22 @@ class OneCycle(ClosedFormLR):
             " the lr is scheduled all the same. Give the optimizer a momentum, or set cycle_momentum to false."
         ]
 
+    @classmethod
+    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
+        """Return the end of the cycle; the decay after it has none."""
+        keys = ["cycle_first_step_size", "cycle_second_step_size"]
+        return keys, sum(parameters[key] for key in keys)
+
+    @classmethod
+    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return whether no decay follows the cycle."""
+        return not (parameters["decay_step_size"] and parameters["decay_lr_rate"])
+
+    @classmethod
+    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
+        """Return the cycle and two intervals of its decay."""
+        return int(cls.length(parameters)[1] + 2 * parameters["decay_step_size"])
+
     @staticmethod
     def curve(p: Any) -> Curve:
         """Return (lr, momentum) as a function of the position; momentum is None where it is not cycled."""

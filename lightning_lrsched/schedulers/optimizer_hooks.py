@@ -86,7 +86,7 @@ class OptimizerHooks:
             )
         _FOLLOWERS[optimizer] = self._schedule
         self.watching, self.following = False, True
-        self._advance_uncompiled: Any = torch.compiler.disable(self._advance)  # type: ignore[no-untyped-call]
+        self._advance_uncompiled: Any = torch.compiler.disable(_advance)  # type: ignore[no-untyped-call]
         self._register(optimizer, steps=True)
 
     def unfollow(self, optimizer: Optimizer) -> None:
@@ -104,11 +104,12 @@ class OptimizerHooks:
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.following:
             # A compiled optimizer step would compile its hooks too, and anew for every step: a step is a number.
-            (self._advance_uncompiled if torch.compiler.is_compiling() else self._advance)(optimizer)
+            (self._advance_uncompiled if torch.compiler.is_compiling() else _advance)(self, optimizer)
         elif self.watching:
             self._check_calls_of_step(optimizer)
 
-    def _advance(self, optimizer: Optimizer) -> None:
+    def advance(self, optimizer: Optimizer) -> None:
+        """Advance the schedule, unless a gradient scaler has made the step do nothing."""
         schedule = self._schedule()
         if schedule is None:
             self.following = False
@@ -172,3 +173,8 @@ class OptimizerHooks:
             f" from step {schedule.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
             stacklevel=2,
         )
+
+
+def _advance(hooks: OptimizerHooks, optimizer: Optimizer) -> None:
+    # A function, not a method: a wrapped method would be a reference from the hooks to themselves.
+    hooks.advance(optimizer)

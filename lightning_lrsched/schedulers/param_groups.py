@@ -186,16 +186,10 @@ class _Tensors:
         self._runs, self._single = runs(list(self._slots.values()))
         # Looking at every group would cost more than all the writing: with many groups, not every time.
         self._look_every = max(1, len(self._held) // LOOKS_PER_WRITE)
-        self._outside_compiler = torch.compiler.disable(self._write)  # type: ignore[no-untyped-call]
         return self
 
     def write(self, lr: Value, momentum: Value) -> bool:
         """Write all tensors in place; return False where a group was given another one."""
-        # Within a compiled step the writing would be compiled too, and anew for every value.
-        write = self._outside_compiler if torch.compiler.is_compiling() else self._write
-        return bool(write(lr, momentum))
-
-    def _write(self, lr: Value, momentum: Value) -> bool:
         for run in self._runs:
             run.write(lr, momentum)
         for slot in self._single:

@@ -93,6 +93,16 @@ class WarmupLR(ClosedFormLR):
         """Return whether the lr after the warmup is each group's own."""
         return parameters["warmup_max_lr"] is None
 
+    @classmethod
+    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
+        """Return the end of the warmup, after which the lr stays high."""
+        return ["warmup_num_steps"], parameters["warmup_num_steps"]
+
+    @classmethod
+    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
+        """Return twice the warmup."""
+        return 2 * parameters["warmup_num_steps"] or 100
+
     @staticmethod
     def curve(p: Any) -> Curve:
         """Return (lr, None) as a function of the position."""
@@ -159,6 +169,21 @@ class WarmupDecayLR(WarmupLR):
     ) -> list[str]:
         """Return sentences about a default lr that replaces the optimizer's, and about a warmup that is too long."""
         return super().remarks(parameters, defaulted, base_lrs, optimizer) + _warmup_too_long(cls.__name__, parameters)
+
+    @classmethod
+    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
+        """Return the end of the decay."""
+        return _total(parameters)
+
+    @classmethod
+    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return True."""
+        return True
+
+    @classmethod
+    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
+        """Return the end of the decay."""
+        return int(parameters["total_num_steps"])
 
     @staticmethod
     def curve(p: Any) -> Curve:
@@ -232,6 +257,16 @@ class WarmupCosineLR(ClosedFormLR):
         """Return True: the values are multiples of each group's own lr."""
         return True
 
+    @classmethod
+    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
+        """Return the end of the decay."""
+        return _total(parameters)
+
+    @classmethod
+    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return True."""
+        return True
+
     @staticmethod
     def curve(p: Any) -> Curve:
         """Return (lr, None) as a function of the position."""
@@ -248,6 +283,12 @@ class WarmupCosineLR(ClosedFormLR):
 def _effective_steps(warmup_num_steps: int) -> int:
     """DeepSpeed lengthens a warmup of one step to two (the logarithm of 1 is 0); here 0 means none at all."""
     return max(2, warmup_num_steps) if warmup_num_steps else 0
+
+
+def _total(parameters: Mapping[str, Any]) -> tuple[list[str], int]:
+    # A warmup that is longer than the whole goes on to its end.
+    key = max(("total_num_steps", "warmup_num_steps"), key=lambda key: parameters[key])
+    return [key], parameters[key]
 
 
 def _warmup_too_long(name: str, parameters: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.optimizer_hooks import follower_of
 from lightning_lrsched.trainer.protocol import TrainerLike
+
+NEVER = sys.maxsize
+"""[batches] Between two calls of ``step`` by Lightning."""
 
 Given = SchedulerConfig | Mapping[str, Any] | str | Path
 

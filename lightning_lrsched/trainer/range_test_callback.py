@@ -18,11 +18,10 @@ from lightning_lrsched.range_test.sweep import Sweep
 from lightning_lrsched.range_test.tables import caveats_of, summarize
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
-from lightning_lrsched.trainer.attach import pick_optimizer
+from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
 from lightning_lrsched.trainer.conflicts import check_strategy, same_optimizer
 from lightning_lrsched.trainer.range_test_board import RangeTestBoard
 from lightning_lrsched.trainer.run_length import run_length_of
-from lightning_lrsched.trainer.scheduler_callback import NEVER
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
 
 MAX_BATCHES_WITHOUT_STEP = 1000

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.log_resolved import log
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
@@ -162,7 +163,11 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
             f" then stand at {lr:.3g}, not at {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
             f" {length} steps"
         )
-    if length < total * (1 - TOLERANCE) and _ends(schedule) and not set(keys) & set(config.needs_run):
+    if (
+        length < total * (1 - TOLERANCE)
+        and schedule.ends_low(schedule.hyperparameters)
+        and not set(keys) & set(config.needs_run)
+    ):
         return (
             f"{config.type}: the schedule ends at step {length} ({named}), the run only at step {total}: the last"
             f" {total - length} steps will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for lengths"
@@ -172,28 +177,8 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
 
 
 def length_of(schedule: Any) -> tuple[list[str], int] | None:
-    """Return the keys that give a schedule its length, and the step at which it ends; None if it has no end.
-
-    The decay after 1Cycle does not count: it has no end.
-    """
-    params = getattr(schedule, "hyperparameters", {})
-    if "total_num_steps" in params:
-        # A warmup that is longer than the whole goes on to its end.
-        return max((params[key], [key]) for key in ("total_num_steps", "warmup_num_steps"))[::-1]
-    if "cycle_first_step_size" in params:
-        first, second = params["cycle_first_step_size"], params["cycle_second_step_size"]
-        return ["cycle_first_step_size", "cycle_second_step_size"], first + (first if second is None else second)
-    if "warmup_num_steps" in params:
-        return ["warmup_num_steps"], params["warmup_num_steps"]
-    return None
-
-
-def _ends(schedule: Any) -> bool:
-    """Return whether the lr stays at the bottom after the end of the schedule."""
-    params = schedule.hyperparameters
-    if "cycle_first_step_size" in params:
-        return not (params["decay_step_size"] and params["decay_lr_rate"])
-    return "total_num_steps" in params
+    """Return the keys that give a schedule its length, and the step at which it ends; None if it has no end."""
+    return schedule.length(schedule.hyperparameters) if isinstance(schedule, ClosedFormLR) else None
 
 
 def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: int) -> str | None:

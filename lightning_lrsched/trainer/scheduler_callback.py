@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.param_groups import read_momenta, write_momenta
-from lightning_lrsched.trainer.attach import Given, Scheduled, Written, attach, detach, pick_optimizer
+from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, attach, detach, pick_optimizer
 from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, states_for
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
@@ -33,9 +32,6 @@ from lightning_lrsched.trainer.loggers import CurveLogger, Point
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 from lightning_lrsched.trainer.run_length import run_length_of, steps_before
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
-
-NEVER = sys.maxsize
-"""[batches] Between two calls of ``step`` by Lightning."""
 
 
 class LRSchedulerCallback(Callback):

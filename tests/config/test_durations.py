@@ -185,7 +185,7 @@ def test_the_range_test_takes_lengths_too(make_trainer):
     make_trainer(callback).fit(Regression(), data())
     assert callback.result is not None
     assert callback.result.stop_reason == "num_steps"
-    assert len(callback.result.steps) == 21
+    assert len(callback.result.steps) == 20
     # A hundredth of 30 steps is less than one: one interval per step.
     assert callback.result.lrs[:3] == pytest.approx([1e-4, 2e-4, 3e-4])
     with pytest.raises((TypeError, ValueError), match="num_steps"):

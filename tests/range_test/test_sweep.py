@@ -86,11 +86,11 @@ def test_the_schedule_is_given_back_at_the_end():
 def test_growth_stays_at_the_largest_lr():
     schedule = ExponentialGrowth(torch.optim.SGD([torch.zeros(1)], lr=0.1), 0.01, 100.0, 2)
     assert [schedule.lr_at(step)[0] for step in range(4)] == pytest.approx([0.01, 0.1, 1.0, 1.0])
-    assert schedule.hyperparameters == {"min_lr": 0.01, "factor": 100.0, "last_step": 2}
+    assert schedule.hyperparameters == {"lr_range_test_min_lr": 0.01, "factor": 100.0, "last_step": 2}
 
 
 def test_a_list_that_does_not_fit_the_param_groups_is_refused_and_the_optimizer_is_untouched():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    with pytest.raises(ValueError, match="lr_range_test_min_lr lists 2 values, but the optimizer has 1 param groups"):
+    with pytest.raises(ValueError, match="lr_range_test_min_lr lists 2 values, but the optimizer has 1 param group"):
         Sweep(SweepSettings(min_lr=[0.1, 0.2]), optimizer)
     assert optimizer.param_groups[0]["lr"] == 0.1

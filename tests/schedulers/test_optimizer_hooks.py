@@ -253,17 +253,18 @@ def test_step_may_be_called_from_a_hook_of_the_optimizer() -> None:
     assert schedule.last_epoch == 3
 
 
+@pytest.mark.parametrize("tensors", [False, True])
 @pytest.mark.parametrize("follow", [False, True])
-def test_optimizer_and_schedule_are_freed_without_the_garbage_collector(follow: bool) -> None:
-    optimizer = sgd()
-    schedule = small("OneCycle", optimizer)
+def test_optimizer_and_schedule_are_freed_without_the_garbage_collector(follow: bool, tensors: bool) -> None:
+    optimizer = adamw(torch.tensor(0.1), foreach=False) if tensors else adamw()
+    schedule = small("WarmupLR", optimizer)
     if follow:
         schedule.follow_optimizer()
-    gone = weakref.ref(optimizer)
+    gone = [weakref.ref(optimizer), weakref.ref(optimizer.param_groups[0]["params"][0])]
     gc.disable()
     try:
         del optimizer, schedule
-        assert gone() is None
+        assert [reference() for reference in gone] == [None, None]
     finally:
         gc.enable()
 

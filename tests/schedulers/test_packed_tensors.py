@@ -88,7 +88,7 @@ def test_nothing_is_read_back(name: str, groups: int) -> None:
     schedule.follow_optimizer()
     with Calls() as calls:
         for _ in range(5):
-            schedule._hooks._advance(schedule.optimizer)
+            schedule._hooks.advance(schedule.optimizer)
             schedule.lr_at(schedule.last_epoch)
             schedule.momentum_at(schedule.last_epoch)
             schedule.get_last_lr()

@@ -360,7 +360,7 @@ def test_one_of_ours_goes_on_where_a_scheduler_of_torch_that_the_callback_made_w
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda state: state.pop("last_epoch"),
+        lambda state: [state.pop(key) for key in ("last_epoch", "last_batch_iteration")],
         lambda state: state.update(last_epoch=-5),
         lambda state: state.update(last_epoch="7"),
         lambda state: state.update(last_epoch=None),

@@ -123,7 +123,7 @@ def test_an_optimizer_without_lr_is_refused(schedule):
     optimizer = ChoosesItsLr(Task().model.parameters())
     before = deepcopy(optimizer.param_groups)
     with pytest.raises(
-        ValueError, match="ChoosesItsLr has no learning rate to schedule: its param group 0 has no 'lr'"
+        ValueError, match=r"ChoosesItsLr has no learning rate to schedule: its param_groups\[0\] has no 'lr'"
     ):
         schedule(optimizer)
     assert [list(group) for group in optimizer.param_groups] == [list(group) for group in before]

@@ -91,7 +91,7 @@ def test_an_optimizer_without_lr_is_refused(name, schedule):
     arguments = {"a2grad": {"beta": 10.0}, "alig": {"max_lr": 0.1}}[name]
     optimizer = others.load_optimizer(name)(Task().model.parameters(), **arguments)
     before = deepcopy(optimizer.param_groups)
-    with pytest.raises(ValueError, match=r"has no learning rate to schedule: its param group 0 has no 'lr'"):
+    with pytest.raises(ValueError, match=r"has no learning rate to schedule: its param_groups\[0\] has no 'lr'"):
         schedule(optimizer)
     assert [list(group) for group in optimizer.param_groups] == [list(group) for group in before]
 
