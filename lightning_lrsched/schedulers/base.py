@@ -28,7 +28,7 @@ from lightning_lrsched.schedulers.param_groups import (
 from lightning_lrsched.schedulers.parameters import Parameter, parameters_of
 from lightning_lrsched.schedulers.state import changes_since, position_in
 
-UNCOPIED = ("_hooks", "_writer", "_values", "_set_uncompiled")
+UNCOPIED = ("_hooks", "_writer", "_values", "_step_uncompiled")
 """Attributes that belong to one optimizer: a copy binds anew."""
 
 
@@ -176,6 +176,7 @@ class ClosedFormLR(LRScheduler):
         self._cycles_momentum = has_momentum(self.optimizer)
         self._values: GroupValues
         self._writer: ParamGroupWriter | None = None
+        self._step_uncompiled: Any = None
         self.set_position(self.last_epoch)
         # Tensors: a compiled optimizer step would compile the hook too.
         self._hooks = OptimizerHooks(self, watch_steps=not self._bound().has_tensors)
@@ -206,7 +207,7 @@ class ClosedFormLR(LRScheduler):
         self._writer = ParamGroupWriter(self.optimizer, self._values)
         if self._writer.has_tensors:
             # Within a compiled step the writing would be compiled too, and anew for every value.
-            self._set_uncompiled = torch.compiler.disable(_set_position)  # type: ignore[no-untyped-call]
+            self._step_uncompiled = torch.compiler.disable(_step)  # type: ignore[no-untyped-call]
         # Only now: a refused constructor leaves the optimizer as it was.
         self.base_lrs = base_lrs
         self._own_momenta += read_momenta(new_groups)
@@ -297,9 +298,6 @@ class ClosedFormLR(LRScheduler):
             writer = self._bind()
         # SequentialLR sets a scheduler that has not had its turn yet to -1: that one must not write.
         if step >= 0:
-            if writer.has_tensors and torch.compiler.is_compiling():
-                self._set_uncompiled(self, step)
-                return
             lr, momentum = self._values.at(step)
             if not writer.write(lr, momentum):
                 self._bind().write(lr, momentum)
@@ -313,6 +311,9 @@ class ClosedFormLR(LRScheduler):
 
         While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
         """
+        if self._step_uncompiled is not None and torch.compiler.is_compiling():
+            self._step_uncompiled(self, epoch)
+            return
         if epoch is None:
             if self._hooks.following:
                 return
@@ -411,12 +412,12 @@ class ClosedFormLR(LRScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         following, watching = state.pop("_hooks_were")
         self.__dict__.update(state)
-        self._writer = None
+        self._writer = self._step_uncompiled = None
         self._hooks = OptimizerHooks(self, watch_steps=watching)
         if following:
             self.follow_optimizer()
 
 
-def _set_position(schedule: ClosedFormLR, step: int) -> None:
+def _step(schedule: ClosedFormLR, epoch: int | None) -> None:
     # A function, not a method: a wrapped method would be a reference from the schedule to itself.
-    schedule.set_position(step)
+    schedule.step(epoch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -72,15 +72,14 @@ class ParamGroupWriter:
         self._floats, self._tensors = floats, tensors.bound()
         self.has_tensors = self._tensors is not None
         self.on_cuda = tensors.on_cuda
-        self.write: Callable[[Value, Value], bool] = self._write
         if values.sets == 1 and self._tensors is None:
-            self.write = floats[0].write  # the common case, without a detour
+            self.write = floats[0].write  # type: ignore[method-assign]  # the common case, without a detour
+
+    def write(self, lr: Value, momentum: Value) -> bool:
         """Set lr and momentum of every group: a float for all, or an array with one for each set of groups.
 
         Returns False where a group no longer holds the tensor that was written: then a new writer must be made.
         """
-
-    def _write(self, lr: Value, momentum: Value) -> bool:
         values = zip(self._floats, as_list(lr, self._sets), as_list(momentum, self._sets), strict=True)
         for groups, one_lr, one_momentum in values:
             groups.write(one_lr, one_momentum)
