@@ -27,7 +27,7 @@ from lightning_lrsched.trainer.conflicts import (
     warn_of_epoch_interval,
     warn_of_finetuning,
 )
-from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_unused, name_of
+from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
 from lightning_lrsched.trainer.loggers import CurveLogger, Point
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 from lightning_lrsched.trainer.run_length import run_length_of, steps_before
@@ -137,6 +137,8 @@ class LRSchedulerCallback(Callback):
         self._scheduled = []
         for index, written in targets:
             self._attach(trainer, index, written, run)
+        for content in {id(written.content): written.content for _, written in targets}.values():
+            log_trainer_arguments(trainer, owner, content)
         self._attached = True
         warn_of_epoch_interval(trainer)
         if self._scheduled:
