@@ -26,7 +26,8 @@ from lightning_lrsched.schedulers import (
 )
 from lightning_lrsched.schedulers.checks import to_number
 from lightning_lrsched.schedulers.durations import EPOCHS, is_auto
-from lightning_lrsched.schedulers.parameters import Choice, Parameter, Switch
+from lightning_lrsched.schedulers.parameters import Parameter
+from lightning_lrsched.schedulers.rules import Choice, Switch
 
 LR_SCHEDULE = "lr_schedule"
 
