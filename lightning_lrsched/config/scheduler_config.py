@@ -23,6 +23,7 @@ from lightning_lrsched.config.torch_schedulers import (
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedulers.rules import OWN_LR
 
 FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 
@@ -212,8 +213,9 @@ class SchedulerConfig:
         if not self.is_own:
             with key_path("scheduler."):
                 return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)
-        if is_auto(self.params.get("warmup_max_lr")):
-            params["warmup_max_lr"] = None  # each group's own lr; also that of a group that is added later
+        for key, parameter in SCHEDULERS[self.type].parameters().items():
+            if parameter.optional and parameter.rule.auto == OWN_LR and is_auto(self.params.get(key)):
+                params[key] = None  # each group's own lr; also that of a group that is added later
         with key_path(PARAMS):
             schedule = SCHEDULERS[self.type](optimizer, **params)
         if capturable:
