@@ -8,11 +8,17 @@ from __future__ import annotations
 import logging
 import random
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from lightning.pytorch import Trainer
+
+from tests.kit.modules import QUIET
 
 # pytest --hypothesis-profile=nightly
 settings.register_profile("nightly", max_examples=20_000, deadline=None)
@@ -25,6 +31,17 @@ def same_weights_in_every_run() -> None:
     """Begin each test at the same seeds: whether it passes must not depend on luck, or on which tests ran before."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """A Trainer that is quiet and writes only where a test asks it to."""
+
+    def make(*callbacks: Any, **options: Any) -> Trainer:
+        defaults = {**QUIET, "default_root_dir": tmp_path, "max_epochs": 3}
+        return Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedulers import SCHEDULERS, VALID_LR_SCHEDULES, OneCycle, WarmupCosineLR, WarmupLR
 from lightning_lrsched.schedulers.base import ClosedFormLR
-
-from .helpers import NAMES, SMALL, adamw, lrs, momenta, parameter, sgd, small, train_step
+from tests.kit.schedules import NAMES, SMALL, adamw, lrs, momenta, parameter, sgd, small, train_step
 
 every_schedule = pytest.mark.parametrize("name", NAMES)
 

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from .helpers import NAMES, adamw, small
+from tests.kit.schedules import NAMES, adamw, small
 
 LENGTHS = [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD, AdamW
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
-from tests.trainer.conftest import Regression, data
+from tests.kit.modules import Regression, data
 
 AUTO = {"type": "WarmupLR", "params": {"warmup_num_steps": "auto", "warmup_max_lr": "auto"}}
 

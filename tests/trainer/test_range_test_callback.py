@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
-from tests.trainer.conftest import Regression, Scripted, ValidatedRegression, data, run
+from tests.kit.modules import Regression, Scripted, ValidatedRegression, data, run
 
 # Growth -----------------------------------------------------------------------------------------------------------
 

@@ -10,14 +10,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.run_length import run_length_of
-from tests.trainer.conftest import Regression, ValidatedRegression, data
-from tests.trainer.test_lr_scheduler import read_csv
-from tests.trust.helpers import Net, StatefulLoader, quiet_trainer
+from tests.kit.modules import Regression, ValidatedRegression, data, read_csv
+from tests.kit.runs import Net, RestoresLater, StatefulLoader, quiet_trainer
 
 DECAY = {
     "type": "WarmupDecayLR",
@@ -56,7 +54,7 @@ class SaveEverywhere(Callback):
 def checkpoints() -> list[dict[str, Any]]:
     from lightning.pytorch import Trainer
 
-    from tests.trainer.conftest import QUIET
+    from tests.kit.modules import QUIET
 
     save = SaveEverywhere()
     trainer = Trainer(callbacks=[save], max_epochs=2, num_sanity_val_steps=0, accumulate_grad_batches=3, **QUIET)
@@ -174,14 +172,6 @@ def test_asking_for_the_length_does_not_lose_the_position_of_a_loader(tmp_path):
     second = quiet_trainer(tmp_path, LRSchedulerCallback(DECAY), max_steps=12)
     second.fit(resumed, StatefulLoader(), ckpt_path=tmp_path / "saved.ckpt")
     assert resumed.batches == whole.batches[7:]
-
-
-class RestoresLater(SingleDeviceStrategy):
-    """As strategies do that shard the optimizer: Lightning loads the checkpoint when they are set up."""
-
-    @property
-    def restore_checkpoint_after_setup(self) -> bool:
-        return True
 
 
 def test_a_strategy_that_loads_after_setup_resolves_the_same_lengths(make_trainer, tmp_path):

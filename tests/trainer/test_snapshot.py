@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
-from tests.trainer.conftest import Regression, data, run
+from tests.kit.modules import Regression, data, run
 
 
 class Interrupt(Callback):
