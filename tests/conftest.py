@@ -5,6 +5,7 @@ The errors of all worker processes are quoted together.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import warnings
@@ -42,6 +43,18 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(callbacks=list(callbacks), **{**defaults, **options})
 
     return make
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Write a configuration file and return its path."""
+
+    def write_file(content: object, name: str = "config.json") -> str:
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return write_file
 
 
 @pytest.fixture(scope="session")

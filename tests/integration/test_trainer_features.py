@@ -1,24 +1,20 @@
-"""LRSchedulerCallback beside a Trainer's other features: precision, accumulation, short runs, loggers that fail."""
+"""LRSchedulerCallback beside a Trainer's other features: precision, accumulation, short runs, tensors."""
 
 from __future__ import annotations
 
-import copy
 import warnings
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig
+from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
 from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.trainer import loggers as curve_logger
-from tests.kit.modules import Regression, ValidatedRegression, data
+from tests.kit.modules import Regression, data
 from tests.kit.schedules import Calls
 
 ONE_CYCLE = {"type": "OneCycle", "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 8}}
@@ -176,169 +172,3 @@ def test_the_callback_and_its_logging_read_nothing_back(make_trainer: Any, tmp_p
     callback = Watched(ONE_CYCLE, capturable=capturable)
     make_trainer(callback, logger=loggers, log_every_n_steps=1).fit(module, data())
     assert seen == [0] * 30
-
-
-# Curves in bundles ----------------------------------------------------------------------------------------------------
-
-
-def curves(logger: TensorBoardLogger) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if "lr-" in tag]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
-
-
-def in_full(steps: int) -> dict[str, list[tuple[int, Any]]]:
-    values = expected(steps)
-    return {
-        tag: [(step, pytest.approx(values[step][column], rel=1e-6)) for step in range(steps)]
-        for column, tag in enumerate(("lr-SGD", "lr-SGD-momentum"))
-    }
-
-
-@pytest.mark.parametrize("bundle", [1, 7, 100])
-def test_every_step_arrives_in_order_whatever_the_bundles(
-    make_trainer: Any, tmp_path: Any, bundle: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(curve_logger, "MAX_POINTS", bundle)
-    logger = TensorBoardLogger(tmp_path)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    assert curves(logger) == in_full(30)
-
-
-def test_slow_steps_are_shown_without_waiting_for_a_full_bundle(
-    make_trainer: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(curve_logger, "MAX_WAIT", 0.0)
-    waiting: list[int] = []
-
-    class Look(Callback):
-        def on_train_batch_end(self, *args: Any) -> None:
-            waiting.append(len(callback._curves._points))
-
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    logger = TensorBoardLogger(tmp_path)
-    make_trainer(callback, Look(), logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    assert max(waiting) <= 1
-
-
-def test_a_run_that_fails_loses_no_point(make_trainer: Any, tmp_path: Any) -> None:
-    class Failing(Regression):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            if len(self.seen) == 13:
-                raise RuntimeError("out of luck")
-            return self.loss(batch)
-
-    logger = TensorBoardLogger(tmp_path)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=1).fit(Failing(), data())
-    logger.experiment.flush()
-    assert curves(logger) == in_full(13)
-
-
-def test_before_validations_and_checkpoints_everything_is_handed_over(make_trainer: Any, tmp_path: Any) -> None:
-    waiting: list[int] = []
-
-    class Look(ModelCheckpoint):
-        def on_validation_end(self, *args: Any) -> None:
-            waiting.append(len(callback._curves._points))
-
-        def state_dict(self) -> dict[str, Any]:
-            waiting.append(len(callback._curves._points))
-            return super().state_dict()
-
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    options = {"log_every_n_steps": 1, "val_check_interval": 3, "enable_checkpointing": True, "num_sanity_val_steps": 0}
-    trainer = make_trainer(Look(tmp_path / "checkpoints"), callback, logger=TensorBoardLogger(tmp_path), **options)
-    trainer.fit(ValidatedRegression(), data(), data(2))
-    assert set(waiting) == {0}
-
-
-def test_the_tensorboard_prefix_is_kept(make_trainer: Any, tmp_path: Any) -> None:
-    logger = TensorBoardLogger(tmp_path, prefix="mine")
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    assert list(curves(logger)) == ["mine-lr-SGD", "mine-lr-SGD-momentum"]
-
-
-def test_a_logger_of_the_users_own_gets_each_step_as_metrics(make_trainer: Any, tmp_path: Any) -> None:
-    got: list[tuple[int, set[str]]] = []
-
-    class Own(TensorBoardLogger):
-        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-            if "lr-SGD" in metrics:
-                got.append((step, set(metrics)))
-
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=Own(tmp_path), log_every_n_steps=1).fit(Regression(), data())
-    assert got == [(step, {"lr-SGD", "lr-SGD-momentum"}) for step in range(30)]
-
-
-@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
-def test_a_logger_that_fails_is_left_out_with_one_warning_and_training_goes_on(
-    make_trainer: Any, tmp_path: Any, kind: Any
-) -> None:
-    class Broken(kind):
-        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-            if "lr-SGD" in metrics:
-                raise OSError("disk full")
-
-    module, whole = Regression(), CSVLogger(tmp_path / "whole")
-    with pytest.warns(UserWarning, match=r"Broken failed to log the lr .* \(OSError: disk full\)") as caught:
-        make_trainer(
-            LRSchedulerCallback(ONE_CYCLE), logger=[Broken(tmp_path), whole], log_every_n_steps=1
-        ).fit(module, data())  # fmt: skip
-    assert sum("failed to log" in str(warning.message) for warning in caught) == 1
-    assert len(module.seen) == 30
-    assert (tmp_path / "whole").exists()
-
-
-# On a GPU -------------------------------------------------------------------------------------------------------------
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-class NoWaiting(Callback):
-    """From the third batch on, whatever makes the host wait for the device is an error."""
-
-    def __init__(self) -> None:
-        self.batches = 0
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.batches += 1
-        torch.cuda.set_sync_debug_mode("error" if self.batches > 2 else "default")
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-class OnDevice(LightningModule):
-    """Its data is on the device already, so that a step by itself waits for nothing."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self.net, self.options = torch.nn.Linear(8, 8), options
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.net(torch.ones(4, 8, device=self.device)).square().mean()
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW([{"params": [p]} for p in self.net.parameters()], lr=0.01, **self.options)
-
-
-@pytest.mark.gpu
-@needs_gpu
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("callback", "options"),
-    [
-        (LRSchedulerCallback(ONE_CYCLE), {}),
-        (LRSchedulerCallback(ONE_CYCLE), {"fused": True}),
-        (LRSchedulerCallback(ONE_CYCLE, capturable=True), {}),
-        (LRRangeTestCallback(max_lr=0.1, num_steps=25), {}),
-    ],
-    ids=["eager", "fused", "capturable", "range test"],
-)
-def test_a_step_waits_for_nothing(make_trainer: Any, tmp_path: Any, callback: Any, options: dict[str, Any]) -> None:
-    logger = TensorBoardLogger(tmp_path)
-    trainer = make_trainer(
-        NoWaiting(), copy.deepcopy(callback), accelerator="cuda", logger=logger, log_every_n_steps=1, max_epochs=1
-    )
-    trainer.fit(OnDevice(**options), data(30))

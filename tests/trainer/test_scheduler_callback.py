@@ -1,18 +1,16 @@
-"""LRSchedulerCallback in a real Trainer: the values of each step, the clock, the curves, resuming, refusals."""
+"""LRSchedulerCallback in a real Trainer: the values of each step, the clock, resuming, refusals."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, LearningRateMonitor, StochasticWeightAveraging
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_lrsched import LRSchedulerCallback, OneCycle, SchedulerConfig
-from tests.kit.modules import Regression, TwoOptimizers, ValidatedRegression, data, read_csv
+from tests.kit.modules import Regression, TwoOptimizers, ValidatedRegression, data
 
 ONE_CYCLE = {
     "type": "OneCycle",
@@ -100,138 +98,6 @@ def test_one_of_several_optimizers_is_scheduled_and_the_other_left_alone(make_tr
 def test_an_unclear_choice_of_optimizer_is_refused(make_trainer, callback, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(callback).fit(TwoOptimizers(), data())
-
-
-# Curves -----------------------------------------------------------------------------------------------------------
-
-
-def groups(parameters):
-    parameters = list(parameters)
-    return torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "name": "rest"}], 0.01, momentum=0.9)
-
-
-@pytest.mark.parametrize("optimizer", [None, groups, lambda p: torch.optim.Adam(p, 0.01)])
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_curves_have_the_monitors_tags_and_the_schedules_values(make_trainer, tmp_path, optimizer, accumulate):
-    ours, theirs = CSVLogger(tmp_path, "ours"), CSVLogger(tmp_path, "theirs")
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    options = {"log_every_n_steps": 2, "accumulate_grad_batches": accumulate}
-    make_trainer(callback, logger=ours, **options).fit(Regression(optimizer), data())
-    monitored = [LRSchedulerCallback(ONE_CYCLE, log=False), LearningRateMonitor(log_momentum=True)]
-    if accumulate == 1:
-        make_trainer(*monitored, logger=theirs, **options).fit(Regression(optimizer), data())
-        assert read_csv(ours) == read_csv(theirs)
-
-    schedule = callback.schedulers[0]
-    steps = [step for step in range(schedule.last_epoch) if (step + 1) % 2 == 0]
-    curves = read_csv(ours)
-    for tag, values in curves.items():
-        group = 1 if tag.startswith("lr-SGD/rest") else 0
-        value_at = schedule.momentum_at if tag.endswith("momentum") else schedule.lr_at
-        assert values == {step: value_at(step)[group] for step in steps}
-    assert len(curves) == 2 * len(schedule.optimizer.param_groups)
-
-
-@pytest.mark.parametrize("log_momentum", [True, False])
-def test_what_a_monitor_logs_is_not_logged_twice(make_trainer, tmp_path, log_momentum):
-    logger = CSVLogger(tmp_path)
-    monitor = LearningRateMonitor(log_momentum=log_momentum)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), monitor, logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    curves = read_csv(logger)  # fails on a repeated point
-    assert curves["lr-SGD"] == {step: lr for step, (lr, _) in enumerate(expected(ONE_CYCLE, 30))}
-    assert curves["lr-SGD-momentum"] == {step: momentum for step, (_, momentum) in enumerate(expected(ONE_CYCLE, 30))}
-
-
-def test_two_optimizers_of_one_class_have_the_monitors_tags(make_trainer, tmp_path):
-    ours, theirs = CSVLogger(tmp_path, "ours"), CSVLogger(tmp_path, "theirs")
-    both = [ONE_CYCLE, {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}]
-    make_trainer(LRSchedulerCallback(both), logger=ours, log_every_n_steps=1).fit(TwoOptimizers(), data())
-    monitored = [LRSchedulerCallback(both, log=False), LearningRateMonitor(log_momentum=True)]
-    make_trainer(*monitored, logger=theirs, log_every_n_steps=1).fit(TwoOptimizers(), data())
-    # The monitor also logs a momentum that nobody schedules.
-    assert set(read_csv(ours)) == set(read_csv(theirs)) - {"lr-SGD-1-momentum"}
-
-
-def test_tensorboard_shows_the_curves_against_the_optimizer_step(make_trainer, tmp_path):
-    logger = TensorBoardLogger(tmp_path)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=5).fit(Regression(), data())
-    events = EventAccumulator(logger.log_dir).Reload()
-    for tag, column in (("lr-SGD", 0), ("lr-SGD-momentum", 1)):
-        points = {event.step: event.value for event in events.Scalars(tag)}
-        assert list(points) == [4, 9, 14, 19, 24, 29]
-        for step, value in points.items():
-            assert value == pytest.approx(expected(ONE_CYCLE, 30)[step][column], rel=1e-6)  # event files hold float32
-
-
-def test_log_false_logs_nothing(make_trainer, tmp_path):
-    logger = CSVLogger(tmp_path)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE, log=False), logger=logger, log_every_n_steps=1).fit(
-        Regression(), data()
-    )
-    assert not (Path(logger.log_dir) / "metrics.csv").exists()
-
-
-class ManySteps(Regression):
-    """Manual optimization with three optimizer steps per batch."""
-
-    automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()
-        for _ in range(3):
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(batch))
-            optimizer.step()
-
-
-@pytest.mark.parametrize(("every", "steps"), [(2, [2, 5, 8, 11, 14, 17, 20, 23, 26, 29]), (10, [11, 20, 29])])
-def test_several_steps_per_batch_do_not_thin_the_curves(make_trainer, tmp_path, every, steps):
-    logger = CSVLogger(tmp_path)
-    trainer = make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=every, max_epochs=1)
-    trainer.fit(ManySteps(), data())
-    assert read_csv(logger)["lr-SGD"] == {step: expected(ONE_CYCLE, 30)[step][0] for step in steps}
-
-
-class Unfreeze(BaseFinetuning):
-    """Adds a param group in the second epoch."""
-
-    def freeze_before_training(self, pl_module):
-        self.freeze(pl_module.net[0])
-
-    def finetune_function(self, pl_module, epoch, optimizer):
-        if epoch == 1:
-            self.unfreeze_and_add_param_group(pl_module.net[0], optimizer)
-
-
-@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
-@pytest.mark.filterwarnings("ignore:.*StepLR")
-def test_a_group_that_is_added_under_torchs_own_scheduler_does_not_end_training(make_trainer, tmp_path, kind):
-    logger = kind(tmp_path)
-    callback = LRSchedulerCallback({"type": "StepLR", "params": {"step_size": 100}})
-    trainer = make_trainer(callback, Unfreeze(), logger=logger, log_every_n_steps=1)
-    trainer.fit(Regression(lambda _: torch.optim.SGD(module_parameters(trainer), lr=0.01, momentum=0.9)), data())
-    assert trainer.global_step == 30
-    if kind is CSVLogger:
-        curves = read_csv(logger)
-        assert list(curves["lr-SGD"]) == list(range(10))
-        assert list(curves["lr-SGD/pg1"]) == list(range(10, 30))
-        assert list(curves["lr-SGD/pg2"]) == list(range(11, 30))  # its first step began before StepLR knew it
-
-
-def module_parameters(trainer):
-    return [parameter for parameter in trainer.lightning_module.parameters() if parameter.requires_grad]
-
-
-@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
-def test_values_that_cannot_be_computed_do_not_end_training(make_trainer, tmp_path, kind, monkeypatch):
-    def broken(trainer):
-        raise KeyError("no such optimizer")
-
-    monkeypatch.setattr("lightning_lrsched.trainer.loggers.curve_tags", broken)
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    with pytest.warns(UserWarning, match="failed to log the lr and momentum curves .KeyError"):
-        make_trainer(callback, logger=kind(tmp_path), log_every_n_steps=1).fit(Regression(), data())
-    assert callback.schedulers[0].last_epoch == 30
 
 
 # Resuming ---------------------------------------------------------------------------------------------------------
@@ -386,3 +252,24 @@ def test_validate_test_and_predict_are_untouched(make_trainer):
     module, callback = ValidatedRegression(), LRSchedulerCallback(ONE_CYCLE)
     make_trainer(callback).validate(module, data(), verbose=False)
     assert callback.schedulers == []
+
+
+# Torch's own schedulers -----------------------------------------------------------------------------------------------
+
+
+def test_torch_schedulers_run_per_optimizer_step_and_are_logged(make_trainer, tmp_path):
+    module, logger = Regression(), CSVLogger(tmp_path)
+    callback = LRSchedulerCallback({"type": "ExponentialLR", "params": {"gamma": 0.5}})
+    trainer = make_trainer(callback, logger=logger, log_every_n_steps=1, max_epochs=1, accumulate_grad_batches=2)
+    trainer.fit(module, data())
+    assert [lr for lr, _ in module.seen] == pytest.approx([0.01 * 0.5**step for step in range(5)])
+    logger.save()
+    lines = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("lr-SGD")
+    assert [float(line.split(",")[column]) for line in lines[1:]] == pytest.approx([0.01 * 0.5**s for s in range(5)])
+
+
+def test_torch_schedulers_under_manual_optimization_are_refused(make_trainer):
+    callback = LRSchedulerCallback([{"type": "ExponentialLR", "params": {"gamma": 0.5}}, None])
+    with pytest.raises(ValueError, match="under manual optimization Lightning never steps ExponentialLR"):
+        make_trainer(callback).fit(TwoOptimizers(), data())
