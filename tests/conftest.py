@@ -17,9 +17,6 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
-from lightning.pytorch import Trainer
-
-from tests.kit.modules import QUIET
 
 # pytest --hypothesis-profile=nightly
 settings.register_profile("nightly", max_examples=20_000, deadline=None)
@@ -35,10 +32,13 @@ def same_weights_in_every_run() -> None:
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
     """A Trainer that is quiet and writes only where a test asks it to."""
+    from lightning.pytorch import Trainer  # here: the tests of the schedules need no Lightning
 
-    def make(*callbacks: Any, **options: Any) -> Trainer:
+    from tests.kit.modules import QUIET
+
+    def make(*callbacks: Any, **options: Any) -> Any:
         defaults = {**QUIET, "default_root_dir": tmp_path, "max_epochs": 3}
         return Trainer(callbacks=list(callbacks), **{**defaults, **options})
 

@@ -223,12 +223,8 @@ def test_deepspeed_takes_the_resolved_configuration_and_agrees(config, deepspeed
     ],
 )  # fmt: skip
 def test_auto_learning_rates_come_from_the_optimizer(type_name, params, own_lrs, resolved):
-    assert (
-        SchedulerConfig(type_name, params)
-        .resolve_numbers(RunLength(total_steps=1000, steps_per_epoch=100), own_lrs)
-        .params
-        == resolved
-    )
+    run = RunLength(total_steps=1000, steps_per_epoch=100)
+    assert SchedulerConfig(type_name, params).resolve_numbers(run, own_lrs).params == resolved
 
 
 def test_a_group_that_is_added_later_warms_up_to_its_own_lr():

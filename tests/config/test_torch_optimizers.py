@@ -1,4 +1,4 @@
-"""The optimizer section, with DeepSpeed's meaning, and configure_optimizers in a real Trainer."""
+"""The optimizer section, with DeepSpeed's meaning."""
 
 from __future__ import annotations
 

@@ -9,8 +9,6 @@ from lightning_lrsched import RangeTestResult
 from lightning_lrsched.range_test.suggestions import Curve
 
 DECADES = 7
-
-
 LOWEST = 1e-6
 
 

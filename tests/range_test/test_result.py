@@ -122,7 +122,7 @@ def test_only_repetitions_of_one_test_combine():
         RangeTestResult.combine([])
 
 
-# Caveats ----------------------------------------------------------------------------------------------------------
+# The record -------------------------------------------------------------------------------------------------------
 
 
 def test_an_explosion_at_the_end_does_not_move_the_suggestions():

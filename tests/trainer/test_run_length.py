@@ -1,4 +1,4 @@
-"""The length of a run that goes on: after a resume with other settings, in a second fit, on ranks that differ."""
+"""The length of a run: of a first fit, and of one that goes on: after a resume with other settings, in a second fit."""
 
 from __future__ import annotations
 
