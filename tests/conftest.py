@@ -5,10 +5,14 @@ The errors of all worker processes are quoted together.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +29,32 @@ def same_weights_in_every_run() -> None:
     """Begin each test at the same seeds: whether it passes must not depend on luck, or on which tests ran before."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+    """A Trainer that is quiet and writes only where a test asks it to."""
+    from lightning.pytorch import Trainer  # here: the tests of the schedules need no Lightning
+
+    from tests.kit.modules import QUIET
+
+    def make(*callbacks: Any, **options: Any) -> Any:
+        defaults = {**QUIET, "default_root_dir": tmp_path, "max_epochs": 3}
+        return Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+    return make
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Write a configuration file and return its path."""
+
+    def write_file(content: object, name: str = "config.json") -> str:
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return write_file
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""Imports point one way, and the check of it can fail."""
+"""Imports point one way, and the check of it can fail; the tests mirror the modules."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -54,3 +55,18 @@ def test_all_but_the_callbacks_and_the_cli_work_without_lightning():
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+TESTS = ROOT / "tests"
+OF_ALL_SCHEDULES = {"schedulers/test_schedules.py", "schedulers/test_corrected_on_purpose.py"}
+
+
+def test_a_test_file_in_a_room_is_named_after_a_module_of_that_room():
+    rooms = [path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")]
+    files = {f"{room}/{path.name}" for room in rooms for path in (TESTS / room).glob("test_*.py")} - OF_ALL_SCHEDULES
+    assert [file for file in sorted(files) if not (ROOT / PACKAGE / file.replace("/test_", "/")).exists()] == []
+
+
+def test_no_test_file_imports_from_another():
+    importing = re.compile(r"^ *(from|import) (\.|tests\.(\w+\.)*(test_|conftest))", re.MULTILINE)
+    assert [path.name for path in TESTS.rglob("*.py") if importing.search(path.read_text(encoding="utf-8"))] == []

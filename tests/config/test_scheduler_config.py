@@ -170,65 +170,6 @@ def test_a_list_of_the_wrong_length_leaves_the_optimizer_as_it_was():
     assert "initial_lr" not in optimizer.param_groups[0]
 
 
-# torch's own schedulers -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "params"),
-    [
-        ("StepLR", {"step_size": 2, "gamma": "5e-1"}),
-        ("CosineAnnealingLR", {"T_max": 5e2, "eta_min": "1e-5"}),
-        ("OneCycleLR", {"max_lr": 1.0, "total_steps": "1e1"}),
-        ("CyclicLR", {"base_lr": 0.1, "max_lr": 1.0}),
-        ("MultiStepLR", {"milestones": [2, 4]}),
-        ("CosineAnnealingWarmRestarts", {"T_0": 3}),
-    ],
-)
-def test_classes_of_torch_are_built_by_name(name, params):
-    scheduler = SchedulerConfig(name, params).build(sgd())
-    assert isinstance(scheduler, getattr(torch.optim.lr_scheduler, name))
-
-
-@pytest.mark.parametrize(
-    ("name", "params", "complaint"),
-    [
-        ("StepLR", {}, r"scheduler\.params\.step_size is missing"),
-        ("StepLR", {"step": 3}, r"scheduler\.params\.step: .*did you mean 'step_size'"),
-        ("StepLR", {"step_size": 0.3}, r"scheduler\.params\.step_size must be a whole number, .*got 0\.3"),
-        ("CyclicLR", {"base_lr": 0, "max_lr": 1, "step_size_down": 2.5}, r"step_size_down must be a whole number"),
-        ("StepLR", {"step_size": "many"}, r"scheduler\.params\.step_size must be a whole number, .*got 'many'"),
-        ("CosineAnnealingLR", {"T_max": 0}, r"scheduler\.params: CosineAnnealingLR refuses T_max=0"),
-        ("OneCycleLR", {"max_lr": 1.0}, "OneCycleLR refuses"),
-    ],
-)
-def test_values_that_torch_refuses_leave_the_optimizer_as_it_was(name, params, complaint):
-    optimizer = sgd()
-    step = optimizer.step
-    with pytest.raises((TypeError, ValueError), match=complaint):
-        SchedulerConfig(name, params).build(optimizer)
-    assert optimizer.param_groups[0]["lr"] == 0.1
-    assert "initial_lr" not in optimizer.param_groups[0]
-    assert optimizer.step == step
-
-
-def test_past_its_end_torch_one_cycle_keeps_its_last_lr():
-    optimizer = sgd()
-    scheduler = SchedulerConfig("OneCycleLR", max_lr=1.0, total_steps=5).build(optimizer)
-    lrs = []
-    for _ in range(12):
-        lrs.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    reference_optimizer = sgd()
-    reference = torch.optim.lr_scheduler.OneCycleLR(reference_optimizer, max_lr=1.0, total_steps=5)
-    for step in range(5):
-        assert lrs[step] == reference.get_last_lr()[0]
-        reference_optimizer.step()
-        if step < 4:
-            reference.step()
-    assert lrs[4:] == [lrs[4]] * 8
-
-
 # DeepSpeed takes what we give back ----------------------------------------------------------------------------------
 
 
@@ -266,3 +207,28 @@ def test_deepspeed_takes_the_resolved_configuration_and_agrees(config, deepspeed
     for step in range(1, 41):
         theirs.step()
         assert optimizer.param_groups[0]["lr"] == pytest.approx(ours.lr_at(step)[0], rel=1e-12)
+
+
+# "auto" ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("type_name", "params", "own_lrs", "resolved"),
+    [
+        ("OneCycle", {"cycle_max_lr": "auto", "cycle_min_lr": "auto"}, [0.1, 0.2],
+         {"cycle_max_lr": (0.1, 0.2), "cycle_min_lr": (pytest.approx(0.01), pytest.approx(0.02))}),
+        ("OneCycle", {"cycle_max_lr": 1.0, "cycle_min_lr": "auto"}, [0.1], {"cycle_max_lr": 1.0, "cycle_min_lr": 0.1}),
+        ("WarmupLR", {"warmup_max_lr": "auto", "warmup_min_lr": "auto"}, [0.3],
+         {"warmup_max_lr": 0.3, "warmup_min_lr": 0.0}),
+    ],
+)  # fmt: skip
+def test_auto_learning_rates_come_from_the_optimizer(type_name, params, own_lrs, resolved):
+    run = RunLength(total_steps=1000, steps_per_epoch=100)
+    assert SchedulerConfig(type_name, params).resolve_numbers(run, own_lrs).params == resolved
+
+
+def test_a_group_that_is_added_later_warms_up_to_its_own_lr():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = SchedulerConfig("WarmupLR", warmup_max_lr="auto", warmup_num_steps=2).build(optimizer)
+    optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 0.7})
+    assert schedule.lr_at(10) == [0.1, 0.7]

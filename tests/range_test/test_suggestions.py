@@ -8,30 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lightning_lrsched.range_test.caveats import caveats
 from lightning_lrsched.range_test.suggestions import METHODS, Curve, bounds, suggest
-
-DECADES = 7
-LOWEST = 1e-6
-
-
-def exponential(steps: int, every: int = 1) -> tuple[list[int], list[float]]:
-    """Steps and lrs of a sweep over seven decades, a loss after every so many steps."""
-    recorded = list(range(every - 1, steps, every))
-    return recorded, [LOWEST * 10 ** (DECADES * step / (steps - 1)) for step in recorded]
-
-
-def falls_and_turns(lr: float, falls_at: float = 0.05, turns_at: float = 1.0) -> float:
-    """A loss that falls from 2.3 to 0.3 around one lr and rises around another one."""
-    return 2.3 - 2.0 / (1 + (falls_at / lr) ** 2) + 0.5 * (lr / turns_at) ** 2
-
-
-def curve(steps: int = 200, every: int = 1, noise: float = 0.0, seed: int = 0, **shape: float) -> Curve:
-    recorded, lrs = exponential(steps, every)
-    jitter = random.Random(seed)
-    losses = [falls_and_turns(lr, **shape) + jitter.gauss(0, noise) for lr in lrs]
-    return Curve(recorded, lrs, losses, "exponential")
-
+from tests.kit.records import LOWEST, curve, falls_and_turns
 
 # Rule -> what it reads off the record whose loss falls around lr 0.05 and rises around lr 1. Without the smoothing, the
 # loss falls fastest per log lr at 0.05 and half as fast at 0.12, is lowest at 0.31, and has climbed back a tenth of its
@@ -105,36 +83,3 @@ def test_a_low_bound_below_the_tested_range_is_the_lowest_tested_lr():
 def test_a_record_that_is_too_short_is_refused_with_what_to_change_for_its_reason(losses, reason, advice):
     with pytest.raises(ValueError, match=advice):
         Curve(range(len(losses)), [1e-3 * 2**step for step in range(len(losses))], losses, "exponential", reason)
-
-
-# Caveats ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_sweep_that_shows_everything_has_no_caveat():
-    assert caveats(curve()) == []
-
-
-@pytest.mark.parametrize("steps", [30, 50])
-def test_a_sweep_that_is_too_coarse_has_a_caveat(steps):
-    assert any("in the 6 optimizer steps that the loss needs to show it" in caveat for caveat in caveats(curve(steps)))
-
-
-def test_losses_that_are_too_far_apart_have_a_caveat():
-    assert any("from one recorded loss to the next" in caveat for caveat in caveats(curve(every=20)))
-
-
-def test_few_losses_have_a_caveat():
-    assert any("rest on only 20 losses" in caveat for caveat in caveats(curve(every=10)))
-
-
-def test_a_sweep_that_begins_near_the_edge_has_a_caveat():
-    lrs = [0.2 * 10 ** (2 * step / 100) for step in range(100)]
-    record = Curve(range(100), lrs, [falls_and_turns(lr, 0.3, 3.0) for lr in lrs], "exponential")
-    assert any("less than a decade above the lowest lr" in caveat for caveat in caveats(record))
-
-
-def test_a_test_that_stopped_itself_on_a_plateau_has_a_caveat():
-    steps, lrs = exponential(200)
-    losses = [1.5072 - 0.0002 * math.exp(-((step - 60) ** 2) / 200) for step in steps[:90]]
-    record = Curve(steps[:90], lrs[:90], losses, "exponential", "diverged")
-    assert any("stopped itself" in caveat and "divergence_factor" in caveat for caveat in caveats(record))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_lrsched.range_test.tables import summarize
-from tests.range_test.test_result import sweep
+from tests.kit.records import sweep
 
 
 def rows(table: str) -> dict[str, str]:
@@ -54,3 +54,9 @@ def test_of_losses_recorded_every_tenth_step_the_table_counts_the_steps():
         **{name: getattr(result, name)[9::10] for name in ("lrs", "losses", "smoothed_losses")},
     )
     assert rows(sparse.to_markdown())["steps"] == "200"
+
+
+def test_a_notebook_shows_figure_and_table():
+    shown = sweep()._repr_html_()
+    assert shown.startswith("<img")
+    assert "suggested lr" in shown

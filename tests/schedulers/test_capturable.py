@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.optim import ASGD, SGD, Adadelta, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop, Rprop
 
 from lightning_lrsched.schedulers import OneCycle, WarmupLR
-
-from .helpers import ThreeBetas, lrs, momenta, parameter, small, train_step
-from .test_packed_tensors import Calls
+from tests.kit.schedules import Calls, ThreeBetas, lrs, momenta, parameter, small, train_step
 
 WITH_BETAS = [Adam, AdamW, NAdam, RAdam, Adamax]
 LR_ONLY = [RMSprop, Adadelta, ASGD, Rprop]

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_lrsched.schedulers import OneCycle, WarmupCosineLR, WarmupDecayLR, WarmupLR
-
-from .helpers import SMALL, adamw, lrs, momenta, parameter, sgd, small
+from tests.kit.schedules import SMALL, adamw, lrs, momenta, parameter, sgd, small
 
 CYCLE: dict[str, Any] = {"cycle_min_lr": 0.1, "cycle_max_lr": 1.0, "cycle_first_step_size": 4}
 

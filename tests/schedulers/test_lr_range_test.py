@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from lightning_lrsched.schedulers import LRRangeTest
-
-from .helpers import adamw, lrs, momenta, sgd
+from tests.kit.schedules import adamw, lrs, momenta, sgd
 
 
 def curve(schedule: LRRangeTest, steps: int) -> list[float]:

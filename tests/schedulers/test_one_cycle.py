@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_lrsched.schedulers import OneCycle
-
-from .helpers import adamw, lrs, momenta, sgd
+from tests.kit.schedules import adamw, lrs, momenta, sgd
 
 CYCLE: dict[str, Any] = {"cycle_min_lr": 0.0, "cycle_max_lr": 1.0, "cycle_first_step_size": 4}
 

@@ -11,8 +11,7 @@ import torch
 from torch.optim import LBFGS, AdamW, Optimizer
 
 from lightning_lrsched.schedulers import OneCycle
-
-from .helpers import NAMES, adamw, lrs, parameter, sgd, small, train_step
+from tests.kit.schedules import NAMES, adamw, lrs, parameter, sgd, small, train_step
 
 every_schedule = pytest.mark.parametrize("name", NAMES)
 

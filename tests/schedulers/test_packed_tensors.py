@@ -5,18 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections import Counter
-from typing import Any
 
 import pytest
 import torch
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import SequentialLR
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_lrsched.schedulers.packed_tensors import MIN_PACKED
-
-from .helpers import NAMES, adamw, lrs, momenta, param_groups, parameter, small
+from tests.kit.schedules import NAMES, Calls, adamw, lrs, momenta, param_groups, parameter, small
 
 every_schedule = pytest.mark.parametrize("name", NAMES)
 
@@ -31,18 +27,6 @@ def capturable(groups: int, dtype: torch.dtype = torch.float32) -> AdamW:
 
 def held(optimizer: Optimizer) -> list[torch.Tensor]:
     return [tensor for g in optimizer.param_groups for tensor in (g["lr"], *g["betas"])]
-
-
-class Calls(TorchDispatchMode):
-    """Counts the operations that reach torch; ``_local_scalar_dense`` is what reads a tensor back into Python."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @every_schedule

@@ -9,8 +9,7 @@ import torch
 from torch.optim import SGD, Adagrad, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop, Rprop
 
 from lightning_lrsched.schedulers import OneCycle, WarmupLR
-
-from .helpers import NAMES, ThreeBetas, adamw, lrs, momenta, param_groups, parameter, sgd, small, train_step
+from tests.kit.schedules import NAMES, ThreeBetas, adamw, lrs, momenta, param_groups, parameter, sgd, small, train_step
 
 
 def one_cycle(optimizer: Optimizer, **changes: Any) -> OneCycle:

@@ -13,8 +13,7 @@ from torch.optim import SGD
 
 import lightning_lrsched
 from lightning_lrsched import VALID_LR_SCHEDULES
-
-from .helpers import parameter
+from tests.kit.schedules import parameter
 
 Values = dict[int, float | list[float]]
 

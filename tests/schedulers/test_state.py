@@ -12,8 +12,7 @@ import torch
 
 from lightning_lrsched.schedulers import OneCycle, WarmupCosineLR, WarmupLR
 from lightning_lrsched.schedulers.base import ClosedFormLR
-
-from .helpers import NAMES, adamw, lrs, momenta, parameter, small, train_step
+from tests.kit.schedules import NAMES, adamw, lrs, momenta, parameter, small, train_step
 
 every_schedule = pytest.mark.parametrize("name", NAMES)
 

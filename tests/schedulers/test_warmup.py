@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from lightning_lrsched.schedulers import WarmupCosineLR, WarmupDecayLR, WarmupLR
 from lightning_lrsched.schedulers.base import ClosedFormLR
-
-from .helpers import SMALL, adamw, lrs, momenta, sgd, small
+from tests.kit.schedules import SMALL, adamw, lrs, momenta, sgd, small
 
 WARMUPS = ["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]
 TO_ONE = {"warmup_min_lr": 0.0, "warmup_max_lr": 1.0}

@@ -7,11 +7,12 @@ import logging
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD, AdamW
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
-from tests.trainer.conftest import Regression, data
+from tests.kit.modules import Regression, data
 
 AUTO = {"type": "WarmupLR", "params": {"warmup_num_steps": "auto", "warmup_max_lr": "auto"}}
 
@@ -166,3 +167,45 @@ def test_settings_that_contradict_each_other_are_logged_and_training_goes_on(mak
     with caplog.at_level(logging.INFO):
         make_trainer(LRSchedulerCallback(config)).fit(Regression(), data())
     assert "the rest of the configuration cannot be used: bf16 and fp16 are both enabled" in caplog.text
+
+
+# The values that are used ---------------------------------------------------------------------------------------------
+
+
+WITH_LENGTHS = {
+    "type": "WarmupDecayLR",
+    "params": {"total_num_steps": "auto", "warmup_num_steps": "1ep", "warmup_max_lr": "auto", "warmup_min_lr": "Auto"},
+}
+
+
+RESOLVED = {"total_num_steps": 30, "warmup_num_steps": 10, "warmup_max_lr": 0.01, "warmup_min_lr": 0.0}
+
+
+class WiredWithLengths(Regression):
+    def configure_optimizers(self) -> Any:
+        config = {"optimizer": {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9}}, "scheduler": WITH_LENGTHS}
+        return configure_optimizers(self, config)
+
+
+@pytest.mark.parametrize("wired", [False, True])
+def test_resolved_values_are_used_told_once_and_kept_as_hyperparameters(make_trainer, tmp_path, caplog, wired):
+    module = WiredWithLengths() if wired else Regression()
+    callbacks = [] if wired else [LRSchedulerCallback(WITH_LENGTHS)]
+    logger = CSVLogger(tmp_path)
+    trainer = make_trainer(*callbacks, logger=logger)
+    with caplog.at_level(logging.INFO):
+        trainer.fit(module, data())
+    expected = SchedulerConfig("WarmupDecayLR", RESOLVED).build(torch.optim.SGD([torch.zeros(1)], lr=0.01))
+    assert [lr for lr, _ in module.seen] == [expected.lr_at(step)[0] for step in range(30)]
+    tables = [record.message for record in caplog.records if "as written" in record.message]
+    assert len(tables) == 1
+    assert all(key in tables[0] for key in RESOLVED)
+    assert "| 1ep " in tables[0]
+    assert logger.experiment.hparams["lr_scheduler"] == {"type": "WarmupDecayLR", **RESOLVED}
+
+
+def test_a_configuration_without_auto_is_not_told(make_trainer, caplog):
+    callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
+    with caplog.at_level(logging.INFO):
+        make_trainer(callback, max_epochs=1).fit(Regression(), data())
+    assert not any("as written" in record.message for record in caplog.records)

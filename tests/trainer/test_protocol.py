@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from lightning.pytorch.callbacks import Callback
 
 from lightning_lrsched.trainer import protocol
-from tests.trainer.conftest import Regression, data
+from tests.kit.modules import Regression, data
 
 
 def members(cls: type) -> Iterator[tuple[str, Any]]:

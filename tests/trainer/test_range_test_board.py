@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_lrsched import LRRangeTestCallback, RangeTestResult
-from tests.trainer.conftest import Regression, Scripted, data, run
+from tests.kit.modules import Regression, Scripted, data, run
 
 
 def test_tensorboard_shows_curves_figure_and_table(make_trainer, tmp_path):

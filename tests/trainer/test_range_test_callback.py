@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
-from tests.trainer.conftest import Regression, Scripted, ValidatedRegression, data, run
+from tests.kit.modules import Regression, Scripted, ValidatedRegression, data, run
 
 # Growth -----------------------------------------------------------------------------------------------------------
 
@@ -462,3 +462,15 @@ def test_a_configuration_without_a_number_trains_a_run_of_any_length(make_traine
     schedule = LRSchedulerCallback(config)
     make_trainer(schedule).fit(Regression(), data())
     assert schedule.schedulers[0].hyperparameters["cycle_first_step_size"] == 9
+
+
+def test_the_range_test_takes_lengths_too(make_trainer):
+    callback = LRRangeTestCallback(1e-4, "auto", 1.0, num_steps="2ep")
+    make_trainer(callback).fit(Regression(), data())
+    assert callback.result is not None
+    assert callback.result.stop_reason == "num_steps"
+    assert len(callback.result.steps) == 20
+    # A hundredth of 30 steps is less than one: one interval per step.
+    assert callback.result.lrs[:3] == pytest.approx([1e-4, 2e-4, 3e-4])
+    with pytest.raises((TypeError, ValueError), match="num_steps"):
+        LRRangeTestCallback(num_steps="soon")

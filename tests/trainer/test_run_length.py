@@ -1,4 +1,4 @@
-"""The length of a run that goes on: after a resume with other settings, in a second fit, on ranks that differ."""
+"""The length of a run: of a first fit, and of one that goes on: after a resume with other settings, in a second fit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.run_length import run_length_of
-from tests.trainer.conftest import Regression, ValidatedRegression, data
-from tests.trainer.test_lr_scheduler import read_csv
-from tests.trust.helpers import Net, StatefulLoader, quiet_trainer
+from tests.kit.modules import Regression, ValidatedRegression, data, read_csv
+from tests.kit.runs import Net, RestoresLater, StatefulLoader, quiet_trainer
 
 DECAY = {
     "type": "WarmupDecayLR",
@@ -56,7 +55,7 @@ class SaveEverywhere(Callback):
 def checkpoints() -> list[dict[str, Any]]:
     from lightning.pytorch import Trainer
 
-    from tests.trainer.conftest import QUIET
+    from tests.kit.modules import QUIET
 
     save = SaveEverywhere()
     trainer = Trainer(callbacks=[save], max_epochs=2, num_sanity_val_steps=0, accumulate_grad_batches=3, **QUIET)
@@ -176,14 +175,6 @@ def test_asking_for_the_length_does_not_lose_the_position_of_a_loader(tmp_path):
     assert resumed.batches == whole.batches[7:]
 
 
-class RestoresLater(SingleDeviceStrategy):
-    """As strategies do that shard the optimizer: Lightning loads the checkpoint when they are set up."""
-
-    @property
-    def restore_checkpoint_after_setup(self) -> bool:
-        return True
-
-
 def test_a_strategy_that_loads_after_setup_resolves_the_same_lengths(make_trainer, tmp_path):
     path = saved_after_two_epochs(make_trainer, tmp_path, DECAY)
     module, callback, logger = Regression(), LRSchedulerCallback(DECAY), CSVLogger(tmp_path)
@@ -238,3 +229,78 @@ def test_a_scheduler_of_torch_is_refused_before_the_lr_is_written(make_trainer):
     with pytest.raises(ValueError, match="under manual optimization Lightning never steps LinearLR"):
         trainer.fit(module, data())
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.01
+
+
+# A first fit ----------------------------------------------------------------------------------------------------------
+
+
+class Unsized(IterableDataset):
+    def __iter__(self):
+        yield from ((torch.zeros(8, 4), torch.zeros(8, 1)) for _ in range(10))
+
+
+class Manual(Regression):
+    """Two optimizers, each stepped once per batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9) for _ in range(2)]
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+
+
+def unsized() -> DataLoader:
+    return DataLoader(Unsized(), batch_size=None)
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "loader", "steps", "per_epoch"),
+    [
+        (Regression, {}, data, 30, 10),
+        (Manual, {}, data, 30, 10),
+        (Regression, {"max_epochs": 2, "accumulate_grad_batches": 4}, data, 6, 3),
+        (Regression, {"max_epochs": -1, "max_steps": 7}, data, 7, 10),
+        (Manual, {"max_epochs": -1, "max_steps": 8}, data, 4, 10),
+        (Regression, {"max_epochs": 2, "max_steps": 7, "limit_train_batches": 0.5}, data, 7, 5),
+        (Manual, {"max_epochs": 2, "limit_train_batches": 3}, unsized, 6, 3),
+        (Regression, {"max_epochs": 2}, lambda: data(drop_last=True, batch_size=7), 20, 10),
+        (Regression, {"accumulate": {0: 3, 2: 1}}, data, 18, None),
+        (Regression, {"accumulate": {1: 4}}, data, 16, None),
+    ],
+)
+def test_the_length_of_a_run_is_what_the_trainer_then_does(make_trainer, module, options, loader, steps, per_epoch):
+    asking, fitted = Asking(), module()
+    options = dict(options)
+    scheduling = options.pop("accumulate", None)
+    trainer = make_trainer(asking, *([GradientAccumulationScheduler(scheduling)] if scheduling else []), **options)
+    trainer.fit(fitted, loader())
+    assert asking.run.total_steps == steps
+    assert trainer.global_step == steps * len(trainer.optimizers)
+    assert asking.run.steps_per_epoch == per_epoch
+
+
+@pytest.mark.parametrize(
+    ("options", "loader", "value", "complaint"),
+    [
+        ({"max_epochs": -1}, data, "auto", r"max_epochs=-1 and no max_steps; set Trainer\(max_steps="),
+        ({"max_epochs": None, "max_time": "00:00:01:00"}, data, 0.5, "max_time and no max_steps"),
+        ({}, unsized, "auto", r"no length .*limit_train_batches=.*max_steps="),
+        ({"max_steps": 5}, unsized, "2ep", "how long an epoch is"),
+        ({"accumulate": {1: 2}}, data, "2ep", "GradientAccumulationScheduler changes"),
+    ],
+)
+def test_a_run_of_unknown_length_names_the_key_and_what_would_help(make_trainer, options, loader, value, complaint):
+    callback = LRSchedulerCallback({"type": "WarmupDecayLR", "params": {"total_num_steps": value, "warmup_max_lr": 1}})
+    options = dict(options)
+    scheduling = options.pop("accumulate", None)
+    trainer = make_trainer(callback, *([GradientAccumulationScheduler(scheduling)] if scheduling else []), **options)
+    with pytest.raises(ValueError, match=complaint) as error:
+        trainer.fit(Regression(), loader())
+    assert f"scheduler.params.total_num_steps={value!r}" in str(error.value)

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams import metadata
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, configure_optimizers
-from tests.trainer.conftest import Regression, data
+from tests.kit.modules import Regression, data
 
 DECAY = {"type": "WarmupDecayLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 3, "total_num_steps": 30}}
 AUTO = {"type": "WarmupDecayLR", "params": {**DECAY["params"], "total_num_steps": "auto"}}

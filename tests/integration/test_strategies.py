@@ -1,0 +1,126 @@
+"""Two processes: the same lr and momentum on both, checkpoints across world sizes, one verdict of a range test."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
+from tests.integration.two_ranks import CONFIG, EXPLODES_AT, HALF, STEPS, SWEEP_LENGTH, Module, data, make_trainer
+
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+STRATEGIES = [
+    pytest.param(("ddp", "cpu"), id="ddp"),
+    pytest.param(("fsdp2", "cpu"), id="fsdp2"),
+    pytest.param(("ddp", "cuda"), id="ddp-cuda", marks=[pytest.mark.gpu, needs_two_gpus]),
+    pytest.param(("fsdp2", "cuda"), id="fsdp2-cuda", marks=[pytest.mark.gpu, needs_two_gpus]),
+    pytest.param(("fsdp", "cuda"), id="fsdp-cuda", marks=[pytest.mark.gpu, needs_two_gpus]),
+]
+
+
+def expected(steps: int) -> list[list[float]]:
+    schedule = SchedulerConfig.of(CONFIG).build(torch.optim.AdamW([torch.zeros(1)], lr=0.001))
+    return [[schedule.lr_at(step)[0], schedule.momentum_at(step)[0]] for step in range(steps)]
+
+
+def run_on_two_ranks(strategy: str, folder: Path, accelerator: str) -> list[dict[str, Any]]:
+    """Run two_ranks.py in two processes and return what each has found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), strategy, str(folder), accelerator]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env={**common, "NODE_RANK": "0", "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)[-8000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+
+
+@pytest.fixture(scope="module", params=STRATEGIES)
+def two_ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The findings of both ranks, and the folder with their checkpoint; one process' checkpoint to begin with."""
+    folder = tmp_path_factory.mktemp("ranks")
+    trainer = make_trainer(LRSchedulerCallback(CONFIG), accelerator="cpu", devices=1, max_steps=HALF, max_epochs=-1)
+    trainer.fit(Module(), data())
+    trainer.save_checkpoint(folder / "one.ckpt")
+    strategy, accelerator = request.param
+    return run_on_two_ranks(strategy, folder, accelerator), folder
+
+
+def test_both_ranks_have_the_schedules_lr_and_momentum_at_every_step(two_ranks: Any) -> None:
+    for found in two_ranks[0]:
+        assert found["first half"] == expected(STEPS)[:HALF]
+
+
+def test_one_process_checkpoint_goes_on_in_two(two_ranks: Any) -> None:
+    for found in two_ranks[0]:
+        assert found["resumed from one process"] == expected(STEPS)[HALF:]
+        assert found["position"] == STEPS
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_two_processes_checkpoint_goes_on_in_one(two_ranks: Any) -> None:
+    module = Module()
+    trainer = make_trainer(LRSchedulerCallback(CONFIG), accelerator="cpu", devices=1, max_steps=STEPS, max_epochs=-1)
+    trainer.fit(module, data(), ckpt_path=two_ranks[1] / "two.ckpt")
+    assert [list(pair) for pair in module.seen] == expected(STEPS)[HALF:]
+
+
+def test_loaders_of_different_length_make_one_schedule(two_ranks: Any) -> None:
+    assert [found["batches of the loader"] for found in two_ranks[0]] == [60, 80]
+    assert [found["warmup of one epoch"] for found in two_ranks[0]] == [60, 60]
+
+
+def test_a_loss_that_explodes_on_one_rank_stops_the_range_test_on_both_at_the_same_step(two_ranks: Any) -> None:
+    first, second = (found["range test"] for found in two_ranks[0])
+    assert first == second
+    assert first["stop_reason"] in ("diverged", "non-finite loss")
+    assert EXPLODES_AT <= first["steps"][-1] < SWEEP_LENGTH
+    assert all(math.isfinite(loss) for loss in first["losses"][:EXPLODES_AT])
+
+
+def test_after_the_range_test_the_weights_of_both_ranks_are_bit_for_bit_those_before(two_ranks: Any) -> None:
+    assert [found["range test"]["restored"] for found in two_ranks[0]] == [True, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="DeepSpeedStrategy needs a CUDA device")
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_deepspeed_strategy_through_configure_optimizers(tmp_path: Path) -> None:
+    class Configured(Module):
+        def configure_optimizers(self) -> Any:
+            return configure_optimizers(torch.optim.AdamW(self.parameters(), lr=0.001), {"scheduler": CONFIG})
+
+    module = Configured()
+    trainer = make_trainer(
+        accelerator="cuda", devices=1, strategy="deepspeed_stage_2", precision="bf16-mixed", max_steps=STEPS,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, data())
+    assert [list(pair) for pair in module.seen] == expected(STEPS)

@@ -1,0 +1,62 @@
+"""Caveats: where a record does not support the suggestions that are read off it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from lightning_lrsched.range_test.caveats import caveats
+from lightning_lrsched.range_test.suggestions import Curve
+from tests.kit.records import curve, exponential, falls_and_turns, shortened, sweep
+
+
+def test_a_sweep_that_falls_and_turns_has_no_caveats():
+    assert sweep().caveats() == []
+
+
+def test_a_loss_that_never_turns_gives_lower_bounds_and_says_so():
+    result = sweep()
+    result = replace(shortened(result, result.losses.index(min(result.losses))), stop_reason="max_lr")
+    [caveat] = result.caveats()
+    assert "lower bounds. Raise max_lr" in caveat
+    assert caveat in result.to_markdown()
+
+
+def test_a_fall_smaller_than_the_noise_is_told():
+    noise = random.Random(0)
+    result = sweep()
+    result = replace(result, losses=[loss + noise.gauss(0, 20.0) for loss in result.losses])
+    assert any("less than the noise" in caveat for caveat in result.caveats())
+
+
+def test_a_sweep_that_shows_everything_has_no_caveat():
+    assert caveats(curve()) == []
+
+
+@pytest.mark.parametrize("steps", [30, 50])
+def test_a_sweep_that_is_too_coarse_has_a_caveat(steps):
+    assert any("in the 6 optimizer steps that the loss needs to show it" in caveat for caveat in caveats(curve(steps)))
+
+
+def test_losses_that_are_too_far_apart_have_a_caveat():
+    assert any("from one recorded loss to the next" in caveat for caveat in caveats(curve(every=20)))
+
+
+def test_few_losses_have_a_caveat():
+    assert any("rest on only 20 losses" in caveat for caveat in caveats(curve(every=10)))
+
+
+def test_a_sweep_that_begins_near_the_edge_has_a_caveat():
+    lrs = [0.2 * 10 ** (2 * step / 100) for step in range(100)]
+    record = Curve(range(100), lrs, [falls_and_turns(lr, 0.3, 3.0) for lr in lrs], "exponential")
+    assert any("less than a decade above the lowest lr" in caveat for caveat in caveats(record))
+
+
+def test_a_test_that_stopped_itself_on_a_plateau_has_a_caveat():
+    steps, lrs = exponential(200)
+    losses = [1.5072 - 0.0002 * math.exp(-((step - 60) ** 2) / 200) for step in steps[:90]]
+    record = Curve(steps[:90], lrs[:90], losses, "exponential", "diverged")
+    assert any("stopped itself" in caveat and "divergence_factor" in caveat for caveat in caveats(record))

@@ -1,0 +1,52 @@
+"""The figures of a range test."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+
+from lightning_lrsched import RangeTestResult
+from lightning_lrsched.range_test.suggestions import METHODS
+from tests.kit.records import sweep
+
+
+def test_the_figure_marks_bounds_suggestions_and_divergence():
+    result = sweep()
+    [axes] = result.plot().axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any(label.startswith("bounds") for label in labels)
+    assert any(label.startswith("suggested fixed lr") for label in labels)
+    assert any(label.startswith("diverged at") for label in labels)
+    assert {text.get_text() for text in axes.texts} == set(METHODS) - {"edge"}  # that one is the dashed line
+    assert axes.get_xscale() == "log"
+    assert sweep("linear").plot().axes[0].get_xscale() == "linear"
+
+
+def test_a_result_without_suggestion_has_a_figure_too():
+    result = RangeTestResult([0], [0.1], [math.nan], [math.nan], "non-finite loss", "linear")
+    assert "no suggestion" in result.plot().axes[0].get_title()
+
+
+def test_comparison_overlays_losses_and_learning_rates():
+    left, right = RangeTestResult.compare({"slow": sweep(steps=300), "fast": sweep()}).axes
+    for axes in (left, right):
+        assert [line.get_label() for line in axes.get_lines()] == ["slow", "fast"]
+        assert [len(line.get_xdata()) for line in axes.get_lines()] == [300, 200]
+
+
+def test_a_notebook_shows_the_figure_and_the_result_as_pictures():
+    assert sweep().plot()._repr_png_().startswith(b"\x89PNG")
+    assert RangeTestResult.compare({"one": sweep()})._repr_png_().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in sweep()._repr_html_()
+
+
+def test_without_matplotlib_a_range_test_says_it_too(monkeypatch):
+    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = RangeTestResult([0, 1], [0.1, 0.2], [1.0, 0.9], [1.0, 0.9], "max_lr", "linear", [1.0])
+    for picture in (result.plot, lambda: RangeTestResult.compare({"one": result})):
+        with pytest.raises(ImportError, match=r"pip install 'lightning-lrsched\[plots\]'"):
+            picture()

@@ -1,0 +1,261 @@
+"""LRSchedulerCLI in this process: its help, its printed configuration, its refusals, Lightning's own section."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from torch.optim import Optimizer
+
+pytest.importorskip("jsonargparse", reason="jsonargparse, which LRSchedulerCLI needs, is not installed")
+
+from lightning_lrsched import SchedulerConfig
+from lightning_lrsched.cli import LRSchedulerCLI
+from lightning_lrsched.schedulers import SCHEDULERS
+from tests.kit.train import Plain, Regression
+
+SECTION = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 4}}
+QUIET = [
+    "--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_checkpointing=false",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_command_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str, module: Any = Plain, **options: Any) -> LRSchedulerCLI:
+    options = {"seed_everything_default": 1, "save_config_callback": None, **options}
+    return LRSchedulerCLI(module, args=list(arguments), **options)
+
+
+def refusal(capsys: Any, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as error:
+        run(*arguments)
+    assert error.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_help_documents_every_parameter_of_every_schedule(capsys):
+    with pytest.raises(SystemExit):
+        run("fit", "--help")
+    text = capsys.readouterr().out
+    for name, schedule in SCHEDULERS.items():
+        assert f"\n  {name}: " in text
+        for key in schedule.parameters():
+            assert f"\n    {key}: " in text
+    assert "--scheduler" in text
+    assert "--num_steps" not in text
+
+
+def test_the_help_of_the_range_test_is_about_the_range_test(capsys):
+    with pytest.raises(SystemExit):
+        run("lr_range_test", "--help")
+    text = capsys.readouterr().out
+    for own in ("--num_steps", "--max_lr", "--output", "--total_num_steps", "--config"):
+        assert own in text
+    for of_fit in ("--trainer.max_epochs", "WarmupCosineLR:", "--model.lr"):
+        assert of_fit not in text
+    assert "all options of fit" in text
+    assert len(text.splitlines()) < 100
+
+
+def test_help_introduces_the_trainers_settings(capsys):
+    class Own(Trainer):
+        """Somebody's Trainer."""
+
+    for options, heading in (({}, "The settings of the training:"), ({"trainer_class": Own}, "Somebody's Trainer:")):
+        with pytest.raises(SystemExit):
+            run("fit", "--help", **options)
+        assert f"\n\n{heading}\n  --trainer CONFIG " in capsys.readouterr().out
+
+
+def test_print_config_reads_back(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run("fit", "--scheduler", json.dumps(SECTION), "--scheduler.params.warmup_num_steps", "auto", "--print_config")
+    printed = capsys.readouterr().out
+    section = {**SECTION, "params": {**SECTION["params"], "warmup_num_steps": "auto"}}
+    assert yaml.safe_load(printed)["scheduler"] == section
+    (tmp_path / "config.yaml").write_text(printed)
+    with pytest.raises(SystemExit):
+        run("fit", "--config", "config.yaml", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == section
+
+
+def test_the_section_may_come_from_the_environment(capsys, monkeypatch):
+    monkeypatch.setenv("PL_FIT__SCHEDULER", json.dumps(SECTION))
+    with pytest.raises(SystemExit):
+        run("fit", "--print_config", parser_kwargs={"default_env": True})
+    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == SECTION
+
+
+def test_the_section_may_be_a_file(tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, "scheduler": SECTION}))
+    cli = run("fit", "--scheduler", "ds.json", *QUIET)
+    assert cli.model.seen[4][0] == pytest.approx(0.1)
+    assert json.loads((tmp_path / "seen.json").read_text()) == [list(values) for values in cli.model.seen]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--scheduler.type", "WarmupL"], "did you mean 'WarmupLR'?"),
+        (["--scheduler", '{"type": "WarmupLR", "params": {"x": 1}}'], "scheduler.params.x: WarmupLR has no such"),
+        (["--scheduler", "missing.json"], "missing.json: no such file"),
+    ],
+)
+def test_a_wrong_section_is_refused_as_any_wrong_argument(capsys, arguments, complaint):
+    assert f"error: {complaint}" in (told := refusal(capsys, "fit", *arguments)) or complaint in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("--max_lr=-1", "max_lr must be"),
+        ("--mode=quadratic", "mode must be"),
+        ("--total_num_steps=5", "total_num_steps must be"),
+        ("--total_num_steps=many", "total_num_steps must be"),
+        ("--output=.", "output must be the name of a file"),
+    ],
+)
+def test_a_mistake_in_the_range_test_is_refused_as_any_wrong_argument(capsys, argument, complaint):
+    message = refusal(capsys, "lr_range_test", argument, *QUIET)
+    assert f"error: {complaint}" in message
+    assert "Traceback" not in message
+
+
+class Linked(LRSchedulerCLI):
+    """Its schedule follows from an argument of the module."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("model.width", "scheduler", compute_fn=linked)
+
+
+def linked(width: int) -> dict[str, Any]:
+    return {**SECTION, "params": {**SECTION["params"], "warmup_num_steps": width}}
+
+
+def test_a_link_may_give_the_section():
+    cli = Linked(Plain, args=["fit", "--model.width=6", *QUIET], save_config_callback=None, seed_everything_default=1)
+    assert cli.trainer.callbacks[0].schedulers[0].hyperparameters["warmup_num_steps"] == 6
+
+
+def test_the_section_may_be_a_configuration_object():
+    trainer = {flag[len("--trainer.") :].partition("=")[0]: yaml.safe_load(flag.partition("=")[2]) for flag in QUIET}
+    config = {"subcommand": "fit", "fit": {"scheduler": SchedulerConfig.from_dict(SECTION), "trainer": trainer}}
+    cli = LRSchedulerCLI(Plain, args=config, save_config_callback=None, seed_everything_default=1)
+    assert cli.trainer.callbacks[0].schedulers[0].hyperparameters["warmup_num_steps"] == 4
+
+
+def test_the_saved_configuration_holds_the_schedule_not_the_path_of_its_file(tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps({"optimizer": {"type": "Adam"}, "scheduler": SECTION}))
+    with_logger = [flag for flag in QUIET if "logger" not in flag]
+    options = {"save_config_callback": SaveConfigCallback, "save_config_kwargs": {"overwrite": True}}
+    run("fit", "--scheduler=ds.json", *with_logger, f"--trainer.default_root_dir={tmp_path}", **options)
+    (tmp_path / "ds.json").unlink()
+    saved = next(tmp_path.rglob("config.yaml"))
+    assert yaml.safe_load(saved.read_text())["scheduler"] == SECTION
+    cli = run("fit", "--config", str(saved), "--trainer.logger=false")
+    assert cli.model.seen[4][0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lrs"),
+    [
+        (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=2", "--lr_scheduler.gamma=0.5"], [0.1, 0.1, 0.05, 0.05]),
+        (["--lr_scheduler=WarmupLR", "--lr_scheduler.warmup_max_lr=0.1", "--lr_scheduler.warmup_num_steps=2",
+          "--lr_scheduler.warmup_type=linear"], [0.0, 0.0, 0.05, 0.1]),
+    ],
+)  # fmt: skip
+def test_lightnings_own_section_is_stepped_per_optimizer_step(arguments, lrs):
+    optimizer = ["--optimizer=SGD", "--optimizer.lr=0.1", "--optimizer.momentum=0.9"]
+    cli = run("fit", *optimizer, *arguments, *QUIET, "--trainer.limit_train_batches=4", module=Regression)
+    assert [lr for lr, _ in cli.model.seen] == pytest.approx(lrs)
+
+
+def test_trying_a_configuration_out_adds_no_class_that_lightning_cli_could_find():
+    before = set(Optimizer.__subclasses__()), set(torch.optim.SGD.__subclasses__())
+    SchedulerConfig.from_dict(SECTION)
+    assert (set(Optimizer.__subclasses__()), set(torch.optim.SGD.__subclasses__())) == before
+
+
+def test_a_scheduler_that_follows_a_metric_stays_lightnings():
+    optimizer = torch.optim.SGD([torch.zeros(1)], 0.1)
+    from lightning.pytorch.cli import ReduceLROnPlateau
+
+    plateau = ReduceLROnPlateau(optimizer, monitor="loss")
+    configured = LRSchedulerCLI.configure_optimizers(None, optimizer, plateau)
+    assert configured["lr_scheduler"] == {"scheduler": plateau, "monitor": "loss"}
+    assert LRSchedulerCLI.configure_optimizers(None, optimizer) is optimizer
+
+
+def test_both_sections_at_once_are_refused():
+    optimizer = ["--optimizer=SGD", "--optimizer.lr=0.1"]
+    scheduler = ["--lr_scheduler=StepLR", "--lr_scheduler.step_size=2", "--scheduler", json.dumps(SECTION)]
+    with pytest.raises(ValueError, match="already returns a scheduler"):
+        run("fit", *optimizer, *scheduler, *QUIET, module=Regression)
+
+
+def test_it_works_without_subcommands_and_with_a_trainer_class_of_ones_own():
+    class Own(Trainer):
+        """Somebody's Trainer."""
+
+    cli = run("--scheduler", json.dumps(SECTION), *QUIET, run=False, trainer_class=Own)
+    assert isinstance(cli.trainer, Own)
+    cli.trainer.fit(cli.model)
+    assert cli.model.seen[4][0] == pytest.approx(0.1)
+    with pytest.raises(TypeError, match="trainer_class must be a class"):
+        run(run=False, trainer_class=functools.partial(Own))
+
+
+def test_the_range_test_can_write_a_warmup(tmp_path):
+    options = ["--num_steps=150", "--max_lr=30", "--schedule=WarmupDecayLR", "--total_num_steps=3ep", "--output=w.yaml"]
+    cli = run("lr_range_test", *options, *QUIET)
+    section = yaml.safe_load((tmp_path / "w.yaml").read_text())["scheduler"]
+    assert section["type"] == "WarmupDecayLR"
+    assert section["params"]["total_num_steps"] == 30
+    assert not any(type(callback).__name__ == "LRRangeTestCallback" for callback in cli.trainer.callbacks)
+
+
+def test_the_range_test_makes_the_folder_of_its_file(tmp_path):
+    run("lr_range_test", "--num_steps=150", "--max_lr=30", "--total_num_steps=20", "--output=new/folder/s.yaml", *QUIET)
+    assert yaml.safe_load((tmp_path / "new" / "folder" / "s.yaml").read_text())["scheduler"]["type"] == "OneCycle"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--total_num_steps=0.5ep"], "total_num_steps must be .*10"),
+        (["--total_num_steps=auto", "--trainer.max_epochs=-1"], "total_num_steps='auto' needs to know how long"),
+    ],
+)
+def test_what_can_be_known_to_be_wrong_is_told_before_the_range_test(tmp_path, options, complaint):
+    class Untrained(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            pytest.fail("the test has begun")
+
+    with pytest.raises((TypeError, ValueError, OSError), match=complaint):
+        run("lr_range_test", "--num_steps=150", "--max_lr=30", *QUIET, *options, module=Untrained)
+
+
+def test_without_jsonargparse_the_message_says_what_to_install(monkeypatch):
+    import importlib
+    import importlib.util
+    import sys
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "lightning_lrsched.cli")
+    with pytest.raises(ImportError, match=r"pip install 'lightning-lrsched\[cli\]'"):
+        importlib.import_module("lightning_lrsched.cli")
