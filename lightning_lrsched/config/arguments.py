@@ -26,7 +26,8 @@ from lightning_lrsched.schedulers import (
 )
 from lightning_lrsched.schedulers.checks import to_number
 from lightning_lrsched.schedulers.durations import EPOCHS, is_auto
-from lightning_lrsched.schedulers.parameters import Choice, Parameter, Switch
+from lightning_lrsched.schedulers.parameters import Parameter
+from lightning_lrsched.schedulers.rules import OWN_LR, Choice, Switch
 
 LR_SCHEDULE = "lr_schedule"
 
@@ -163,9 +164,9 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
         (1.0, '')
     """
     checked = SchedulerConfig.from_dict(config)
-    key = {LR_RANGE_TEST: "lr_range_test_min_lr", ONE_CYCLE: "cycle_max_lr"}.get(checked.type, "warmup_max_lr")
-    parameters = SCHEDULERS[checked.type].parameters() if checked.type in SCHEDULERS else {}
-    lr = checked.to_dict()["params"].get(key, parameters[key].default) if key in parameters else None
+    parameters = SCHEDULERS[checked.type].parameters().values() if checked.type in SCHEDULERS else ()
+    top = [p for p in parameters if p.rule.auto == OWN_LR] or [p for p in parameters if p.per_group]
+    lr = checked.to_dict()["params"].get(top[0].name, top[0].default) if top else None
     if lr is None or is_auto(lr):
         return None, f"{checked.type}: the optimizer's own learning rate decides, the configuration holds none"
     return lr, ""

@@ -17,6 +17,7 @@ from lightning_lrsched.config.trainer_arguments import trainer_arguments
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.errors import ParameterError, key_path
+from lightning_lrsched.schedulers.schedule import Circumstances
 
 DEFAULT_BASE_LR = 1e-3
 NO_LENGTH = "it is not known here: give --steps (and --steps-per-epoch), or write a number of optimizer steps"
@@ -146,7 +147,9 @@ class ConfigFile:
         own = SCHEDULERS[schedule.type]
         defaults = {name: parameter.default for name, parameter in own.parameters().items()}
         defaulted = [name for name in defaults if name not in params]
-        return own.remarks({**defaults, **params}, defaulted, [] if known is None else [known], optimizer)
+        return own.remarks(
+            Circumstances({**defaults, **params}, defaulted, [] if known is None else [known], optimizer)
+        )
 
 
 def _group(lr: float) -> dict[str, Any]:

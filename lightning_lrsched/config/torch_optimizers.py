@@ -15,7 +15,8 @@ from lightning_lrsched.config.deepspeed import type_and_params
 from lightning_lrsched.schedulers.checks import did_you_mean, flag
 from lightning_lrsched.schedulers.durations import is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
-from lightning_lrsched.schedulers.parameters import AnyValue, Parameter, Switch
+from lightning_lrsched.schedulers.parameters import Parameter
+from lightning_lrsched.schedulers.rules import AnyValue, Switch
 
 NEAREST = {
     **dict.fromkeys(("onebitadam", "zerooneadam", "deepspeedcpuadam", "cpuadam", "fusedadam", "muadam"), "AdamW"),

@@ -15,7 +15,8 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
-from lightning_lrsched.schedulers.parameters import AnyValue, Count, Parameter, Rule, Switch
+from lightning_lrsched.schedulers.parameters import Parameter
+from lightning_lrsched.schedulers.rules import AnyValue, Count, Rule, Switch
 
 NOT_FROM_A_FILE = {
     "LambdaLR": "it needs a function",

@@ -19,7 +19,7 @@ from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.curves import exponential_growth
 from lightning_lrsched.schedulers.group_values import Curve
 from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
-from lightning_lrsched.schedulers.parameters import Number, Steps
+from lightning_lrsched.schedulers.rules import Number, Steps
 
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""

@@ -88,3 +88,13 @@ def as_html(result: RangeTestResult) -> str:
         return text
     encoded = base64.b64encode(as_png(figure)).decode("ascii")
     return f'<img alt="LR range test" src="data:image/png;base64,{encoded}"/>{text}'
+
+
+def hyperparameters(result: RangeTestResult) -> dict[str, Any]:
+    """Return what a logger keeps of a test: suggestion and bounds where there are any, length and end."""
+    record: dict[str, Any] = {"steps": len(result.steps), "stop_reason": str(result.stop_reason)}
+    try:
+        (low, high), suggested = result.bounds(), result.suggestion()
+    except ValueError:
+        return record
+    return {"suggestion": suggested, "low": low, "high": high, **record}

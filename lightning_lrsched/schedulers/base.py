@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedulers.capturable import make_capturable
 from lightning_lrsched.schedulers.checks import count
-from lightning_lrsched.schedulers.group_values import Curve, GroupValues, check_order
+from lightning_lrsched.schedulers.group_values import GroupValues
 from lightning_lrsched.schedulers.optimizer_hooks import OptimizerHooks
 from lightning_lrsched.schedulers.param_groups import (
     ParamGroupWriter,
@@ -25,14 +25,14 @@ from lightning_lrsched.schedulers.param_groups import (
     torch_optimizer,
     write_momenta,
 )
-from lightning_lrsched.schedulers.parameters import Parameter, parameters_of
+from lightning_lrsched.schedulers.schedule import Circumstances, Schedule
 from lightning_lrsched.schedulers.state import changes_since, position_in
 
 UNCOPIED = ("_hooks", "_writer", "_values", "_step_uncompiled")
 """Attributes that belong to one optimizer: a copy binds anew."""
 
 
-class ClosedFormLR(LRScheduler):
+class ClosedFormLR(Schedule, LRScheduler):
     """A learning-rate schedule that is a pure function of ``step``, the number of optimizer steps finished so far.
 
     ``step`` is 0 for the first batch; it is torch's ``last_epoch`` and DeepSpeed's ``last_batch_iteration + 1``. A
@@ -45,105 +45,10 @@ class ClosedFormLR(LRScheduler):
     ChainedScheduler multiplies what its schedulers do; this one sets the lr, whatever the others before it did.
     """
 
-    low_and_high: tuple[tuple[str, str], ...] = ()
-    """Pairs of parameters of which the first may not be greater than the second."""
-
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             """Each hyperparameter is an attribute."""
-
-    # What a subclass gives -------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def curve(p: Any) -> Curve:
-        """Return (lr, momentum) as a function of the position.
-
-        Args:
-            p: one attribute for each parameter, and ``base_lr``; a float, or an array with one for each set of groups.
-        """
-        raise NotImplementedError
-
-    @classmethod
-    def complete(cls, parameters: dict[str, Any]) -> None:
-        """Fill in defaults that depend on other parameters."""
-
-    @classmethod
-    def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:
-        """Return whether the values depend on the lr that the optimizer was made with."""
-        return False
-
-    @classmethod
-    def remarks(
-        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
-    ) -> list[str]:
-        """Return what is suspicious, though possible, as sentences.
-
-        Args:
-            parameters: all hyperparameters.
-            defaulted: those that were not given.
-            base_lrs: each group's own lr.
-            optimizer: name of the optimizer if it has no momentum to cycle, else None.
-        """
-        return []
-
-    @classmethod
-    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int] | None:
-        """Return the keys that give the schedule its length, and the step at which it ends; None: it has no end."""
-        return None
-
-    @classmethod
-    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
-        """Return whether the lr stays low after the schedule's end, so that nothing is learned any more."""
-        return False
-
-    @classmethod
-    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
-        """Return how many steps show the whole of the schedule, where nobody says how long the run is."""
-        found = cls.length(parameters)
-        return 100 if found is None else found[1]
-
-    # Parameters ------------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def parameters(cls) -> Mapping[str, Parameter]:
-        """Return the hyperparameters that a configuration may give, by name."""
-        return parameters_of(cls)  # type: ignore[arg-type]  # a class is hashable; mypy looks at its instances
-
-    @classmethod
-    def check(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all hyperparameters, checked and with their defaults; no optimizer is needed.
-
-        Args:
-            given: values by name; names that are no hyperparameters are left out.
-
-        Raises:
-            TypeError: if a value has the wrong type.
-            ValueError: if a value is missing or out of range, or a low end lies above its high end.
-        """
-        checked = {name: p.check(given.get(name, p.default)) for name, p in cls.parameters().items()}
-        cls.complete(checked)
-        check_order(checked, None, cls.low_and_high)
-        return checked
-
-    @classmethod
-    def values(
-        cls, parameters: Mapping[str, Any], base_lrs: list[float], *, cycles_momentum: bool = True
-    ) -> GroupValues:
-        """Return the lr and momentum of every param group as functions of the position; no optimizer is needed.
-
-        Args:
-            parameters: all hyperparameters, as :meth:`check` returns them.
-            base_lrs: each group's own lr.
-            cycles_momentum: whether the optimizer has a momentum to cycle.
-
-        Raises:
-            ValueError: if a list does not have one value for each group, or a low end lies above its high end.
-        """
-        if not cycles_momentum and "cycle_momentum" in parameters:
-            parameters = {**parameters, "cycle_momentum": False}
-        scales = cls.scales_base_lr(parameters)
-        return GroupValues(cls.curve, parameters, base_lrs, cls.low_and_high, scales_base_lr=scales)
 
     # Binding to the optimizer ----------------------------------------------------------------------------------------
 
@@ -182,8 +87,9 @@ class ClosedFormLR(LRScheduler):
         self._hooks = OptimizerHooks(self, watch_steps=not self._bound().has_tensors)
         # By identity: a user who writes the default's value has decided, one who writes nothing may not know it.
         defaulted = [name for name, p in declared.parameters().items() if given[name] is p.default]
-        unmoved = None if self._cycles_momentum else type(self.optimizer).__name__
-        for remark in self.remarks(self.hyperparameters, defaulted, [float(lr) for lr in self.base_lrs], unmoved):
+        without_momentum = None if self._cycles_momentum else type(self.optimizer).__name__
+        base_lrs = [float(lr) for lr in self.base_lrs]
+        for remark in self.remarks(Circumstances(self.hyperparameters, defaulted, base_lrs, without_momentum)):
             warnings.warn(remark, stacklevel=3)
 
     def _bound(self) -> ParamGroupWriter:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.curves import linear_growth
 from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.parameters import Number, Steps
+from lightning_lrsched.schedulers.rules import Number, Steps
 
 
 class LRRangeTest(ClosedFormLR):

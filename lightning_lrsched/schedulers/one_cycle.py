@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.curves import cycle, linear_growth, reciprocal_decay
 from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.parameters import OWN_LR, AutoLr, Count, Number, Steps
+from lightning_lrsched.schedulers.rules import OWN_LR, AutoLr, Count, Number, Steps
+from lightning_lrsched.schedulers.schedule import Circumstances
 
 MAX_MOMENTUM = 0.999
 """Growing momentum (``decay_mom_rate``) stops here: from 1 on, an optimizer never forgets and its updates explode."""
@@ -102,15 +103,14 @@ class OneCycle(ClosedFormLR):
             parameters["cycle_second_stair_count"] = parameters["cycle_first_stair_count"]
 
     @classmethod
-    def remarks(
-        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
-    ) -> list[str]:
+    def remarks(cls, about: Circumstances) -> list[str]:
         """Return a sentence about a momentum that the optimizer does not have."""
-        if not parameters["cycle_momentum"] or optimizer is None:
+        if not about.parameters["cycle_momentum"] or about.without_momentum is None:
             return []
         return [
-            f"cycle_momentum has no effect: {optimizer} has no momentum (neither betas nor a momentum other than 0);"
-            " the lr is scheduled all the same. Give the optimizer a momentum, or set cycle_momentum to false."
+            f"cycle_momentum has no effect: {about.without_momentum} has no momentum (neither betas nor a momentum"
+            " other than 0); the lr is scheduled all the same. Give the optimizer a momentum, or set cycle_momentum to"
+            " false."
         ]
 
     @classmethod

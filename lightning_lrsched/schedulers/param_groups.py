@@ -69,20 +69,24 @@ class ParamGroupWriter:
                     tensors.add(group, key, number)
                 elif key is not None:
                     floats[number].add(group, key)
-        self._floats, self._tensors = floats, tensors.bound()
+        self._floats = [(number, groups) for number, groups in enumerate(floats) if not groups.is_empty]
+        self._tensors = tensors.bound()
         self.has_tensors = self._tensors is not None
         self.on_cuda = tensors.on_cuda
+        # The common cases, without a detour.
         if values.sets == 1 and self._tensors is None:
-            self.write = floats[0].write  # type: ignore[method-assign]  # the common case, without a detour
+            self.write = floats[0].write  # type: ignore[method-assign]
+        elif self._tensors is not None and not self._floats:
+            self.write = self._tensors.write  # type: ignore[method-assign]
 
     def write(self, lr: Value, momentum: Value) -> bool:
         """Set lr and momentum of every group: a float for all, or an array with one for each set of groups.
 
         Returns False where a group no longer holds the tensor that was written: then a new writer must be made.
         """
-        values = zip(self._floats, as_list(lr, self._sets), as_list(momentum, self._sets), strict=True)
-        for groups, one_lr, one_momentum in values:
-            groups.write(one_lr, one_momentum)
+        lrs, momenta = as_list(lr, self._sets), as_list(momentum, self._sets)
+        for number, groups in self._floats:
+            groups.write(lrs[number], momenta[number])
         return self._tensors is None or self._tensors.write(lr, momentum)
 
 
@@ -93,6 +97,11 @@ class _FloatGroups:
         self._lrs: list[Group] = []
         self._momenta: list[Group] = []
         self._betas: list[_Betas] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self._lrs or self._momenta or self._betas)
 
     def add(self, group: Group, key: str) -> None:
         """Have ``group[key]`` written from now on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from torch.optim import Optimizer
@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.curves import cosine_decay, linear_decay, warmup
 from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.parameters import OWN_LR, ZERO, Number, Steps
+from lightning_lrsched.schedulers.rules import OWN_LR, ZERO, Number, Steps
+from lightning_lrsched.schedulers.schedule import Circumstances
 
 DEFAULT_WARMUP_MAX_LR = 0.001
 
@@ -75,13 +76,11 @@ class WarmupLR(ClosedFormLR):
         super().__init__(optimizer, last_batch_iteration, WarmupLR, locals())
 
     @classmethod
-    def remarks(
-        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
-    ) -> list[str]:
+    def remarks(cls, about: Circumstances) -> list[str]:
         """Return a sentence about a default lr that replaces the optimizer's."""
         # A float32 tensor holds 0.001 only to seven digits.
-        replaced = [lr for lr in base_lrs if not math.isclose(lr, DEFAULT_WARMUP_MAX_LR, rel_tol=1e-6)]
-        if "warmup_max_lr" not in defaulted or not replaced:
+        replaced = [lr for lr in about.base_lrs if not math.isclose(lr, DEFAULT_WARMUP_MAX_LR, rel_tol=1e-6)]
+        if "warmup_max_lr" not in about.defaulted or not replaced:
             return []
         return [
             f"{cls.__name__}: warmup_max_lr was not given, so its default {DEFAULT_WARMUP_MAX_LR} replaces the"
@@ -164,11 +163,9 @@ class WarmupDecayLR(WarmupLR):
         ClosedFormLR.__init__(self, optimizer, last_batch_iteration, WarmupDecayLR, locals())
 
     @classmethod
-    def remarks(
-        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
-    ) -> list[str]:
+    def remarks(cls, about: Circumstances) -> list[str]:
         """Return sentences about a default lr that replaces the optimizer's, and about a warmup that is too long."""
-        return super().remarks(parameters, defaulted, base_lrs, optimizer) + _warmup_too_long(cls.__name__, parameters)
+        return super().remarks(about) + _warmup_too_long(cls.__name__, about.parameters)
 
     @classmethod
     def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
@@ -246,11 +243,9 @@ class WarmupCosineLR(ClosedFormLR):
         super().__init__(optimizer, last_batch_iteration, WarmupCosineLR, locals())
 
     @classmethod
-    def remarks(
-        cls, parameters: Mapping[str, Any], defaulted: Collection[str], base_lrs: Sequence[float], optimizer: str | None
-    ) -> list[str]:
+    def remarks(cls, about: Circumstances) -> list[str]:
         """Return a sentence about a warmup that is too long."""
-        return _warmup_too_long(cls.__name__, parameters)
+        return _warmup_too_long(cls.__name__, about.parameters)
 
     @classmethod
     def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:

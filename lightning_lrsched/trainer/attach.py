@@ -27,19 +27,26 @@ Given = SchedulerConfig | Mapping[str, Any] | str | Path
 
 @dataclass(frozen=True)
 class Written:
-    """A schedule as the user gave it, and the optimizer section beside it, which is not used."""
+    """A schedule as the user gave it, and the whole configuration around it.
+
+    Args:
+        config: the schedule.
+        optimizer_section: the optimizer section beside it, which is not used.
+        content: the whole configuration; empty where there is only the schedule.
+    """
 
     config: SchedulerConfig
-    optimizer_section: Any
+    optimizer_section: Any = None
+    content: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, given: Given) -> Written:
         """Read what a user may pass: a configuration, a dict, or the path of a file."""
         if isinstance(given, SchedulerConfig):
-            return cls(given, None)
+            return cls(given)
         content = read_content(given)
         with in_file(given):
-            return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer)
+            return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer, content)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, 
 from lightning_lrsched.config.torch_optimizers import build_optimizer
 from lightning_lrsched.trainer.attach import attach, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
-from lightning_lrsched.trainer.log_resolved import log_optimizer, log_schedule, name_of
+from lightning_lrsched.trainer.log_resolved import log_optimizer, log_schedule, log_trainer_arguments, name_of
 from lightning_lrsched.trainer.protocol import is_a
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.run_report import RunReport
@@ -92,6 +92,8 @@ def _configure(
         release(optimizer)
         return {"optimizer": optimizer}
     check_callbacks(trainer, "configure_optimizers")
+    if RunReport.of(trainer) is not None and not isinstance(content, SchedulerConfig):
+        log_trainer_arguments(trainer, "configure_optimizers", content)
     scheduler = _attach(schedule, optimizer, trainer, capturable)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
 

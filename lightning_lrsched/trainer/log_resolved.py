@@ -10,7 +10,10 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import lr_of, type_and_params
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.config.trainer_arguments import trainer_arguments
 from lightning_lrsched.schedulers.durations import is_auto
+from lightning_lrsched.schedulers.errors import ParameterError
+from lightning_lrsched.trainer.protocol import TrainerLike
 
 
 def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConfig, optimizer: str) -> None:
@@ -52,6 +55,23 @@ def log_unused(trainer: Any, owner: str, section: Any, optimizer: Optimizer, ind
         f"{lrs}. To make the optimizer from the section, return lightning_lrsched.configure_optimizers(self, config)"
         " from the module's configure_optimizers, in place of this callback",
     )
+
+
+def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str, Any]) -> None:
+    """Log which arguments of the Trainer the rest of a DeepSpeed configuration asks for, where it has others."""
+    try:
+        asked_for = trainer_arguments(config, world_size=trainer.world_size)
+    except ParameterError as error:
+        log(trainer, f"{owner}: the rest of the configuration cannot be used: {error}")
+        return
+    missing = {key: value for key, value in asked_for.items() if getattr(trainer, key) != value}
+    if missing:
+        listed = ", ".join(f"{key}={value!r}" for key, value in missing.items())
+        log(
+            trainer,
+            f"{owner}: the configuration also asks for Trainer({listed}), which this Trainer does not have;"
+            " lightning_lrsched.trainer_arguments(config) returns these arguments",
+        )
 
 
 def resolution_table(name: str, written: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 
 MAX_POINTS = 100
@@ -57,6 +58,23 @@ class CurveLogger:
         self._points: list[Point] = []
         self._laid_out: list[Any] = []
         self._left_out: list[Any] = []
+
+    def after_batch(self, trainer: TrainerLike, scheduled: Scheduled, *, log: bool) -> None:
+        """Log the values of the optimizer step that has just finished, if there was one and it is due."""
+        scheduler, before = scheduled.scheduler, scheduled.logged
+        finished, every = scheduler.last_epoch, trainer.log_every_n_steps
+        if finished == before:
+            return
+        scheduled.logged = finished
+        closed_form = isinstance(scheduler, ClosedFormLR)
+        # Under manual optimization a batch may have made several steps, and passed a multiple in its middle.
+        at = finished + scheduled.axis
+        if log and every and at // every > (before + scheduled.axis) // every:
+            # The values with which the step that has just finished, counted from 0, was made.
+            self.add(trainer, Point(scheduler, finished - 1, at - 1, None if closed_form else scheduled.lrs_in_force))
+        if not closed_form:
+            # torch's own cannot be asked for the lr of a step that is past.
+            scheduled.lrs_in_force = scheduler.get_last_lr()
 
     def add(self, trainer: TrainerLike, point: Point) -> None:
         """Log the values with which an optimizer step was made."""

@@ -20,25 +20,59 @@ class Progress(Protocol):
     def total(self) -> Any: ...
 
 
-class EpochLoop(Protocol):
+class DataSource(Protocol):
+    """``trainer.fit_loop._data_source``: where a loop takes its data from."""
+
+    instance: Any
+
+    def is_defined(self) -> bool: ...
+
+
+class Loop(Protocol):
+    """``trainer.fit_loop``, its ``epoch_loop`` and the ``val_loop`` in that."""
+
+    restarting: bool
+    _loaded_from_state_dict: bool
+    _resuming_from_checkpoint: bool
+
+
+class ValLoop(Loop, Protocol):
+    """``trainer.fit_loop.epoch_loop.val_loop``."""
+
+    @property
+    def _data_source(self) -> DataSource: ...
+
+
+class EpochLoop(Loop, Protocol):
     """``trainer.fit_loop.epoch_loop``."""
+
+    max_steps: int
+    min_steps: int | None
+    _batches_that_stepped: int
 
     @property
     def batch_progress(self) -> Progress: ...
     @property
-    def _batches_that_stepped(self) -> int: ...
+    def val_loop(self) -> ValLoop: ...
 
 
-class FitLoop(Protocol):
+class FitLoop(Loop, Protocol):
     """``trainer.fit_loop``."""
 
+    max_epochs: int | None
+    min_epochs: int | None
     _combined_loader: Any
 
     @property
     def epoch_loop(self) -> EpochLoop: ...
     @property
     def epoch_progress(self) -> Progress: ...
+    @property
+    def _data_source(self) -> DataSource: ...
     def setup_data(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+    def _should_accumulate(self) -> bool: ...
 
 
 class Strategy(Protocol):
@@ -57,15 +91,31 @@ class CheckpointConnector(Protocol):
     def _loaded_checkpoint(self) -> dict[str, Any]: ...
 
 
+class LoggerConnector(Protocol):
+    """``trainer._logger_connector``."""
+
+    _progress_bar_metrics: dict[str, Any]
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None: ...
+    def reset_metrics(self) -> None: ...
+
+
 class TrainerLike(Protocol):
     """A Trainer of Lightning, from either of its distributions."""
 
+    accumulate_grad_batches: int
     callbacks: list[Any]
+    enable_autolog_hparams: bool
+    gradient_clip_val: int | float | None
+    limit_val_batches: int | float
+    should_stop: bool
 
     @property
-    def accumulate_grad_batches(self) -> int: ...
+    def callback_metrics(self) -> dict[str, Any]: ...
     @property
     def datamodule(self) -> Any: ...
+    @property
+    def enable_validation(self) -> bool: ...
     @property
     def fast_dev_run(self) -> Any: ...
     @property
@@ -91,11 +141,19 @@ class TrainerLike(Protocol):
     @property
     def optimizers(self) -> list[Any]: ...
     @property
+    def precision(self) -> Any: ...
+    @property
+    def sanity_checking(self) -> bool: ...
+    @property
     def strategy(self) -> Strategy: ...
     @property
     def train_dataloader(self) -> Any: ...
     @property
+    def world_size(self) -> int: ...
+    @property
     def _checkpoint_connector(self) -> CheckpointConnector: ...
+    @property
+    def _logger_connector(self) -> LoggerConnector: ...
 
 
 def is_a(thing: Any, *class_names: str) -> bool:

@@ -16,6 +16,7 @@ from lightning_lrsched.range_test.plots import as_png
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.sweep import Row
 from lightning_lrsched.range_test.tables import findings
+from lightning_lrsched.trainer.protocol import TrainerLike
 
 RESULT = "lr_range_test/result"
 FIGURE = "lr_range_test/loss_vs_lr"
@@ -33,7 +34,7 @@ class RangeTestBoard:
         steps: length of the test [optimizer steps], None: not known.
     """
 
-    def __init__(self, trainer: Any, *, log: bool, bar: bool, steps: int | None) -> None:
+    def __init__(self, trainer: TrainerLike, *, log: bool, bar: bool, steps: int | None) -> None:
         self._trainer = trainer
         self._loggers = list(trainer.loggers) if log else []
         self._bar: Any = None

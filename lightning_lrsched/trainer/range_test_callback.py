@@ -1,5 +1,7 @@
 """LRRangeTestCallback: one fit that finds a learning rate, and leaves no other trace."""
 
+# The hooks take the Trainer that is used, TrainerLike; see scheduler_callback.py.
+# mypy: disable-error-code="override"
 from __future__ import annotations
 
 import math
@@ -15,13 +17,15 @@ from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
 from lightning_lrsched.range_test.sweep import Sweep
-from lightning_lrsched.range_test.tables import caveats_of, summarize
+from lightning_lrsched.range_test.tables import caveats_of, hyperparameters, summarize
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
 from lightning_lrsched.trainer.conflicts import check_strategy, same_optimizer
+from lightning_lrsched.trainer.protocol import TrainerLike
 from lightning_lrsched.trainer.range_test_board import RangeTestBoard
 from lightning_lrsched.trainer.run_length import run_length_of
+from lightning_lrsched.trainer.run_report import store_hyperparameters
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
 
 MAX_BATCHES_WITHOUT_STEP = 1000
@@ -125,12 +129,12 @@ class LRRangeTestCallback(Callback):
 
     # Before -----------------------------------------------------------------------------------------------------------
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self._sweep = self._board = self._result = None
             self._snapshot = TrainerSnapshot(trainer)
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         assert self._snapshot is not None
         owner = type(self).__name__
         check_strategy(trainer, owner)
@@ -150,7 +154,7 @@ class LRRangeTestCallback(Callback):
         )
         self._sweep = self._replace_schedulers(trainer, optimizer, settings)
 
-    def _replace_schedulers(self, trainer: Any, optimizer: Any, settings: SweepSettings) -> Sweep:
+    def _replace_schedulers(self, trainer: TrainerLike, optimizer: Any, settings: SweepSettings) -> Sweep:
         """Put the sweep's schedule in the place of the module's own for this optimizer; the next fit makes it anew."""
         assert self._board is not None
         configs = trainer.strategy.lr_scheduler_configs
@@ -164,13 +168,13 @@ class LRRangeTestCallback(Callback):
             configs[place] = LRSchedulerConfig(sweep.schedule, interval="step", frequency=NEVER)
         return sweep
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         # A checkpoint that the fit began from has brought back its own lr.
         self._sweep.schedule.step(self._sweep.schedule.last_epoch)
         self._check_validation(trainer)
         self._sweep.warn_of_length(None if self._settings.has_an_end else run_length_of(trainer).total_steps)
 
-    def _check_validation(self, trainer: Any) -> None:
+    def _check_validation(self, trainer: TrainerLike) -> None:
         validates = trainer.enable_validation and trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined()
         if self._monitor is not None and not validates:
             raise ValueError(
@@ -180,13 +184,13 @@ class LRRangeTestCallback(Callback):
 
     # During -----------------------------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._extend(trainer)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._extend(trainer)
 
-    def _extend(self, trainer: Any) -> None:
+    def _extend(self, trainer: TrainerLike) -> None:
         """Set as many epochs as the test still needs to finish."""
         batches = trainer.num_training_batches
         left = 0 if self._num_steps is None or trainer.fast_dev_run else self._num_steps - self._sweep.finished
@@ -194,7 +198,9 @@ class LRRangeTestCallback(Callback):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         automatic = pl_module.automatic_optimization
         loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
         if loss is not None:
@@ -219,11 +225,11 @@ class LRRangeTestCallback(Callback):
                 " a dict with the key 'loss'), or give monitor, the name of a metric logged in validation"
             )
 
-    def _stop_if_due(self, trainer: Any) -> None:
+    def _stop_if_due(self, trainer: TrainerLike) -> None:
         if self._sweep.stop_reason is not None:
             trainer.should_stop = True
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         if self._monitor is None or trainer.sanity_checking or not self._sweep.finished:
             return
         if self._monitor not in trainer.callback_metrics:
@@ -237,19 +243,24 @@ class LRRangeTestCallback(Callback):
 
     # After ------------------------------------------------------------------------------------------------------------
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         assert self._snapshot is not None
         assert self._board is not None
         self._result = self._sweep.finish()
         self._snapshot.restore_model(trainer, pl_module)
         self._board.show_result(self._result)
+        store_hyperparameters(
+            trainer,
+            {"lr_range_test": hyperparameters(self._result)} if self._log else {},
+            with_own=self._snapshot.logs_hyperparameters,
+        )
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         # Before the teardown hooks, so that the callbacks set aside get theirs.
         if self._snapshot is not None:
             self._restore_trainer(trainer)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
         if self._snapshot is None:
             return
         if self._sweep is not None and self._result is None:
@@ -259,13 +270,13 @@ class LRRangeTestCallback(Callback):
         finally:
             self._restore_trainer(trainer)
 
-    def _restore_trainer(self, trainer: Any) -> None:
+    def _restore_trainer(self, trainer: TrainerLike) -> None:
         assert self._snapshot is not None
         self._snapshot.restore_trainer(trainer)
         self._snapshot = self._sweep = None
         if self._board is not None:
             self._board.close()
-        if self._result is not None:
+        if self._result is not None and (self._result.steps or self._result.stop_reason != StopReason.INTERRUPTED):
             rank_zero_info(f"LR range test: {summarize(self._result)}; weights, optimizers and Trainer restored.")
             for caveat in caveats_of(self._result):
                 rank_zero_info(f"LR range test: {caveat}")

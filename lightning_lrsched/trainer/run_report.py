@@ -107,12 +107,20 @@ class RunReport(Callback):
             store_hyperparameters(trainer, self._hyperparameters)
 
 
-def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any]) -> None:
+def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any], *, with_own: bool | None = None) -> None:
     """Hand ``ours`` to every logger, in one record with the hyperparameters of the module.
 
     A name that the module uses itself gets the prefix ``lightning_lrsched_``.
+
+    Args:
+        trainer: whose loggers.
+        ours: name -> value.
+        with_own: whether Lightning logs the module's own; None: as the Trainer has it.
     """
-    record = _hyperparameters_of_module(trainer)
+    with_own = trainer.enable_autolog_hparams if with_own is None else with_own
+    record = _hyperparameters_of_module(trainer) if with_own else {}
+    if not record and not ours:
+        return
     for name, values in ours.items():
         record[f"lightning_lrsched_{name}" if name in record else name] = values
     for logger in trainer.loggers:
@@ -129,13 +137,12 @@ def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
         )
 
 
-def _hyperparameters_of_module(trainer: Any) -> dict[str, Any]:
+def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
     """Return what Lightning logs itself a moment later."""
     record: dict[str, Any] = {}
-    if getattr(trainer, "enable_autolog_hparams", True):
-        for owner in (trainer.lightning_module, trainer.datamodule):
-            if getattr(owner, "_log_hyperparams", False):
-                record.update(owner.hparams_initial)
+    for owner in (trainer.lightning_module, trainer.datamodule):
+        if getattr(owner, "_log_hyperparams", False):
+            record.update(owner.hparams_initial)
     record.pop("_class_path", None)  # LightningCLI's own
     return record
 

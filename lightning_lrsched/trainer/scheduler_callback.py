@@ -27,8 +27,8 @@ from lightning_lrsched.trainer.conflicts import (
     warn_of_epoch_interval,
     warn_of_finetuning,
 )
-from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_unused, name_of
-from lightning_lrsched.trainer.loggers import CurveLogger, Point
+from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
+from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 from lightning_lrsched.trainer.run_length import run_length_of, steps_before
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
@@ -137,6 +137,8 @@ class LRSchedulerCallback(Callback):
         self._scheduled = []
         for index, written in targets:
             self._attach(trainer, index, written, run)
+        for content in {id(written.content): written.content for _, written in targets}.values():
+            log_trainer_arguments(trainer, owner, content)
         self._attached = True
         warn_of_epoch_interval(trainer)
         if self._scheduled:
@@ -245,22 +247,8 @@ class LRSchedulerCallback(Callback):
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every = trainer.log_every_n_steps
         for scheduled in self._scheduled:
-            scheduler, before = scheduled.scheduler, scheduled.logged
-            finished = scheduler.last_epoch
-            if finished != before:
-                scheduled.logged = finished
-                closed_form = isinstance(scheduler, ClosedFormLR)
-                # Under manual optimization a batch may have made several steps, and passed a multiple in its middle.
-                at = finished + scheduled.axis
-                if self._log and every and at // every > (before + scheduled.axis) // every:
-                    # The values with which the step that has just finished, counted from 0, was made.
-                    lrs = None if closed_form else scheduled.lrs_in_force
-                    self._curves.add(trainer, Point(scheduler, finished - 1, at - 1, lrs))
-                if not closed_form:
-                    # torch's own cannot be asked for the lr of a step that is past.
-                    scheduled.lrs_in_force = scheduler.get_last_lr()
+            self._curves.after_batch(trainer, scheduled, log=self._log)
 
     # Nothing that was logged waits longer than what it belongs to.
 

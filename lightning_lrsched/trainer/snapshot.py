@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_lrsched.trainer.generators import generator_states
-from lightning_lrsched.trainer.protocol import is_a
+from lightning_lrsched.trainer.protocol import TrainerLike, is_a
 
 DISABLED_CALLBACKS = (
     # They would write files, stop the run, move the weights or the lr, or start a trial of their own.
@@ -27,7 +27,7 @@ DISABLED_CALLBACKS = (
 class TrainerSnapshot:
     """Remembers everything that a trial run of ``fit`` changes, and puts it back: once, however the run ends."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: TrainerLike) -> None:
         """Remember the trainer's settings and the random states; disable what a trial must not run."""
         self._rng_states = _collect_rng_states()
         self._callbacks = list(trainer.callbacks)
@@ -38,14 +38,17 @@ class TrainerSnapshot:
         self._reset_generators: list[Callable[[], object]] = []
         self._restored = False
         trainer.callbacks = [callback for callback in trainer.callbacks if not is_a(callback, *DISABLED_CALLBACKS)]
+        # Loggers keep the first hyperparameters of a run: at the end of the trial they get them with its findings.
+        self.logs_hyperparameters = trainer.enable_autolog_hparams
+        trainer.enable_autolog_hparams = False
         # What the module logs would stand among the values of the training.
-        trainer._logger_connector.log_metrics = _log_nothing
+        trainer._logger_connector.log_metrics = _log_nothing  # type: ignore[method-assign]
 
     def had_progress_bar(self) -> bool:
-        """Tell whether the trainer shows a progress bar."""
+        """Return whether the trainer shows a progress bar."""
         return any(is_a(callback, "ProgressBar") and callback.is_enabled for callback in self._callbacks)
 
-    def capture(self, trainer: Any, module: Any) -> None:
+    def capture(self, trainer: TrainerLike, module: Any) -> None:
         """Remember parameters, buffers, metrics, optimizer states and data generators; once the optimizers exist.
 
         Raises:
@@ -57,7 +60,7 @@ class TrainerSnapshot:
         self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
         self._reset_generators = generator_states(trainer.fit_loop._data_source.instance)
 
-    def restore_model(self, trainer: Any, module: Any) -> None:
+    def restore_model(self, trainer: TrainerLike, module: Any) -> None:
         """Put weights, buffers, metrics and optimizer states back."""
         for part in self._modules:
             part.restore()
@@ -67,7 +70,7 @@ class TrainerSnapshot:
         module.zero_grad(set_to_none=True)
         self._modules, self._optimizers = [], []
 
-    def restore_trainer(self, trainer: Any) -> None:
+    def restore_trainer(self, trainer: TrainerLike) -> None:
         """Put callbacks, limits, progress and random states back."""
         if self._restored:
             return
@@ -82,6 +85,7 @@ class TrainerSnapshot:
         loop.epoch_loop._batches_that_stepped = self._limits["batches_that_stepped"]
         self.set_limits(trainer, **self._limits)
         trainer.should_stop = False
+        trainer.enable_autolog_hparams = self.logs_hyperparameters
         vars(trainer._logger_connector).pop("log_metrics", None)  # the class has it
         trainer._logger_connector.reset_metrics()
         for reset in self._reset_generators:
@@ -89,7 +93,7 @@ class TrainerSnapshot:
         _set_rng_states(self._rng_states)
 
     @staticmethod
-    def _read_limits(trainer: Any) -> dict[str, Any]:
+    def _read_limits(trainer: TrainerLike) -> dict[str, Any]:
         loop = trainer.fit_loop
         return {
             "max_epochs": loop.max_epochs,
@@ -102,7 +106,7 @@ class TrainerSnapshot:
         }
 
     @staticmethod
-    def set_limits(trainer: Any, **limits: Any) -> None:
+    def set_limits(trainer: TrainerLike, **limits: Any) -> None:
         """Set some of the limits that end a fit."""
         loop = trainer.fit_loop
         for name in ("max_epochs", "min_epochs"):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_lrsched import SchedulerConfig
-from lightning_lrsched.config.scheduler_config import parameters_for
+from lightning_lrsched.config.params import parameters_for
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.configure_optimizers import configure_optimizers

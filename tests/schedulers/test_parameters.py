@@ -9,18 +9,8 @@ import pytest
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
-from lightning_lrsched.schedulers.parameters import (
-    OWN_LR,
-    REQUIRED,
-    AutoLr,
-    Choice,
-    Count,
-    Number,
-    Parameter,
-    Steps,
-    Switch,
-    parameters_of,
-)
+from lightning_lrsched.schedulers.parameters import REQUIRED, Parameter, parameters_of
+from lightning_lrsched.schedulers.rules import OWN_LR, AutoLr, Choice, Count, Number, Steps, Switch
 
 
 class Example:

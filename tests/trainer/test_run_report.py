@@ -81,6 +81,24 @@ def test_tensorboard_shows_the_modules_hyperparameters_and_the_schedules(make_tr
     assert saved["lightning_lrsched_lr_scheduler"]["total_num_steps"] == 30
 
 
+def test_tensorboard_shows_the_modules_hyperparameters_and_what_a_range_test_found(make_trainer, tmp_path):
+    logger, callback = TensorBoardLogger(tmp_path), LRRangeTestCallback(num_steps=60)
+    trainer = make_trainer(callback, logger=logger)
+    trainer.fit(WithHyperparameters(), data())
+    shown = shown_by_tensorboard(logger, tmp_path)
+    assert shown["lr"] == 0.01
+    assert shown["lr_range_test/suggestion"] == pytest.approx(callback.result.suggestion())
+    assert (shown["lr_range_test/low"], shown["lr_range_test/high"]) == pytest.approx(callback.result.bounds())
+    assert shown["lr_range_test/stop_reason"] == callback.result.stop_reason
+    assert trainer.enable_autolog_hparams
+
+
+def test_a_range_test_without_logging_leaves_the_modules_hyperparameters(make_trainer, tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    make_trainer(LRRangeTestCallback(num_steps=20, log=False), logger=logger).fit(WithHyperparameters(), data())
+    assert shown_by_tensorboard(logger, tmp_path).keys() == {"lr", "lr_scheduler"}
+
+
 def test_numbers_are_kept_although_nothing_was_auto(make_trainer, tmp_path):
     logger = CSVLogger(tmp_path)
     make_trainer(LRSchedulerCallback(DECAY), logger=logger).fit(Regression(), data())

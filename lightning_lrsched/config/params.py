@@ -1,0 +1,92 @@
+"""The params of a scheduler section: which ones a type has, and their values read, checked and resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_lrsched.config.deepspeed import short
+from lightning_lrsched.config.torch_schedulers import NOT_FROM_A_FILE, torch_parameters, torch_schedulers
+from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.checks import did_you_mean
+from lightning_lrsched.schedulers.durations import is_auto
+from lightning_lrsched.schedulers.errors import ParameterError, ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedulers.group_values import check_order
+from lightning_lrsched.schedulers.parameters import POSITION, REQUIRED, Parameter
+from lightning_lrsched.schedulers.rules import AnyValue, AutoLr, Count, Steps
+
+PARAMS = "scheduler.params."
+
+
+def parameters_for(type_name: Any) -> Mapping[str, Parameter]:
+    """Return the parameters that a configuration of this type may give, by name.
+
+    Raises:
+        TypeError: if the type is no string.
+        ValueError: if there is no such schedule.
+    """
+    if isinstance(type_name, str):
+        if type_name in SCHEDULERS:
+            # DeepSpeed's files often have the position.
+            return {**SCHEDULERS[type_name].parameters(), POSITION: Parameter(POSITION, Count(at_least=-1), -1)}
+        if type_name in torch_schedulers():
+            return torch_parameters(torch_schedulers()[type_name])
+        if type_name in NOT_FROM_A_FILE:
+            raise ParameterValueError(
+                "scheduler.type", f": {type_name} cannot come from a configuration: {NOT_FROM_A_FILE[type_name]}"
+            )
+    hint = did_you_mean(short(type_name), list(SCHEDULERS)) or did_you_mean(short(type_name), list(torch_schedulers()))
+    kind = ParameterValueError if isinstance(type_name, str) else ParameterTypeError
+    raise kind(
+        "scheduler.type",
+        f"must be one of {', '.join(SCHEDULERS)}, or a class of torch.optim.lr_scheduler, got {short(type_name)}{hint}",
+    )
+
+
+def read_value(parameter: Parameter, value: Any) -> Any:
+    """Return a value as the constructor takes it, or unchanged where it waits for the run or the optimizer."""
+    if is_auto(value) and not isinstance(parameter.rule, AnyValue) and not parameter.waits_for(value):
+        meant = [p.name for schedule in SCHEDULERS.values() for p in schedule.parameters().values() if p.rule.auto]
+        raise ParameterValueError(parameter.name, f': "auto" is possible for {", ".join(dict.fromkeys(meant))} only')
+    try:
+        value = parameter.read(value)
+        if parameter.waits_for(value):
+            return value
+        checked = parameter.check(value)
+    except ParameterError as error:
+        if isinstance(parameter.rule, Steps):
+            words = "" if parameter.rule.auto is None else ', or "auto"'
+            problem = f'{error.problem}; a length may also be a fraction of the run (0.1), epochs ("2ep"){words}'
+            raise type(error)(error.key, problem) from None
+        raise
+    return tuple(checked) if isinstance(checked, list) else checked
+
+
+def check_together(
+    low_and_high: tuple[tuple[str, str], ...], parameters: Mapping[str, Parameter], values: Mapping[str, Any]
+) -> None:
+    """Raise ValueError where values do not fit each other, as far as that can be known without an optimizer."""
+    lengths = {key: len(value) for key, value in values.items() if isinstance(value, tuple)}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise ParameterValueError(
+            "scheduler.params", f": lists need one value for each param group, got as many as: {listed}"
+        )
+    defaults = {key: None if p.default is REQUIRED else p.default for key, p in parameters.items()}
+    with key_path(PARAMS):
+        check_order({**defaults, **values}, None, low_and_high)
+
+
+def resolve_lrs(
+    parameters: Mapping[str, Parameter], params: Mapping[str, Any], base_lrs: list[float]
+) -> dict[str, Any]:
+    """Return ``params`` with numbers in place of learning rates that are ``"auto"``."""
+    resolved = dict(params)
+    own: Any = base_lrs[0] if len(set(base_lrs)) == 1 else tuple(base_lrs)
+    waiting = [(key, rule) for key in params if isinstance(rule := parameters[key].rule.auto, AutoLr)]
+    for key, auto in sorted(waiting, key=lambda item: item[1].of is not None):  # first those that others refer to
+        if is_auto(params[key]):
+            base = own if auto.of is None else resolved[auto.of]
+            several = isinstance(base, tuple)
+            resolved[key] = tuple(auto.fraction * lr for lr in base) if several else auto.fraction * base
+    return resolved

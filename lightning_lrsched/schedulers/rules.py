@@ -1,0 +1,116 @@
+"""Rules: what the value of a parameter may be, and what ``"auto"`` means for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_lrsched.schedulers.checks import choice, count, flag, number
+
+
+@dataclass(frozen=True)
+class AutoLr:
+    """What ``"auto"`` means for a learning rate: a fraction of each param group's own lr, or of another parameter."""
+
+    fraction: float
+    of: str | None = None
+
+    def __str__(self) -> str:
+        if self.fraction == 0.0:
+            return "0"
+        base = "each param group's own lr" if self.of is None else self.of
+        return base if self.fraction == 1.0 else f"{self.fraction:g} of {base}"
+
+
+OWN_LR = AutoLr(1.0)
+ZERO = AutoLr(0.0)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number within limits; where the type allows a list, one number for each param group."""
+
+    at_least: float = -math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    at_most: float = math.inf
+    auto: AutoLr | None = None
+
+    metavar = "X"
+
+    def check(self, key: str, value: Any) -> float:
+        """Return ``value`` as a float, or raise ParameterError."""
+        limits = {"at_least": self.at_least, "above": self.above, "below": self.below, "at_most": self.at_most}
+        return number(key, value, **limits)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number."""
+
+    at_least: int = 0
+    auto: None = None
+
+    metavar = "N"
+
+    def check(self, key: str, value: Any) -> int:
+        """Return ``value`` as an int, or raise ParameterError."""
+        return count(key, value, at_least=self.at_least)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A number of optimizer steps; ``auto`` is the fraction of the run for which the word stands."""
+
+    at_least: int = 0
+    auto: float | None = None
+
+    metavar = "STEPS"
+
+    def check(self, key: str, value: Any) -> int:
+        """Return ``value`` as an int, or raise ParameterError."""
+        return count(key, value, at_least=self.at_least)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or false."""
+
+    auto: None = None
+
+    metavar = "true|false"
+
+    def check(self, key: str, value: Any) -> bool:
+        """Return ``value``, or raise ParameterError."""
+        return flag(key, value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several words."""
+
+    allowed: tuple[str, ...]
+    auto: None = None
+
+    metavar = None
+
+    def check(self, key: str, value: Any) -> str:
+        """Return ``value``, or raise ParameterError."""
+        return choice(key, value, self.allowed)
+
+
+@dataclass(frozen=True)
+class AnyValue:
+    """Anything: a parameter of a class that checks its values itself."""
+
+    auto: None = None
+
+    metavar = "X"
+
+    def check(self, key: str, value: Any) -> Any:
+        """Return ``value``."""
+        return value
+
+
+Rule = Number | Count | Steps | Switch | Choice | AnyValue

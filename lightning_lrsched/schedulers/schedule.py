@@ -1,0 +1,117 @@
+"""Schedule: the parameters of a schedule and its curve, a pure function of the position; it knows no optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_lrsched.schedulers.group_values import Curve, GroupValues, check_order
+from lightning_lrsched.schedulers.parameters import Parameter, parameters_of
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a schedule's remarks are about.
+
+    Args:
+        parameters: all hyperparameters; where a configuration leaves one to the run, its word.
+        defaulted: those that were not given.
+        base_lrs: each group's own lr; empty where they are not known.
+        without_momentum: name of the optimizer if it has no momentum to cycle, else None.
+    """
+
+    parameters: Mapping[str, Any]
+    defaulted: Collection[str]
+    base_lrs: Sequence[float]
+    without_momentum: str | None = None
+
+
+class Schedule:
+    """Base of all schedules: a subclass declares its parameters in its constructor, and gives the :meth:`curve`."""
+
+    low_and_high: tuple[tuple[str, str], ...] = ()
+    """Pairs of parameters of which the first may not be greater than the second."""
+
+    # What a subclass gives -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, momentum) as a function of the position.
+
+        Args:
+            p: one attribute for each parameter, and ``base_lr``; a float, or an array with one for each set of groups.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def complete(cls, parameters: dict[str, Any]) -> None:
+        """Fill in defaults that depend on other parameters."""
+
+    @classmethod
+    def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return whether the values depend on the lr that the optimizer was made with."""
+        return False
+
+    @classmethod
+    def remarks(cls, about: Circumstances) -> list[str]:
+        """Return what is suspicious, though possible, as sentences."""
+        return []
+
+    @classmethod
+    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int] | None:
+        """Return the keys that give the schedule its length, and the step at which it ends; None: it has no end."""
+        return None
+
+    @classmethod
+    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return whether the lr stays low after the schedule's end, so that nothing is learned any more."""
+        return False
+
+    @classmethod
+    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
+        """Return how many steps show the whole of the schedule, where nobody says how long the run is."""
+        found = cls.length(parameters)
+        return 100 if found is None else found[1]
+
+    # Parameters ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def parameters(cls) -> Mapping[str, Parameter]:
+        """Return the hyperparameters that a configuration may give, by name."""
+        return parameters_of(cls)  # type: ignore[arg-type]  # a class is hashable; mypy looks at its instances
+
+    @classmethod
+    def check(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all hyperparameters, checked and with their defaults; no optimizer is needed.
+
+        Args:
+            given: values by name; names that are no hyperparameters are left out.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is missing or out of range, or a low end lies above its high end.
+        """
+        checked = {name: p.check(given.get(name, p.default)) for name, p in cls.parameters().items()}
+        cls.complete(checked)
+        check_order(checked, None, cls.low_and_high)
+        return checked
+
+    @classmethod
+    def values(
+        cls, parameters: Mapping[str, Any], base_lrs: list[float], *, cycles_momentum: bool = True
+    ) -> GroupValues:
+        """Return the lr and momentum of every param group as functions of the position; no optimizer is needed.
+
+        Args:
+            parameters: all hyperparameters, as :meth:`check` returns them.
+            base_lrs: each group's own lr.
+            cycles_momentum: whether the optimizer has a momentum to cycle.
+
+        Raises:
+            ValueError: if a list does not have one value for each group, or a low end lies above its high end.
+        """
+        if not cycles_momentum and "cycle_momentum" in parameters:
+            parameters = {**parameters, "cycle_momentum": False}
+        scales = cls.scales_base_lr(parameters)
+        return GroupValues(cls.curve, parameters, base_lrs, cls.low_and_high, scales_base_lr=scales)
