@@ -134,41 +134,6 @@ def test_a_section_that_is_not_used_may_hold_anything(told, section):
     assert "SGD is. To" in told(Regression(), LRSchedulerCallback({"optimizer": section, "scheduler": AUTO}))[-1]
 
 
-WHOLE = {
-    "gradient_accumulation_steps": 4,
-    "gradient_clipping": 0.5,
-    "bf16": {"enabled": True},
-    "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
-    "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 2}},
-}
-
-
-class Configured(Regression):
-    """Takes optimizer and schedule from a whole configuration."""
-
-    def configure_optimizers(self) -> Any:
-        return configure_optimizers(self, WHOLE)
-
-
-@pytest.mark.parametrize("route", ["LRSchedulerCallback", "configure_optimizers"])
-def test_what_the_rest_of_a_deepspeed_file_asks_of_the_trainer_is_logged_once(make_trainer, caplog, route):
-    callbacks, module = ([LRSchedulerCallback(WHOLE)], Regression()) if "Callback" in route else ([], Configured())
-    with caplog.at_level(logging.INFO):
-        make_trainer(*callbacks, gradient_clip_val=0.5).fit(module, data())
-    [line] = [message for message in caplog.messages if "also asks for" in message]
-    assert line.startswith(
-        f"{route}: the configuration also asks for Trainer(accumulate_grad_batches=4, precision='bf16-mixed'),"
-        " which this Trainer does not have"
-    )
-
-
-def test_settings_that_contradict_each_other_are_logged_and_training_goes_on(make_trainer, caplog):
-    config = {**WHOLE, "fp16": {"enabled": True}}
-    with caplog.at_level(logging.INFO):
-        make_trainer(LRSchedulerCallback(config)).fit(Regression(), data())
-    assert "the rest of the configuration cannot be used: bf16 and fp16 are both enabled" in caplog.text
-
-
 # The values that are used ---------------------------------------------------------------------------------------------
 
 
@@ -209,3 +174,38 @@ def test_a_configuration_without_auto_is_not_told(make_trainer, caplog):
     with caplog.at_level(logging.INFO):
         make_trainer(callback, max_epochs=1).fit(Regression(), data())
     assert not any("as written" in record.message for record in caplog.records)
+
+
+WHOLE = {
+    "gradient_accumulation_steps": 4,
+    "gradient_clipping": 0.5,
+    "bf16": {"enabled": True},
+    "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
+    "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 2}},
+}
+
+
+class Configured(Regression):
+    """Takes optimizer and schedule from a whole configuration."""
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(self, WHOLE)
+
+
+@pytest.mark.parametrize("route", ["LRSchedulerCallback", "configure_optimizers"])
+def test_what_the_rest_of_a_deepspeed_file_asks_of_the_trainer_is_logged_once(make_trainer, caplog, route):
+    callbacks, module = ([LRSchedulerCallback(WHOLE)], Regression()) if "Callback" in route else ([], Configured())
+    with caplog.at_level(logging.INFO):
+        make_trainer(*callbacks, gradient_clip_val=0.5).fit(module, data())
+    [line] = [message for message in caplog.messages if "also asks for" in message]
+    assert line.startswith(
+        f"{route}: the configuration also asks for Trainer(accumulate_grad_batches=4, precision='bf16-mixed'),"
+        " which this Trainer does not have"
+    )
+
+
+def test_settings_that_contradict_each_other_are_logged_and_training_goes_on(make_trainer, caplog):
+    config = {**WHOLE, "fp16": {"enabled": True}}
+    with caplog.at_level(logging.INFO):
+        make_trainer(LRSchedulerCallback(config)).fit(Regression(), data())
+    assert "the rest of the configuration cannot be used: bf16 and fp16 are both enabled" in caplog.text
