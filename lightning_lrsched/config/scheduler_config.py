@@ -87,7 +87,7 @@ class SchedulerConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
         """Read a ``{"type", "params"}`` section, or the ``scheduler`` section of a whole DeepSpeed configuration.
 
-        The section may also stand one level down, under ``deepspeed``. What else the configuration holds is left alone.
+        The section may also stand one level down, under ``deepspeed``. Everything else in the configuration is ignored.
 
         Raises:
             TypeError: if a value has the wrong type.
@@ -131,7 +131,7 @@ class SchedulerConfig:
             return cls.from_dict(content)
 
     def preview_steps(self) -> int:
-        """Return how many steps show the whole of the schedule, where nobody says how long the run is."""
+        """Return how many steps show the whole schedule when the length of the run is not known."""
         if self.is_own:
             return SCHEDULERS[self.type].preview_steps(SCHEDULERS[self.type].check(self.params))
         return int(self.params.get("total_steps") or self.params.get("total_iters") or self.params.get("T_max") or 100)
@@ -159,9 +159,9 @@ class SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
         Args:
-            optimizer: whose param groups' learning rates ``"auto"`` means.
+            optimizer: the optimizer whose learning rates ``"auto"`` means.
             trainer: the Trainer that is about to fit, or a
-                :class:`~lightning_lrsched.schedulers.durations.RunLength`; asked only where a value depends on the run.
+                :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
 
         Raises:
             ValueError: if the run's length is not known; the message names the key and the remedy.
@@ -274,12 +274,12 @@ def parameters_for(type_name: Any) -> Mapping[str, Parameter]:
     """Return the parameters that a configuration of this type may give, by name.
 
     Raises:
-        TypeError: if the type is no string.
+        TypeError: if the type is not a string.
         ValueError: if there is no such schedule.
     """
     if isinstance(type_name, str):
         if type_name in SCHEDULERS:
-            # DeepSpeed's files often have the position.
+            # DeepSpeed's files often give the position.
             return {**SCHEDULERS[type_name].parameters(), POSITION: Parameter(POSITION, Count(at_least=-1), -1)}
         if type_name in torch_schedulers():
             return torch_parameters(torch_schedulers()[type_name])
@@ -296,7 +296,7 @@ def parameters_for(type_name: Any) -> Mapping[str, Parameter]:
 
 
 def _read(parameter: Parameter, value: Any) -> Any:
-    """Return a value as the constructor takes it, or unchanged where it waits for the run or the optimizer."""
+    """Return a value as the constructor takes it, or unchanged where it depends on the run or the optimizer."""
     if is_auto(value) and not isinstance(parameter.rule, AnyValue) and not parameter.waits_for(value):
         meant = [p.name for schedule in SCHEDULERS.values() for p in schedule.parameters().values() if p.rule.auto]
         raise ParameterValueError(parameter.name, f': "auto" is possible for {", ".join(dict.fromkeys(meant))} only')
@@ -321,7 +321,8 @@ def _check_together(
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise ParameterValueError(
-            "scheduler.params", f": lists need one value for each param group, got as many as: {listed}"
+            "scheduler.params",
+            f": lists need one value for each param group, so all have the same length, got {listed}",
         )
     defaults = {key: None if p.default is REQUIRED else p.default for key, p in parameters.items()}
     with key_path(PARAMS):
@@ -335,7 +336,7 @@ def _resolve_lrs(
     resolved = dict(params)
     own: Any = base_lrs[0] if len(set(base_lrs)) == 1 else tuple(base_lrs)
     waiting = [(key, rule) for key in params if isinstance(rule := parameters[key].rule.auto, AutoLr)]
-    for key, auto in sorted(waiting, key=lambda item: item[1].of is not None):  # first those that others refer to
+    for key, auto in sorted(waiting, key=lambda item: item[1].of is not None):  # those that others refer to come first
         if is_auto(params[key]):
             base = own if auto.of is None else resolved[auto.of]
             several = isinstance(base, tuple)
@@ -346,6 +347,6 @@ def _resolve_lrs(
 def _run_length(trainer: Any) -> RunLength:
     if isinstance(trainer, RunLength):
         return trainer
-    from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - not for those without a Trainer
+    from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - only where there is a Trainer
 
     return run_length_of(trainer)

@@ -142,7 +142,7 @@ def test_an_eager_runs_state_that_is_loaded_later_becomes_capturable_at_once() -
 def test_a_group_whose_parameters_lie_on_several_devices_is_refused() -> None:
     optimizer = AdamW([parameter(), torch.zeros(1, device="meta", requires_grad=True)], lr=0.1)
     schedule = WarmupLR(optimizer, warmup_max_lr=0.1)
-    with pytest.raises(ValueError, match="one param group lie on several devices"):
+    with pytest.raises(ValueError, match="one param group are on several devices"):
         schedule.make_capturable()
 
 

@@ -71,7 +71,7 @@ def test_a_changed_hyperparameter_is_in_force_at_once_and_told_once(tmp_path, na
     with pytest.warns(UserWarning, match="resumes at step") as caught:
         resumed = fit(tmp_path, *routed(route, changed), ckpt_path=path)
     [message] = messages(caught, "resumes at step")
-    assert f"{name} resumes at step {SAVED_AT} with other hyperparameters" in message
+    assert f"{name} resumes at step {SAVED_AT} with hyperparameters that differ" in message
     assert message.endswith(f": {key}: {CONFIGS[name]['params'][key]!r} -> {value!r}")
     assert lrs(resumed) == expected(changed, range(SAVED_AT, STEPS))
 
