@@ -86,7 +86,7 @@ def test_a_capturable_step_reads_nothing_back(cls: Any, monkeypatch: pytest.Monk
 
 
 REFUSED = {
-    "SGD": (lambda: two_groups(SGD, momentum=0.9), r"SGD has no such mode.*that have it:.*AdamW"),
+    "SGD": (lambda: two_groups(SGD, momentum=0.9), r"SGD has no such mode.*that have it are .*AdamW"),
     "an optimizer of the user": (lambda: ThreeBetas([parameter()]), "ThreeBetas has no such mode"),
     "RMSprop": (lambda: two_groups(RMSprop, momentum=0.9), "RMSprop reads a tensor momentum back"),
     "fused": (lambda: two_groups(AdamW, fused=True), r"AdamW\(fused=True\) takes its betas as numbers"),
