@@ -6,6 +6,7 @@
 #   make bench      what steps cost: tables, and the same figures as JSON in build/benchmarks
 #   make coverage   the lines that the quick suite does not reach
 #   make mutants    mistakes made by a tool, each of which a test must notice; some minutes
+#   make sdist      what a release uploads: sdist and wheel, in dist
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 test test-slow test-browser test-all bench coverage mutants: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: demo pictures test test-slow test-browser test-all bench coverage mutants docs lint format clean
+.PHONY: demo pictures test test-slow test-browser test-all bench coverage mutants docs sdist lint format clean
 
 demo: .venv/ready-examples
 	$(BIN)/python examples/digits.py
@@ -56,11 +57,16 @@ mutants: .venv/ready-mutants
 docs: .venv/ready-docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q --fresh-env -c docs . build/docs
 
+sdist: .venv/ready-test
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
 lint: .venv/ready-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 format: .venv/ready-lint
 	$(BIN)/ruff check --fix .

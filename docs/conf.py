@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
+from typing import get_type_hints
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.parsers.rst.directives.tables import ListTable
+from docutils.statemachine import StringList
+from sphinx.util.inspect import stringify_signature
 
 from lightning_lrsched import __version__
 from lightning_lrsched.__main__ import main
+from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
+from lightning_lrsched.schedulers.parameters import AutoLr
 
 project = "lightning_lrsched"
 release = __version__
@@ -31,7 +38,7 @@ myst_enable_extensions = ["html_image"]  # pictures with a width
 # The names of others, in annotations. No inventories are downloaded: they are shown without a link. Every other name
 # must be found in the reference.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(argparse|collections|inspect|lightning|numpy|pathlib|torch)\..*"),
+    (r"py:.*", r"(argparse|collections|enum|inspect|lightning|numpy|pathlib|torch)\..*"),
     (r"py:class", r"Figure"),  # matplotlib's, imported for type checkers alone
 ]
 
@@ -57,6 +64,48 @@ class ConsoleHelp(Directive):
         return [nodes.literal_block(printed.getvalue(), printed.getvalue(), language="text")]
 
 
+class AutoMeanings(Directive):
+    """``.. auto-meanings::``: a table of what ``"auto"`` means, read from the rules of the schedules' parameters."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = ["* - key", "  - schedules", '  - ``"auto"`` means']
+        for key, (owners, meaning) in auto_meanings().items():
+            listed = ", ".join(f":class:`~lightning_lrsched.{owner}`" for owner in owners)
+            rows += [f"* - ``{key}``", f"  - {listed}", f"  - {meaning}"]
+        options = {"header-rows": 1}
+        content = StringList(rows, source="auto-meanings")
+        return ListTable(
+            "list-table", [], options, content, self.lineno, self.content_offset, "", self.state, self.state_machine
+        ).run()
+
+
+def auto_meanings() -> dict[str, tuple[list[str], str]]:
+    """Return key -> (schedules that have it, what ``"auto"`` means)."""
+    found: dict[str, tuple[list[str], str]] = {}
+    for name, schedule in SCHEDULERS.items():
+        for key, parameter in schedule.parameters().items():
+            auto = parameter.rule.auto
+            if auto is not None:
+                steps = "the whole run" if auto == 1.0 else f"{auto} of the run"
+                meaning = str(auto) if isinstance(auto, AutoLr) else steps
+                found.setdefault(key, ([], meaning))[0].append(name)
+    return found
+
+
+def show_plain_types(_app, what, _name, obj, _options, _signature, returns):
+    """A schedule's signature without the rules behind its types, which the descriptions give in words."""
+    if what != "class" or not issubclass(obj, ClosedFormLR):
+        return None
+    types = get_type_hints(obj.__init__)  # without include_extras: Annotated[int, Steps()] is int
+    signature = inspect.signature(obj)
+    arguments = [
+        argument.replace(annotation=types.get(argument.name, argument.annotation))
+        for argument in signature.parameters.values()
+    ]
+    plain = signature.replace(parameters=arguments, return_annotation=inspect.Signature.empty)
+    return stringify_signature(plain, unqualified_typehints=True), returns
+
+
 def keep_the_value_alone(_app, what, _name, _obj, _options, lines):
     """A constant's docstring is that of its type, ``str(object='')`` and so on."""
     if what == "data":
@@ -65,4 +114,6 @@ def keep_the_value_alone(_app, what, _name, _obj, _options, lines):
 
 def setup(app):
     app.connect("autodoc-process-docstring", keep_the_value_alone)
+    app.connect("autodoc-process-signature", show_plain_types)
     app.add_directive("console-help", ConsoleHelp)
+    app.add_directive("auto-meanings", AutoMeanings)

@@ -1,6 +1,6 @@
 """A small GPT on characters, trained with WarmupDecayLR, with WarmupCosineLR and, to compare, at a fixed learning rate.
 
-Its text is there wherever Python is: the source of the standard library. On several devices each step takes a batch
+Its text comes with every Python: the source of the standard library. On several devices each step takes a batch
 from every one, so that the run has fewer steps; "auto" in the schedules below follows.
 
     python examples/char_lm.py [--schedule WarmupCosineLR] [--devices 2 --accelerator cpu] [--out FOLDER]
@@ -33,13 +33,13 @@ SCHEDULES = {
     "fixed": None,
 }
 # The optimizer's lr, chosen by validation loss among 0.0015, 0.003, 0.006, 0.012 and 0.024 (one seed): for the fixed lr
-# and the cosine the best of these; WarmupDecayLR would gain 0.02 bits at 0.024. A schedule that ends near 0 bears a
-# higher lr, and in so short a run needs it: at 0.003 the fixed lr is ahead of both by 0.2 bits.
+# and the cosine the best of these; WarmupDecayLR would gain 0.02 bits at 0.024. A schedule that ends near 0 tolerates
+# a higher lr, and needs it in so short a run: at 0.003 the fixed lr is ahead of both by 0.2 bits.
 LRS = {"WarmupDecayLR": 0.012, "WarmupCosineLR": 0.012, "fixed": 0.006}
 VOCABULARY = 128  # ASCII
 CONTEXT = 64  # [characters]
 BATCH_SIZE = 16  # on each device
-VALIDATION_SHARE = 16  # one character to validate for so many to train
+VALIDATION_SHARE = 16  # one character to validate for this many to train
 
 
 class CharGPT(LightningModule):

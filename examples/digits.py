@@ -1,4 +1,4 @@
-"""From nothing to a trained model: LR range test -> suggestion -> 1Cycle, on scikit-learn's handwritten digits.
+"""From scratch to a trained model: LR range test -> suggestion -> 1Cycle, on scikit-learn's handwritten digits.
 
 For each seed, a small convolutional network is trained twice for the same number of steps: with the 1Cycle schedule
 (cyclical momentum included) that its range test suggests, and at torch's default fixed learning rate.

@@ -1,8 +1,9 @@
 """A DeepSpeed configuration, used as it is in Lightning: a small Transformer learns scikit-learn's handwritten digits.
 
-ds_config.json is a file as one writes it for DeepSpeed and Hugging Face's Trainer, with comments and "auto" values. Its
-sections optimizer and scheduler are carried out, the others (fp16, zero_optimization ...) are left alone: precision,
-accumulation and clipping are the business of Lightning's Trainer. DeepSpeed itself is not needed.
+ds_config.json is a file as written for DeepSpeed and Hugging Face's Trainer, with comments and "auto" values. Its
+sections optimizer and scheduler are used, the others (fp16, zero_optimization ...) are ignored: precision,
+accumulation and clipping are arguments of Lightning's Trainer (lightning_lrsched.trainer_arguments reads them from such
+a file). DeepSpeed itself is not needed.
 
     python examples/ds_config.py [--config ds_config.json] [--epochs 20] [--out demo_output/ds_config]
 """

@@ -1,7 +1,7 @@
 """A GAN with one schedule for each of its two optimizers, on scikit-learn's handwritten digits.
 
-Manual optimization, two time-scales (TTUR): the discriminator has twice the generator's learning rate. Both decay to
-zero on curves of their own, and the generator's warmup is longer: it learns when there is something to learn from.
+Manual optimization with two time-scales (TTUR): the discriminator has twice the generator's learning rate. Both decay
+to zero on curves of their own, and the generator's warmup is longer: the discriminator needs a head start.
 
 Of the samples, 97.5 % are recognised as the digit that was asked for, and those of one digit differ 86 % as much as
 real images do. With both learning rates constant that is 91.8 % and 92 % (medians of three seeds).
@@ -43,7 +43,7 @@ DISCRIMINATOR_SCHEDULE = {
 
 
 class ConditionalGAN(LightningModule):
-    """Generator and discriminator, both of which are told the digit. Note that it holds no scheduler code."""
+    """Generator and discriminator, both conditioned on the digit. Note that it holds no scheduler code."""
 
     def __init__(self, generator_lr: float = 3e-3, discriminator_lr: float = 6e-3) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The experiment of the LR range test's tutorial: a batch 4 times as large, and still as good, with 1Cycle.
+"""The experiment of the LR range test's tutorial: a batch 4 times as large, and results as good, with 1Cycle.
 
 An LSTM learns to predict the next character in the source of Python's standard library, always from as many samples:
 
@@ -44,7 +44,7 @@ VALIDATIONS = 40  # in each training
 
 GRID = [0.001, 0.002, 0.004, 0.008, 0.016]
 GRID_SEEDS = [0, 1, 2]
-FRESH_SEEDS = list(range(100, 110))  # none of them had a part in choosing anything
+FRESH_SEEDS = list(range(100, 110))  # none of them was used to choose anything
 BEST_LR = {SMALL: 0.004, LARGE: 0.004}
 """The best of GRID by the median validation loss of GRID_SEEDS, as --full finds it."""
 
@@ -83,7 +83,7 @@ class CharLSTM(LightningModule):
 
 
 class ValidationCurve(Callback):
-    """Keeps the validation loss after so many batches."""
+    """Records the validation loss against the number of batches."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
@@ -113,7 +113,7 @@ def windows(text: bytes) -> TensorDataset:
 
 
 def fit(seed: int, batch_size: int, lr: float, steps: int, interval: int, callback: Callback | None = None) -> Trainer:
-    """Train from scratch for so many steps, with a validation every ``interval`` of them."""
+    """Train from scratch for ``steps`` steps, with a validation every ``interval`` steps."""
     seed_everything(seed, verbose=False)
     module, (training, validation) = CharLSTM(lr), loaders(batch_size)
     trainer = Trainer(
@@ -149,7 +149,7 @@ def train(
 
 
 def range_test(seed: int, lr: float, growth: float) -> RangeTestResult:
-    """Run an LR range test that goes by the validation loss, from ``lr`` on."""
+    """Run an LR range test on the validation loss, starting at ``lr``."""
     callback = LRRangeTestCallback(
         lr, lr_range_test_step_size=10, lr_range_test_step_rate=growth, monitor="val_loss", num_steps=TEST_STEPS
     )

@@ -1,4 +1,4 @@
-"""The learning-rate and momentum scheduling that PyTorch Lightning users deserve.
+"""DeepSpeed's learning-rate and momentum schedules, and its LR range test, for PyTorch Lightning.
 
 Every public name is loaded when it is first used: importing this package imports neither torch nor Lightning.
 """

@@ -16,12 +16,12 @@ MAX_STEPS = 10_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 if a checked file is bad, 2 if a file cannot be used."""
+    """Run the command and return its exit status: 0; 1 if a checked file is bad; 2 if a file cannot be used."""
     args = _parser().parse_args(argv)
     try:
         status: int = args.run(args)
     except BrokenPipeError:
-        return 0  # the reader of a pipe (head) has seen enough
+        return 0  # the reader of a pipe (head) has closed it
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"lightning-lrsched: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -39,7 +39,9 @@ def preview(args: argparse.Namespace) -> int:
         print(f"{schedule.type}: {steps} optimizer steps")
         print(table(file.rows(table_steps(steps))))
     if file.known_lr() is None:
-        print(f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; --base-lr says otherwise)", file=sys.stderr)
+        print(
+            f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; give another with --base-lr)", file=sys.stderr
+        )
     if args.plot:
         draw(schedule.type, file.rows(picture_steps(steps))).savefig(args.plot, dpi=120)
     return 0
@@ -97,7 +99,7 @@ def _steps(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("lightning-lrsched", description="See, convert and check configurations.")
+    parser = argparse.ArgumentParser("lightning-lrsched", description="Preview, convert and check configurations.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="preview | convert | check")
     run = argparse.ArgumentParser(add_help=False)
@@ -105,12 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--steps", type=_steps, metavar="N", help="length of the run [optimizer steps]")
     run.add_argument("--steps-per-epoch", type=_steps, metavar="N", help='for values such as "2ep"')
     run.add_argument(
-        "--base-lr", type=float, metavar="X", help="the optimizer's own lr, where the file does not say it"
+        "--base-lr", type=float, metavar="X", help="the optimizer's own lr, where the file does not give it"
     )
 
     command = commands.add_parser("preview", parents=[run], help="show lr and momentum of each param group")
     command.add_argument("--csv", action="store_true", help="every step, as CSV, instead of the table")
-    command.add_argument("--plot", metavar="FILE.png", help="write a picture, too")
+    command.add_argument("--plot", metavar="FILE.png", help="also write a picture")
     command.set_defaults(run=preview)
 
     command = commands.add_parser("convert", parents=[run], help="JSON to YAML or back, with numbers for auto")

@@ -31,8 +31,8 @@ from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
 
 TOTAL = "total_num_steps"
-LEAST_STEPS = 10
-"""[optimizer steps] Shorter trainings have no room for the parts of a schedule."""
+MIN_STEPS = 10
+"""[optimizer steps] Shorter trainings have no room for the phases of a schedule."""
 
 SCHEDULER_HELP = (
     "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Values may be"
@@ -44,21 +44,21 @@ SCHEDULER_HELP = (
 class LRSchedulerCLI(LightningCLI):
     """LightningCLI whose schedules run per optimizer step, with the module and its YAML free of scheduler code.
 
-    Beside what LightningCLI has:
+    In addition to what LightningCLI offers:
 
     * a section ``scheduler:`` at the top, ``{type, params}`` or the path of a file (a DeepSpeed configuration, for
-      example); an :class:`~lightning_lrsched.LRSchedulerCallback` carries it out;
+      example); an :class:`~lightning_lrsched.LRSchedulerCallback` applies it;
     * a scheduler in Lightning's own section ``lr_scheduler:`` advances after every optimizer step, not every epoch
       (ReduceLROnPlateau excepted: it follows a metric);
     * the subcommand ``lr_range_test``, which writes a ``scheduler.yaml`` for ``fit --config scheduler.yaml``.
 
     Args:
-        *args: as LightningCLI.
-        trainer_class: as LightningCLI's, but a class.
-        **kwargs: as LightningCLI.
+        *args: as for LightningCLI.
+        trainer_class: as for LightningCLI, but it must be a class.
+        **kwargs: as for LightningCLI.
 
     Raises:
-        TypeError: if ``trainer_class`` is no class.
+        TypeError: if ``trainer_class`` is not a class.
         ValueError: if the section is wrong.
 
     Example:
@@ -77,7 +77,7 @@ class LRSchedulerCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return the subcommands and the arguments that the command line does not ask for."""
+        """Return the subcommands, and for each the arguments that are not on the command line."""
         return {**LightningCLI.subcommands(), "lr_range_test": {"model", "train_dataloaders", "datamodule"}}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -90,7 +90,7 @@ class LRSchedulerCLI(LightningCLI):
         group.add_argument("--scheduler", type=SchedulerConfig | str | None, default=None, help=SCHEDULER_HELP)
 
     def before_instantiate_classes(self) -> None:
-        """Check what can be known to be wrong as any other argument is checked: a message, no traceback."""
+        """Check the section and the range test like any other argument: an error message, no traceback."""
         try:
             self._scheduler = self._read_scheduler()
             if self.subcommand == "lr_range_test":
@@ -101,7 +101,7 @@ class LRSchedulerCLI(LightningCLI):
             self.parser.error(str(error))
 
     def _read_scheduler(self) -> SchedulerConfig | Mapping[str, Any] | None:
-        """Return the section, read once; its content, not the path of a file, goes into the saved configuration."""
+        """Return the section, read once; the saved configuration gets its content, not the path of a file."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         section = config.get("scheduler")
         if section is None:
@@ -115,9 +115,9 @@ class LRSchedulerCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the Trainer, with a callback for the section ``scheduler``."""
         if self.subcommand == "lr_range_test":
-            self.save_config_callback = None  # the test leaves one file behind: its result
+            self.save_config_callback = None  # the test writes one file: its result
         trainer: Any = super().instantiate_trainer(**kwargs)
-        # What a link between arguments gives is known only now.
+        # The value of a link between arguments is known only now.
         linked = self._get(self.config_init, "scheduler")
         scheduler = linked if self._scheduler is None else self._scheduler
         if scheduler is not None:
@@ -156,7 +156,7 @@ class LRRangeTestTrainer(Trainer):
         total_num_steps: int | float | str = "auto",
         **range_test: Any,
     ) -> RangeTestResult:
-        """Runs an LR range test and writes the schedule that follows from it.
+        """Runs an LR range test and writes the schedule that it suggests.
 
         Args:
             model: the module.
@@ -164,9 +164,9 @@ class LRRangeTestTrainer(Trainer):
             datamodule: or its datamodule.
             output: file to write, missing folders are made; ``fit --scheduler`` takes it, or ``fit --config``.
             schedule: which schedule to write.
-            total_num_steps: length of the training to come [optimizer steps]; also a fraction of what the Trainer's
-                settings say, epochs (``"2ep"``), or ``"auto"``: what the Trainer's settings say.
-            **range_test: as :class:`~lightning_lrsched.LRRangeTestCallback`.
+            total_num_steps: length of the training to come [optimizer steps]; also a fraction of the run that the
+                Trainer's settings describe, epochs (``"2ep"``), or ``"auto"``: that whole run.
+            **range_test: as for :class:`~lightning_lrsched.LRRangeTestCallback`.
 
         Raises:
             ValueError: if a value is wrong, or the test shows no learning rate; the message says what to change.
@@ -198,7 +198,7 @@ class LRRangeTestTrainer(Trainer):
 
 @dataclass(frozen=True)
 class _RangeTest:
-    """What a range test on the command line needs; checked when made, because a result would be lost afterwards."""
+    """What a range test on the command line needs; checked first: a mistake found later would lose the result."""
 
     callback: LRRangeTestCallback
     length: _Length
@@ -212,7 +212,7 @@ class _RangeTest:
 
 
 class _Length(Callback):
-    """Knows how long the training to come is, before the range test has begun and has lifted the trainer's limits."""
+    """Reads how long the later training is, before the range test lifts the trainer's limits."""
 
     def __init__(self, value: int | float | str) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class _Length(Callback):
         asked = trainer if Duration.of(self._value, auto=1.0) is not None else None
         steps = resolve_steps(TOTAL, self._value, run_length_of(asked))
         spelled = to_number(steps) if isinstance(steps, str) else None
-        self.total = count(TOTAL, steps if spelled is None else spelled, at_least=LEAST_STEPS)
+        self.total = count(TOTAL, steps if spelled is None else spelled, at_least=MIN_STEPS)
 
 
 def _describe(result: RangeTestResult, total: int) -> str:
@@ -258,7 +258,7 @@ def _show_only(parser: LightningArgumentParser, names: list[str]) -> None:
     format_all = parser.format_help
 
     def format_shown() -> str:
-        # Only meanwhile: an argument without help is no part of a configuration for jsonargparse.
+        # Only while formatting: for jsonargparse an argument without help is not part of a configuration.
         helps = [action.help for action in hidden]
         try:
             for action in hidden:
@@ -275,5 +275,5 @@ class _LineKeepingFormatter(DefaultHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
         lines = text.split("\n")
-        # argparse would flow the list of schedules into one paragraph.
+        # argparse would merge the list of schedules into one paragraph.
         return "\n".join(fill(line, width, indent + " " * (len(line) - len(line.lstrip()))) for line in lines)

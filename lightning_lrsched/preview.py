@@ -1,4 +1,4 @@
-"""A schedule seen before it runs: its lr and momentum as a table, as CSV, as a picture."""
+"""Preview of a schedule: its lr and momentum as a table, as CSV, or as a picture."""
 
 from __future__ import annotations
 

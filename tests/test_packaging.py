@@ -1,7 +1,8 @@
-"""The wheel holds the package and nothing else, and works from a folder of its own."""
+"""The wheel holds the package and nothing else, and works from a folder of its own; the sdist also has its tests."""
 
 import subprocess
 import sys
+import tarfile
 from email.parser import Parser
 from pathlib import Path
 from zipfile import ZipFile
@@ -46,6 +47,25 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     in_tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("*.py")} | {f"{PACKAGE}/py.typed"}
     assert {name for name in files if ".dist-info/" not in name} == in_tree
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
+
+
+def test_the_sdist_has_what_the_tests_and_the_reference_need(tmp_path):
+    pytest.importorskip("hatchling", reason="hatchling is not installed (it is part of the test extra)")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        files = {name.partition("/")[2] for name in archive.getnames()}
+    python = [path for folder in (PACKAGE, "tests", "examples", "docs") for path in (ROOT / folder).rglob("*.py")]
+    needed = {path.relative_to(ROOT).as_posix() for path in [*python, *(ROOT / "docs").rglob("*.rst")]}
+    needed |= {
+        "tests/schedulers/golden.json",
+        "examples/ds_config.json",
+        "Makefile",
+        "constraints.txt",
+        "pyproject.toml",
+    }
+    needed |= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    assert needed - files == set()
 
 
 def test_the_package_is_imported_from_the_wheel_and_has_its_version(unpacked):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_lrsched.schedulers import SCHEDULERS
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -32,6 +34,17 @@ def test_every_block_has_a_language_that_a_test_runs():
     fences = re.findall(r"^```(\w*)$", README, re.MULTILINE)
     assert set(fences[::2]) == {"python", "sh", "json", "yaml", "text"}  # text: the tables of examples/large_batch.py
     assert set(fences[1::2]) == {""}
+
+
+def test_the_table_of_auto_has_every_key_that_may_be_auto_and_what_it_means():
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.+) \|$", README.partition('`"auto"` means')[2], re.MULTILINE)
+    stated = {key: meaning.replace("`", "") for keys, meaning in rows for key in re.findall(r"\w+", keys)}
+    parameters = {key: p for schedule in SCHEDULERS.values() for key, p in schedule.parameters().items()}
+    known = {key: re.findall(r'"auto": (.+)\. \(default', p.describe()) for key, p in parameters.items()}
+    expected = {key: meaning for key, [*found] in known.items() for meaning in found}
+    assert stated == {
+        key: "the whole run" if meaning == "1 of the run" else meaning for key, meaning in expected.items()
+    }
 
 
 def test_the_make_targets_of_the_readme_exist():

@@ -16,7 +16,7 @@ class Classifier(LightningModule):
 
     Args:
         width: number of channels of the first convolution; the second has twice as many.
-        dropout: share of the features that are left out in training.
+        dropout: fraction of the features that are left out in training.
         lr: learning rate of SGD where no schedule sets it.
         momentum: momentum of SGD where no schedule sets it.
     """

@@ -100,7 +100,7 @@ class Browser:
                 yield cls(process)
 
     def open(self, url: str, width: int, height: int, scale: float = 1.0) -> None:
-        """Load a page into a window of so many pixels, each drawn as ``scale`` x ``scale``."""
+        """Load a page into a window of the given size [pixels], each pixel drawn as ``scale`` x ``scale``."""
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
         self._call("Page.navigate", url="about:blank")  # an address that differs after the # alone is not loaded anew

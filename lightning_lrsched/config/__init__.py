@@ -1,1 +1,1 @@
-"""How a schedule is asked for: DeepSpeed-style dictionaries and files."""
+"""How a schedule is written down: DeepSpeed-style dictionaries, files and command-line flags."""

@@ -1,10 +1,10 @@
 """Command-line flags for every parameter of every schedule, under DeepSpeed's names.
 
-The functions are DeepSpeed's, by name and by what they return. Two of them return a pair, because who calls DeepSpeed's
-unpacks one: :func:`~lightning_lrsched.get_config_from_args` gives ``(None, message)`` when no ``--lr_schedule`` was
-typed (the caller then trains without one), and :func:`~lightning_lrsched.get_lr_from_config` gives ``(None, message)``
-for a schedule whose configuration holds no learning rate. Everything that is a mistake is raised as ValueError or
-TypeError instead.
+The functions have DeepSpeed's names and return values. Two of them return a pair, because callers of DeepSpeed's
+unpack one: :func:`~lightning_lrsched.get_config_from_args` returns ``(None, message)`` when no ``--lr_schedule`` was
+typed (the caller then trains without one), and :func:`~lightning_lrsched.get_lr_from_config` returns
+``(None, message)`` for a schedule whose configuration holds no learning rate. Mistakes raise ValueError or TypeError
+instead.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
         ('2ep', None)
     """
     group = parser.add_argument_group(
-        "learning rate schedule", "a flag that is not given leaves the configuration alone"
+        "learning rate schedule", "a flag that is not given leaves the configuration unchanged"
     )
     group.add_argument(f"--{LR_SCHEDULE}", choices=VALID_LR_SCHEDULES, default=None, help="type of the schedule")
     for name, parameter in _all_parameters().items():
@@ -61,7 +61,7 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """Parse ``sys.argv`` and return what belongs to the schedule, and what is left for others.
+    """Parse ``sys.argv``; return the arguments of the schedule, and the remaining words.
 
     Source:
         DeepSpeed 0.19.8, ``deepspeed.runtime.lr_schedules.parse_arguments``.
@@ -146,7 +146,7 @@ def get_config_from_args(args: argparse.Namespace) -> tuple[dict[str, Any], None
 def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
     """Return ``(lr, "")``: the learning rate that a ``{"type", "params"}`` configuration starts or peaks at.
 
-    That is the start of a range test, the top of a cycle or warmup (the default, where the configuration does not say
+    That is the start of a range test, the top of a cycle or warmup (the default, if the configuration does not give
     it). For a schedule that only multiplies the optimizer's own lr: ``(None, message)``.
 
     Args:
@@ -168,7 +168,7 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
     top = [p for p in parameters if p.rule.auto == OWN_LR] or [p for p in parameters if p.per_group]
     lr = checked.to_dict()["params"].get(top[0].name, top[0].default) if top else None
     if lr is None or is_auto(lr):
-        return None, f"{checked.type}: the optimizer's own learning rate decides, the configuration holds none"
+        return None, f"{checked.type} uses the optimizer's own learning rate; the configuration has none"
     return lr, ""
 
 

@@ -1,4 +1,4 @@
-"""A configuration file on its own, without a module or a Trainer: what preview, convert and check work on."""
+"""A configuration file on its own, without a module or a Trainer, for preview, convert and check."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Row = tuple[int, list[float], list[float] | None]
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A configuration file, its two sections, and what the command line says of the run.
+    """A configuration file, its two sections, and the length of the run as the command line gives it.
 
     Args:
         path: where it was read from.
@@ -52,7 +52,7 @@ class ConfigFile:
         steps_per_epoch: int | None = None,
         base_lr: float | None = None,
     ) -> ConfigFile:
-        """Read a file; the other arguments are what a Trainer and a module would know."""
+        """Read a file; the other arguments are what a Trainer and a module would provide."""
         content = read_mapping(path)
         run = RunLength(steps, steps_per_epoch, NO_LENGTH, NO_LENGTH)
         return cls(Path(path), content, Sections.find(content), run, base_lr)
@@ -107,7 +107,7 @@ class ConfigFile:
         return {**self.content, "scheduler": section}, left
 
     def check(self) -> list[str]:
-        """Return in a few words what the file holds, and what is suspicious in it.
+        """Return a short description of the file, and a line for each suspicious setting.
 
         Raises:
             TypeError: if a value has the wrong type.
@@ -137,7 +137,7 @@ class ConfigFile:
         return [f"set Trainer({listed})"] if listed else []
 
     def _remarks(self, schedule: SchedulerConfig, optimizer: str | None) -> list[str]:
-        """Return what is suspicious about the schedule, as far as it can be known without the run."""
+        """Return a sentence for each suspicious setting of the schedule, as far as the run need not be known."""
         known, params = self.known_lr(), schedule.to_dict()["params"]
         if not schedule.is_own:
             groups = [_group(DEFAULT_BASE_LR if known is None else known)]

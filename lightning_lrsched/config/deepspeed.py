@@ -10,13 +10,13 @@ from lightning_lrsched.schedulers.checks import to_number
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
 
 SECTION_KEYS = ("type", "params")
-IGNORED_SECTION_KEYS = ("legacy_fusion",)  # DeepSpeed's own, of its fused optimizers
+IGNORED_SECTION_KEYS = ("legacy_fusion",)  # of DeepSpeed's fused optimizers
 
 MISSPELLED = {
     **dict.fromkeys(("lr_scheduler", "lr_schedule", "schedulers", "schedule", "schedular", "sheduler"), "scheduler"),
     **dict.fromkeys(("optimizers", "optim", "optimiser"), "optimizer"),
 }
-"""Top-level keys that DeepSpeed ignores silently, although their author meant something."""
+"""Top-level keys that DeepSpeed silently ignores -> the section that was meant."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Sections:
     def find(cls, config: Mapping[str, Any]) -> Sections:
         """Look for the sections in a whole DeepSpeed configuration, also one level down under ``deepspeed:``.
 
-        A mapping with a ``type`` is a scheduler section itself. Keys of other purpose are left alone.
+        A mapping with a ``type`` is a scheduler section itself. Other keys are ignored.
 
         Raises:
-            TypeError: if ``config`` is no mapping.
+            TypeError: if ``config`` is not a mapping.
             ValueError: if a key looks like a misspelled section.
         """
         if not isinstance(config, Mapping):
@@ -79,8 +79,8 @@ def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
         section: the section.
 
     Raises:
-        TypeError: if the section or its params are no mapping.
-        ValueError: if it has no type, or keys that belong into ``params``.
+        TypeError: if the section or its params are not a mapping.
+        ValueError: if it has no type, or has keys that belong in ``params``.
     """
     if not isinstance(section, Mapping):
         raise ParameterTypeError(name, f"must be a mapping with the keys type and params, got {type(section).__name__}")
@@ -101,6 +101,6 @@ def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
 
 
 def short(value: Any) -> str:
-    """Return ``value`` as an error message can show it."""
+    """Return ``value``, shortened for an error message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""Reading and writing configuration files: JSON as DeepSpeed reads it, and YAML; safely, with bounded size."""
+"""Reading and writing configuration files: JSON as DeepSpeed reads it, and YAML; safely, with limits on their size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LARGEST_FILE = 256 * 1024
-"""Bytes; real configuration files stay below a tenth of it."""
+MAX_BYTES = 256 * 1024
+"""Largest file; real configuration files are smaller than a tenth of it."""
 
-MOST_VALUES = 100_000
-"""Values in a file with its YAML aliases written out: a few lines of aliases of aliases can stand for billions."""
+MAX_VALUES = 100_000
+"""Values in a file with its YAML aliases expanded: a few lines of aliases of aliases can expand to billions."""
 
-DEEPEST = 60
+MAX_DEPTH = 60
 """Levels of mappings and lists inside one another; real configuration files have less than ten."""
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -35,16 +35,16 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    # Not the size that the file system tells: some special files have none.
+    # The file system's idea of the size is not used: some special files have none.
     with path.open("rb") as file:
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise ValueError(f"{path}: larger than {LARGEST_FILE} bytes, this is no scheduler configuration")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_BYTES} bytes, this is not a scheduler configuration")
     try:
         text = content.decode("utf-8-sig")
         parsed = _parse_yaml(text) if path.suffix.lower() in YAML_SUFFIXES else _parse_json(text)
     except RecursionError:
-        raise ValueError(f"{path}: nested too deeply, this is no scheduler configuration") from None
+        raise ValueError(f"{path}: nested too deeply, this is not a scheduler configuration") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(parsed, Mapping):
@@ -58,7 +58,7 @@ def dump_mapping(content: Mapping[str, Any], form: str) -> str:
         return json.dumps(content, indent=2, default=str) + "\n"
     import yaml  # noqa: PLC0415 - most users pass a dict and need no parser
 
-    # By way of JSON: what a tuple or a read-only mapping is, the safe dumper does not know.
+    # Via JSON: the safe dumper does not know tuples and read-only mappings.
     text: str = yaml.safe_dump(json.loads(json.dumps(content, default=str)), sort_keys=False)
     return text
 
@@ -71,7 +71,7 @@ def _parse_json(text: str) -> Any:
         if len(mapping) < len(pairs):
             keys = [key for key, _ in pairs]
             repeated = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {repeated!r} stands twice in one section")
+            raise ValueError(f"the key {repeated!r} appears twice in one section")
         return mapping
 
     try:
@@ -80,7 +80,7 @@ def _parse_json(text: str) -> Any:
         raise ValueError(f"not valid JSON, even with comments and trailing commas allowed: {error}") from None
     except OverflowError:  # 1e999, which hjson makes an integer
         raise ValueError("not valid JSON: a number is too large") from None
-    if _depth(parsed) > DEEPEST:
+    if _depth(parsed) > MAX_DEPTH:
         raise RecursionError
     return parsed
 
@@ -93,14 +93,14 @@ def _depth(value: Any) -> int:
 def _parse_yaml(text: str) -> Any:
     import yaml  # noqa: PLC0415 - most users pass a dict and need no parser
 
-    # The safe loader knows plain values only, no tags that name a class. In two halves: the tree is weighed
-    # before the values are made, because making them follows the aliases.
+    # The safe loader accepts plain values only, no tags that name a class. In two stages: the tree is measured
+    # before the values are made, because making them expands the aliases.
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        _weigh(node, {}, 1)
+        _measure(node, {}, 1)
         _refuse_duplicates(node, set())
         return loader.construct_document(node)
     except yaml.YAMLError as error:
@@ -114,16 +114,16 @@ def _children(node: Any) -> list[Any]:
     return [part for item in parts for part in (item if isinstance(item, tuple) else (item,))]
 
 
-def _weigh(node: Any, known: dict[int, int], depth: int) -> int:
-    """Return the number of values in ``node``, aliases written out; refuse what is too heavy, too deep or circular."""
-    if depth > DEEPEST or known.get(id(node)) == 0:
+def _measure(node: Any, known: dict[int, int], depth: int) -> int:
+    """Return the number of values in ``node``, aliases expanded; refuse one that is too large, too deep or circular."""
+    if depth > MAX_DEPTH or known.get(id(node)) == 0:
         raise RecursionError
     if id(node) not in known:
-        known[id(node)] = 0  # being weighed: to meet it again inside itself is a circle
-        known[id(node)] = 1 + sum(_weigh(child, known, depth + 1) for child in _children(node))
-        if known[id(node)] > MOST_VALUES:
+        known[id(node)] = 0  # being measured: finding it again inside itself is a cycle
+        known[id(node)] = 1 + sum(_measure(child, known, depth + 1) for child in _children(node))
+        if known[id(node)] > MAX_VALUES:
             raise ValueError(
-                f"its aliases stand for more than {MOST_VALUES} values, this is no scheduler configuration"
+                f"its aliases expand to more than {MAX_VALUES} values, this is not a scheduler configuration"
             )
     return known[id(node)]
 
@@ -136,6 +136,6 @@ def _refuse_duplicates(node: Any, seen: set[int]) -> None:
         keys = [key.value for key, _ in node.value if key.id == "scalar" and key.value != "<<"]
         repeated = [key for key in keys if keys.count(key) > 1] if len(set(keys)) < len(keys) else []
         if repeated:
-            raise ValueError(f"the key {repeated[0]!r} stands twice in one section")
+            raise ValueError(f"the key {repeated[0]!r} appears twice in one section")
     for child in _children(node):
         _refuse_duplicates(child, seen)

@@ -1,4 +1,4 @@
-"""What was probably meant by a key that a schedule does not have."""
+"""Hints for keys that a schedule does not have: what was probably meant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning_lrsched.schedulers.checks import did_you_mean
 
 MEANT = {
     (WARMUP_COSINE_LR, "warmup_min_lr"): "it multiplies the optimizer's own lr: give warmup_min_ratio (did you mean"
-    " 'warmup_min_ratio'?), the share of that lr at which it starts",
+    " 'warmup_min_ratio'?), the fraction of that lr at which it starts",
     (WARMUP_COSINE_LR, "warmup_max_lr"): "it rises to the optimizer's own lr: set lr in the optimizer instead, or use"
     " WarmupDecayLR",
     (WARMUP_COSINE_LR, "cos_min_lr"): "it multiplies the optimizer's own lr (did you mean 'cos_min_ratio'?)",
@@ -27,7 +27,7 @@ OTHER_NAMES = {
     "lr_min": "lr_range_test_min_lr",
     "min_lr": "lr_range_test_min_lr",
 }
-"""Names that other places use -> the name here, where the schedule has it."""
+"""Names used elsewhere -> the name here, if the schedule has such a parameter."""
 
 
 def explain(key: object, type_name: str, allowed: list[str]) -> str:

@@ -22,12 +22,12 @@ def parameters_for(type_name: Any) -> Mapping[str, Parameter]:
     """Return the parameters that a configuration of this type may give, by name.
 
     Raises:
-        TypeError: if the type is no string.
+        TypeError: if the type is not a string.
         ValueError: if there is no such schedule.
     """
     if isinstance(type_name, str):
         if type_name in SCHEDULERS:
-            # DeepSpeed's files often have the position.
+            # DeepSpeed's files often give the position.
             return {**SCHEDULERS[type_name].parameters(), POSITION: Parameter(POSITION, Count(at_least=-1), -1)}
         if type_name in torch_schedulers():
             return torch_parameters(torch_schedulers()[type_name])
@@ -44,7 +44,7 @@ def parameters_for(type_name: Any) -> Mapping[str, Parameter]:
 
 
 def read_value(parameter: Parameter, value: Any) -> Any:
-    """Return a value as the constructor takes it, or unchanged where it waits for the run or the optimizer."""
+    """Return a value as the constructor takes it, or unchanged where it depends on the run or the optimizer."""
     if is_auto(value) and not isinstance(parameter.rule, AnyValue) and not parameter.waits_for(value):
         meant = [p.name for schedule in SCHEDULERS.values() for p in schedule.parameters().values() if p.rule.auto]
         raise ParameterValueError(parameter.name, f': "auto" is possible for {", ".join(dict.fromkeys(meant))} only')
@@ -70,7 +70,8 @@ def check_together(
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise ParameterValueError(
-            "scheduler.params", f": lists need one value for each param group, got as many as: {listed}"
+            "scheduler.params",
+            f": lists need one value for each param group, so all have the same length, got {listed}",
         )
     defaults = {key: None if p.default is REQUIRED else p.default for key, p in parameters.items()}
     with key_path(PARAMS):

@@ -82,7 +82,7 @@ class SchedulerConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
         """Read a ``{"type", "params"}`` section, or the ``scheduler`` section of a whole DeepSpeed configuration.
 
-        The section may also stand one level down, under ``deepspeed``. What else the configuration holds is left alone.
+        The section may also stand one level down, under ``deepspeed``. Everything else in the configuration is ignored.
 
         Raises:
             TypeError: if a value has the wrong type.
@@ -126,7 +126,7 @@ class SchedulerConfig:
             return cls.from_dict(content)
 
     def preview_steps(self) -> int:
-        """Return how many steps show the whole of the schedule, where nobody says how long the run is."""
+        """Return how many steps show the whole schedule when the length of the run is not known."""
         if self.is_own:
             return SCHEDULERS[self.type].preview_steps(SCHEDULERS[self.type].check(self.params))
         return int(self.params.get("total_steps") or self.params.get("total_iters") or self.params.get("T_max") or 100)
@@ -154,9 +154,9 @@ class SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
         Args:
-            optimizer: whose param groups' learning rates ``"auto"`` means.
+            optimizer: the optimizer whose learning rates ``"auto"`` means.
             trainer: the Trainer that is about to fit, or a
-                :class:`~lightning_lrsched.schedulers.durations.RunLength`; asked only where a value depends on the run.
+                :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
 
         Raises:
             ValueError: if the run's length is not known; the message names the key and the remedy.
@@ -269,6 +269,6 @@ def in_file(given: object) -> AbstractContextManager[None]:
 def _run_length(trainer: Any) -> RunLength:
     if isinstance(trainer, RunLength):
         return trainer
-    from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - not for those without a Trainer
+    from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - only where there is a Trainer
 
     return run_length_of(trainer)

@@ -34,7 +34,7 @@ UNUSED_IN_TORCH = ("set_grad_none", "fp32_optimizer_states")
 """Parameters of DeepSpeed's Adam that change its memory, not its numbers."""
 
 AUTO_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-"""What "auto" means where the module does not say it: the values that Hugging Face fills in."""
+"""What "auto" means where the module has no value: the values that Hugging Face fills in."""
 
 OTHER_AUTO_NAMES = {"lr": ("lr", "learning_rate")}
 
@@ -74,10 +74,10 @@ def check_optimizer(module: Any, section: Any, prefix: str = "") -> tuple[str, b
         _make(module, section, prefix, _NoParameters)
     except _ValuesAreGood as found:
         return found.optimizer, found.has_momentum
-    raise AssertionError("torch's constructors look at the parameters")
+    raise AssertionError("torch's constructors iterate over the parameters")
 
 
-class _ValuesAreGood(Exception):  # noqa: N818 - no error
+class _ValuesAreGood(Exception):  # noqa: N818 - not an error
     """A constructor has checked its values and asked for the parameters."""
 
     optimizer = ""
@@ -85,7 +85,7 @@ class _ValuesAreGood(Exception):  # noqa: N818 - no error
 
 
 class _NoParameters:
-    """Stands for the parameters of a model: torch's constructors check their values before they look at these."""
+    """Stand in for a model's parameters: torch's constructors check their values before they iterate over them."""
 
     def __iter__(self) -> Iterator[Any]:
         raise _ValuesAreGood
@@ -105,7 +105,7 @@ def _make(module: Any, section: Any, prefix: str, parameters: Callable[[], Any])
         raise
     except Exception as error:  # noqa: BLE001 - anything may come from values that torch does not check
         kind = ParameterTypeError if isinstance(error, TypeError) else ParameterValueError
-        raise kind(f"{where}.params", f": {name} says: {error}") from None
+        raise kind(f"{where}.params", f": {name} refuses them: {error}") from None
 
 
 def _has_momentum(optimizer_class: type[Optimizer], options: Mapping[str, Any]) -> bool:
@@ -135,11 +135,11 @@ def _known_name(where: str, name: Any) -> str:
 
 
 def _read_adam(where: str, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Read the parameters of DeepSpeed's Adam: it decouples the weight decay unless told otherwise."""
+    """Read the parameters of DeepSpeed's Adam: by default it decouples the weight decay."""
     if name not in ("Adam", "AdamW"):
         return name, options
     decoupled = _pop_flag(where, options, "adam_w_mode", default=True)
-    # DeepSpeed's own kernels decay nothing unless told to; torch's AdamW by 0.01.
+    # DeepSpeed's own kernels have no weight decay by default; torch's AdamW has 0.01.
     if not _pop_flag(where, options, "torch_adam", default=False):
         options.setdefault("weight_decay", 0.0)
     if not _pop_flag(where, options, "bias_correction", default=True):
@@ -166,7 +166,7 @@ def _check_options(
         if key == "max_grad_norm":
             raise ParameterValueError(
                 f"{where}.max_grad_norm",
-                f": gradient clipping is no parameter of an optimizer; set Trainer(gradient_clip_val={value!r})",
+                f": gradient clipping is not a parameter of an optimizer; set Trainer(gradient_clip_val={value!r})",
             )
         if key not in allowed:
             raise ParameterValueError(

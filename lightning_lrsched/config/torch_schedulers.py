@@ -1,4 +1,4 @@
-"""The schedulers of torch, by name, as DeepSpeed takes them too where it has none of its own."""
+"""The schedulers of torch, by name; DeepSpeed accepts them too, where it has none of its own of that name."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ NOT_FROM_A_FILE = {
 """Name -> why a type and numbers are not enough for it."""
 
 COUNTS = ("int", "int | None", int, int | None)
-"""How torch annotates them; as text in its newer versions."""
+"""How torch annotates counts; newer versions use strings."""
 
 TRIAL_STEPS = 3
-"""Some wrong values (a period of 0) fail only when the scheduler has moved."""
+"""Some wrong values (a period of 0) fail only once the scheduler has advanced."""
 
 
 class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
@@ -47,7 +47,7 @@ class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
 
 
 class _Groups(Optimizer):
-    """Param groups without parameters: torch's schedulers cannot be asked for their values, only be run."""
+    """Param groups without parameters: torch's schedulers have no values to ask for: they can only be run."""
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         # Without torch's own constructor: it loads the compiler, which takes a second.
@@ -97,7 +97,7 @@ def build_torch_scheduler(
         TypeError: if a value has the wrong type.
         ValueError: if a value is out of range.
     """
-    # torch's constructors change the optimizer before they have checked everything, so a copy of its groups goes first.
+    # torch's constructors change the optimizer before they have checked everything, so a copy of its groups is tried.
     torch_lrs_at(scheduler_class, optimizer.param_groups, params, range(TRIAL_STEPS + 1))
     return scheduler_class(optimizer, **{**params, **_counts(scheduler_class, params)})
 
@@ -140,7 +140,7 @@ def _copy(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _counts(scheduler_class: type[LRScheduler], params: dict[str, Any]) -> dict[str, Any]:
-    """Return those numbers that torch takes for counts, which it does not check; a fraction of the run is none."""
+    """Return the counts among ``params``, checked, because torch does not; a fraction of the run is not a count."""
     counted = [p for p in torch_parameters(scheduler_class).values() if isinstance(p.rule, Count)]
     with key_path("params."):
         return {p.name: p.check(params[p.name]) for p in counted if isinstance(params.get(p.name), Real)}

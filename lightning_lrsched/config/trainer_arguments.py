@@ -30,7 +30,7 @@ def trainer_arguments(config: Mapping[str, Any] | str | Path, *, world_size: int
     ``steps_per_print``                          ``log_every_n_steps``
     ============================================ ===========================
 
-    Where the accumulation is not given but follows from the batch sizes and the number of devices, it is computed.
+    If the accumulation is not given, it is computed from the batch sizes and the number of devices where possible.
     Values that are ``"auto"`` are left out.
 
     Args:
@@ -72,7 +72,7 @@ def _arguments(config: Mapping[str, Any], world_size: int | None) -> dict[str, A
 
 
 def _accumulation(settings: Mapping[str, Any], world_size: int | None) -> int | None:
-    """Return the accumulated batches; check that train = micro x accumulation x devices, as far as they are known."""
+    """Return the accumulated batches; check that train = micro x accumulation x devices, as far as these are known."""
     train, micro, given = (_count(settings, key) for key in (TRAIN, MICRO, ACCUMULATION))
     if train is None or micro is None or (given is None and world_size is None):
         return given

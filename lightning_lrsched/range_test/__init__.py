@@ -1,1 +1,1 @@
-"""What an LR range test found: the smoothed loss, the stop rule, the suggestions, the result."""
+"""An LR range test without a Trainer: sweep, smoothed loss, stop rule, suggestions and result."""

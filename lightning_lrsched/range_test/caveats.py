@@ -1,17 +1,17 @@
-"""What makes the suggestions of a range test less certain, as sentences that say what to change."""
+"""Reasons to doubt the suggestions of a range test, each as a sentence with its remedy."""
 
 from __future__ import annotations
 
 from lightning_lrsched.range_test.suggestions import EDGE_LAG, MAX_LAG_FACTOR, Curve
 
 HARDLY_FELL = 0.01
-"""Share of the loss: a smaller fall is a plateau, on which a test that stopped itself stopped too early."""
+"""Fraction of the loss; a smaller fall is a plateau, where a test that stopped itself has stopped too early."""
 
 SURE_LOSSES = 30
 
 
 def caveats(curve: Curve) -> list[str]:
-    """What a reader of the suggestions should know about the record they come from."""
+    """Return, as sentences, what makes the suggestions from this record less certain."""
     checks = (_stopped_early, _not_turned, _noisy, _coarse, _short)
     return [caveat for check in checks if (caveat := check(curve)) is not None]
 

@@ -8,13 +8,13 @@ from typing import Any
 from lightning_lrsched.schedulers.checks import count
 
 MIN_STEPS = 10
-"""[optimizer steps] Shorter trainings have no room for the parts of a schedule."""
+"""[optimizer steps] Shorter trainings have no room for the phases of a schedule."""
 
 
 def one_cycle(
     low: float, high: float, ratios: Sequence[float], total_num_steps: int | None, cycle_momentum: bool
 ) -> dict[str, Any]:
-    """Return a OneCycle configuration; lengths are shares of the run where ``total_num_steps`` is None."""
+    """Return a OneCycle configuration; lengths are fractions of the run where ``total_num_steps`` is None."""
     first, second, decay = _one_cycle_lengths(total_num_steps)
     params: dict[str, Any] = {
         "cycle_min_lr": _for_groups(low, ratios),
@@ -39,7 +39,7 @@ def _one_cycle_lengths(total_num_steps: int | None) -> tuple[float, float, float
 
 
 def warmup_decay(lr: float, ratios: Sequence[float], total_num_steps: int | None) -> dict[str, Any]:
-    """Return a WarmupDecayLR configuration; lengths are shares of the run where ``total_num_steps`` is None."""
+    """Return a WarmupDecayLR configuration; lengths are fractions of the run where ``total_num_steps`` is None."""
     total, warmup = _warmup_decay_lengths(total_num_steps)
     params = {
         "total_num_steps": total,

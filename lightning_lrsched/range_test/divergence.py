@@ -6,23 +6,23 @@ import math
 from enum import Enum
 
 SETTLING_STEPS = 10
-"""Length of the beginning [optimizer steps]. The mean of its losses is where the loss came from; no verdict in it."""
+"""Length of the beginning [optimizer steps]; its mean loss is the starting level, and the rule does not fire in it."""
 
 MIN_SETTLING_LOSSES = 3
-"""Losses that the beginning has at least, where they are recorded less often than once a step."""
+"""Smallest number of losses in the beginning, where they are recorded less often than once a step."""
 
 DIVERGENCE_FACTOR = 0.25
-"""Share of the fall so far that the smoothed loss may climb back."""
+"""Fraction of the fall so far that the smoothed loss may climb back."""
 
 NOISE_FACTOR = 3.0
 """Standard deviations of a single loss that a rise must exceed, however little the loss has fallen before."""
 
 CONFIRMING_STEPS = 2
-"""For so many optimizer steps the losses must have been above the bar: a single spike lifts the average only."""
+"""[optimizer steps] How long the losses must have been above the bar: a single spike lifts only the average."""
 
 VALIDATION_RISE = 0.2
-"""Share of the first validation losses that a rise must exceed. They are means over many batches, so their jitter is
-next to nothing, and so is the fall of a model that was trained before."""
+"""Fraction of the first validation losses that a rise must exceed. They are means over many batches, so their jitter is
+almost zero; so is the fall of a model that was trained before."""
 
 
 class StopReason(str, Enum):
@@ -46,19 +46,19 @@ class StopReason(str, Enum):
 class Divergence:
     """Decides, loss by loss, whether a sweep has diverged.
 
-    It has when a loss is not finite. It also has when the smoothed loss and all losses of the last 3 optimizer steps
-    lie above ``best + max(factor * (first - best), 3 * noise, min_rise * abs(first))``. There ``best`` is the lowest
+    It has diverged if a loss is not finite, or if the smoothed loss and all losses of the last 3 optimizer steps
+    are above ``best + max(factor * (first - best), 3 * noise, min_rise * abs(first))``. There ``best`` is the lowest
     smoothed loss since the end of the beginning (of few losses, the best average is mostly luck), ``first`` the mean of
     the losses of the beginning, and ``noise`` the standard deviation of a single loss, from the jitter between
-    neighbours up to the best one: an explosion must not widen the tolerance that it is to be measured by. With
-    ``min_rise=0`` the rule knows only differences: a constant added to the loss, or its sign, changes nothing.
+    neighbours up to the best one: an explosion must not widen the tolerance that it is measured against. With
+    ``min_rise=0`` the rule uses only differences: a constant added to the loss, or its sign, changes nothing.
 
     The constants were chosen by measurement on complete sweeps: ``tests/benchmarks/stop_rule.py``.
 
     Args:
-        factor: share of the fall so far that the smoothed loss may climb back; infinity: only a loss that is not
+        factor: fraction of the fall so far that the smoothed loss may climb back; infinity: only a loss that is not
             finite counts as divergence.
-        min_rise: share of the first losses that a rise must exceed.
+        min_rise: fraction of the first losses that a rise must exceed.
 
     Example:
         >>> rule = Divergence()
@@ -94,7 +94,7 @@ class Divergence:
         return smoothed > bar and self._above_since is not None and step - self._above_since >= CONFIRMING_STEPS
 
     def _learn(self, loss: float, smoothed: float, *, settling: bool) -> None:
-        """Note the level, the noise and the best average so far."""
+        """Update the starting level, the noise and the best average so far."""
         self._losses += 1
         if self._losses > 1:
             # Neighbouring losses differ by sqrt(2) standard deviations on average.

@@ -1,4 +1,4 @@
-"""LossReader: the loss of each optimizer step comes in on its device and out on the host, without waiting for it."""
+"""LossReader: takes in the loss of each optimizer step on its device and returns it on the host, without waiting."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Loss(NamedTuple):
 class LossReader:
     """Averages the losses of a step over micro-batches and ranks, and reads them a fixed number of steps late.
 
-    The same number on every rank, whatever the speed of its device, so that all ranks decide at the same step. On the
-    CPU there is nothing to wait for, and losses arrive at once.
+    The number is the same on every rank, whatever the speed of its device, so that all ranks decide at the same step.
+    On the CPU there is nothing to wait for, and losses arrive at once.
     """
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class LossReader:
         self._micro_batches.append(loss.detach())
 
     def end_step(self, step: int | None) -> None:
-        """Send the mean loss of the micro-batches since the last call; nothing where there were none."""
+        """Send the mean loss of the micro-batches since the last call, if there were any."""
         losses, self._micro_batches = self._micro_batches, []
         if losses:
             self.send(step, losses[0] if len(losses) == 1 else sum(losses[1:], start=losses[0]) / len(losses))
 
     def send(self, step: int | None, loss: Tensor) -> None:
-        """Send one loss on its way to the host; the mean over the ranks is taken here."""
+        """Start copying one loss to the host; first take its mean over the ranks."""
         self.count += 1
         loss = mean_over_ranks(loss.detach())
         if not _is_far(loss):
@@ -55,21 +55,21 @@ class LossReader:
             copied.record()
             self._pending.append((step, host, copied))
         else:
-            self._pending.append((step, loss.clone(), None))  # the module may go on to change its own
+            self._pending.append((step, loss.clone(), None))  # the module may change its own later
 
     def arrived(self, *, wait: bool = False) -> list[Loss]:
-        """Return the losses that have arrived since the last call; with ``wait`` also those still on their way."""
+        """Return the losses that have arrived since the last call; with ``wait`` also those still being copied."""
         while len(self._pending) > (0 if wait else LAG):
             step, loss, copied = self._pending.popleft()
             if copied is not None:
-                copied.synchronize()  # LAG steps old: normally long past
+                copied.synchronize()  # LAG steps old: normally finished long ago
             self._arrived.append(Loss(step, loss.item()))
         arrived, self._arrived = self._arrived, []
         return arrived
 
 
 def _is_far(loss: Tensor) -> bool:
-    """Tell whether to read ``loss`` would make the host wait for a device."""
+    """Return whether reading ``loss`` would make the host wait for a device."""
     return loss.device.type != "cpu"
 
 

@@ -22,7 +22,7 @@ DIVERGED = (StopReason.DIVERGED, StopReason.NON_FINITE, StopReason.SKIPPED)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches, which a notebook shows as a picture.
+    """Return an empty figure, its size in inches, which a notebook shows as a picture.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -45,7 +45,7 @@ def as_png(figure: Figure, dpi: int = 100) -> bytes:
 
 
 def rules_of_thumb(result: RangeTestResult) -> dict[str, float]:
-    """Return what other rules than the default suggest; where they disagree widely, the curve deserves a look."""
+    """Return what the rules other than the default suggest; where they differ widely, look at the curve."""
     found = {}
     for name in METHODS:
         with suppress(ValueError):  # it may lie below the lrs that were tested
@@ -56,7 +56,7 @@ def rules_of_thumb(result: RangeTestResult) -> dict[str, float]:
 
 def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
-    figure = new_figure(5.2, 3.5)  # small: the text must be legible where a page shows the figure a hand wide
+    figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
     axes = figure.add_subplot()
     axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")

@@ -1,4 +1,4 @@
-"""RangeTestResult: the record of an LR range test, and the way from it to a training configuration."""
+"""RangeTestResult: the record of an LR range test, its suggestions, and training configurations made from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class RangeTestResult:
-    """What an LR range test recorded, one entry per optimizer step, and what follows from it.
+    """The record of an LR range test, one entry per optimizer step, and the suggestions that follow from it.
 
     Args:
         steps: optimizer steps finished before each recorded one.
@@ -32,7 +32,7 @@ class RangeTestResult:
             found no finite gradients any more), ``"max_lr"``, ``"num_steps"``, ``"trainer"`` (the Trainer's limits),
             ``"interrupted"`` (an exception, or Ctrl+C).
         mode: how the lr grew, ``"linear"`` or ``"exponential"``.
-        group_ratios: each param group's lr as a share of the largest.
+        group_ratios: each param group's lr as a fraction of the largest.
         momentum: where the optimizer keeps its momentum: ``"momentum"`` (SGD, RMSprop), ``"betas"`` (the Adam family),
             or None: it has none.
 
@@ -63,15 +63,15 @@ class RangeTestResult:
         return f"RangeTestResult({tables.summarize(self)})"
 
     def curve(self) -> suggestions.Curve:
-        """Return the smoothed loss on which the suggestions work."""
+        """Return the smoothed loss from which the suggestions are read."""
         return suggestions.Curve(self.steps, self.lrs, self.losses, self.mode, self.stop_reason)
 
     def suggestion(self, method: str = "edge") -> float:
         """Return a good fixed learning rate.
 
         Args:
-            method: ``"edge"``, a share of the lr that begins to harm, which came out best on tasks of many kinds; or a
-                rule of thumb of other finders: ``"valley"``, ``"steep"``, ``"minimum"``, ``"slide"``.
+            method: ``"edge"``, a fraction of the lr that begins to harm, which was best on tasks of many kinds; or a
+                rule of thumb from other finders: ``"valley"``, ``"steep"``, ``"minimum"``, ``"slide"``.
 
         Raises:
             ValueError: if the method is unknown, or the record does not show one; the message says what to change.
@@ -79,7 +79,7 @@ class RangeTestResult:
         return suggestions.suggest(self.curve(), choice("method", method, list(suggestions.METHODS)))
 
     def bounds(self) -> tuple[float, float]:
-        """Return (low, high): an lr at which the loss clearly falls, and a safe share of the one at which it turns.
+        """Return (low, high): an lr at which the loss clearly falls, and a safe fraction of the one where it turns.
 
         Raises:
             ValueError: if the record does not show them; the message says what to change.
@@ -101,11 +101,11 @@ class RangeTestResult:
         to a hundredth of the low bound in the last 10 %. With several param groups their ratios are kept.
 
         Args:
-            total_num_steps: length of the training [optimizer steps], at least 10; None: whatever the length of the
-                run. The lengths are then shares of the run (0.3, 0.6, 0.1), which this package reads and DeepSpeed
-                does not.
+            total_num_steps: length of the training [optimizer steps], at least 10; None: as long as the run that
+                it is used in. The lengths are then fractions of the run (0.3, 0.6, 0.1), which this package reads and
+                DeepSpeed does not.
             cycle_momentum: cycle momentum between 0.95 and 0.85 too; None: only that of SGD and RMSprop. Cycling the
-                first beta of the Adam family came out a little worse than leaving it alone.
+                first beta of the Adam family gave slightly worse results than leaving it alone.
 
         Raises:
             ValueError: if the record shows no bounds; the message says what to change.
@@ -118,8 +118,8 @@ class RangeTestResult:
         """Return a ready WarmupDecayLR configuration: to :meth:`suggestion` in a tenth of the steps, then down to 0.
 
         Args:
-            total_num_steps: length of the training [optimizer steps], at least 10; None: whatever the length of the
-                run (``"auto"`` and 0.1, which this package reads and DeepSpeed does not).
+            total_num_steps: length of the training [optimizer steps], at least 10; None: as long as the run that
+                it is used in (``"auto"`` and 0.1, which this package reads and DeepSpeed does not).
 
         Raises:
             ValueError: if the record shows no suggestion; the message says what to change.
@@ -128,7 +128,7 @@ class RangeTestResult:
 
     @classmethod
     def combine(cls, results: Sequence[RangeTestResult]) -> RangeTestResult:
-        """Return the mean of several tests that differ in their seed only, up to where the first of them ended.
+        """Return the mean of several tests that differ only in their seed, up to where the first of them ended.
 
         Raises:
             ValueError: if there are none, or their learning rates differ.
@@ -168,7 +168,7 @@ class RangeTestResult:
             writer.writerows(zip(*(getattr(self, column) for column in columns), strict=True))
 
     def to_markdown(self) -> str:
-        """Return what was found as a Markdown table, with the ready configuration below it."""
+        """Return the findings as a Markdown table, with the ready configuration below it."""
         return tables.describe(self)
 
     def _repr_html_(self) -> str:
@@ -194,7 +194,7 @@ class RangeTestResult:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ValueError: if the file is no complete record.
+            ValueError: if the file is not a complete record.
         """
         path = Path(path)
         try:
@@ -209,7 +209,7 @@ class RangeTestResult:
                 choice("momentum", momentum, ("momentum", "betas"))
         except (ValueError, KeyError, TypeError) as error:
             names = ", ".join(f.name for f in fields(cls))
-            raise ValueError(f"{path}: no range test record (a JSON object with {names}): {error!r}") from None
+            raise ValueError(f"{path}: not a range test record (a JSON object with {names}): {error!r}") from None
         if {len(values) for values in lists.values()} != {len(steps)}:
             raise ValueError(f"{path}: steps, lrs, losses and smoothed_losses must be equally long")
         return cls(steps, **lists, stop_reason=reason, mode=mode, group_ratios=ratios, momentum=momentum)

@@ -20,7 +20,7 @@ DEFAULT_MAX_LR = 10.0
 DEFAULT_NUM_STEPS = 200
 
 MAX_LINEAR_STEPS = 100_000
-"""A linear sweep to ``max_lr`` that takes longer is a forgotten step size."""
+"""A linear sweep to ``max_lr`` that takes longer was probably given no step size."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class SweepSettings:
         min_lr: lr at step 0, one float or one per param group; None: the default of the mode.
         linear: DeepSpeed's three parameters of linear growth; None where not given.
         max_lr: the largest lr; None: the default of exponential growth, no limit of linear growth.
-        num_steps: the number of optimizer steps; None: likewise.
+        num_steps: the number of optimizer steps; None: as for ``max_lr``.
         smoothing: weight of the past in the smoothed loss, per optimizer step.
-        divergence_factor: share of the fall so far that the smoothed loss may climb back.
+        divergence_factor: fraction of the fall so far that the smoothed loss may climb back.
         by_validation: whether the losses are validation losses.
     """
 
@@ -48,7 +48,7 @@ class SweepSettings:
     by_validation: bool = False
 
     def __post_init__(self) -> None:
-        """Fill in what was not given; refuse what cannot be, before training starts."""
+        """Fill in what was not given; refuse what is impossible, before training starts."""
         linear = {key: value for key, value in self.linear.items() if value is not None}
         mode = choice("mode", self.mode or ("linear" if linear else "exponential"), MODES)
         exponential = mode == "exponential"
@@ -78,7 +78,7 @@ class SweepSettings:
 
     @property
     def linear_steps(self) -> int | None:
-        """Optimizer steps in which linear growth reaches ``max_lr``; None where it does not end there."""
+        """Optimizer steps in which linear growth reaches ``max_lr``; None if the test does not end there."""
         given = {**_linear_defaults(), **self.linear}
         size, rate = given["lr_range_test_step_size"], float(given["lr_range_test_step_rate"])
         if self.mode != "linear" or self.max_lr is None or self.num_steps is not None or not isinstance(size, int):
@@ -86,7 +86,7 @@ class SweepSettings:
         return math.ceil(size * (self.max_lr / self.largest_min_lr - 1.0) / rate) + 1
 
     def _check_length(self) -> None:
-        """Refuse a linear test that would take for ever to reach ``max_lr``."""
+        """Refuse a linear test that would take far too long to reach ``max_lr``."""
         steps = self.linear_steps
         if steps is not None and steps > MAX_LINEAR_STEPS:
             given = {**_linear_defaults(), **self.linear}

@@ -6,11 +6,11 @@ DEFAULT_SMOOTHING = 0.9
 
 
 class SmoothedLoss:
-    """Exponential average with exact bias correction, whose weights fall by the optimizer step.
+    """Exponential average with exact bias correction, whose weights decay per optimizer step.
 
     ``average(n) = sum(b**(s(n)-s(i)) * loss(i)) / sum(b**(s(n)-s(i)))`` with ``b = smoothing``, ``s(i)`` the optimizer
-    step of loss ``i`` and both sums over ``i = 0..n``. So a loss that is recorded at every tenth step forgets as fast
-    as one that is recorded at every step.
+    step of loss ``i`` and both sums over ``i = 0..n``. So a loss that is recorded at every tenth step is forgotten as
+    fast as one that is recorded at every step.
 
     Args:
         smoothing: weight of the past in the average, per optimizer step, in [0, 1); 0: no smoothing.

@@ -1,6 +1,6 @@
-"""Learning rates read off a range test: pure functions of its steps, learning rates and losses.
+"""Learning rates suggested by a range test: pure functions of its steps, learning rates and losses.
 
-What is measured behind the constants: ``tests/benchmarks/range_test_quality.py``.
+The constants were measured with ``tests/benchmarks/range_test_quality.py``.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ SMOOTHING = 0.9
 GRID_POINTS = 200
 
 EDGE_CLIMB = 0.1
-"""Share of its fall that the loss has climbed back at the edge of divergence."""
+"""Fraction of its fall that the loss has climbed back at the edge of divergence."""
 
 EDGE_LAG = 6
 """Optimizer steps between the lr that begins to harm and the loss that shows it."""
 
 MAX_LAG_FACTOR = 3.0
-"""Largest factor in lr that the lag may stand for: in a coarse sweep, 6 steps can be two decades."""
+"""Largest factor in lr that the lag may amount to: in a coarse sweep, 6 steps can be two decades."""
 
 PEAK_OF_EDGE = {"exponential": 0.4, "linear": 0.2}
-"""1Cycle's highest lr as a share of the edge. A linear sweep stays longer near its edge and survives a higher one."""
+"""1Cycle's highest lr as a fraction of the edge. A linear sweep stays longer near its edge, which is higher."""
 
 FIXED_OF_PEAK = 0.4
-"""A fixed lr must serve from the first step to the last: lower than a peak that is only passed through."""
+"""A fixed lr must serve from the first step to the last: lower than a peak that is passed through only briefly."""
 
 
 class Curve:
     """The loss of a range test, made smooth enough to read: losses cut off at their starting level, then averaged.
 
     The cut comes first: an explosion averaged with its neighbours would move the minimum by orders of magnitude. The
-    average runs forwards and backwards, because one that only looks back lags behind the lr. It forgets by the
-    optimizer step, so that it does not matter how often a loss was recorded.
+    average runs forwards and backwards, because one that only looks back lags behind the lr. Its weights
+    decay per optimizer step, so it does not matter how often a loss was recorded.
 
     Attributes:
         steps: optimizer steps finished before each step with a finite loss.
@@ -106,7 +106,7 @@ class Curve:
         )
 
     def lr_where_fallen(self, share: float) -> float:
-        """Return the lowest lr at which the loss has done ``share`` of its fall."""
+        """Return the lowest lr at which the loss has completed the fraction ``share`` of its fall."""
         done = (self.start - self.losses[: self.minimum + 1]) / self.fall
         return float(self.lrs[np.flatnonzero(done >= share)[0]])
 
@@ -135,7 +135,7 @@ class Curve:
     def on_log_grid(self) -> tuple[Array, Array]:
         """Return (log lr, loss) up to the minimum, on an even grid of log lr.
 
-        A rule that asks where the loss falls fastest, or longest, then means the same for both kinds of growth.
+        A rule that looks for where the loss falls fastest, or longest, then means the same for both kinds of growth.
         """
         rising, where = np.unique(np.log(self.lrs[: self.minimum + 1]), return_index=True)
         grid = np.linspace(rising[0], rising[-1], GRID_POINTS)
@@ -153,7 +153,7 @@ def zero_phase(steps: Array, values: Array) -> Array:
 
 
 def edge(curve: Curve) -> float:
-    """A share of the lr that begins to harm: 0.16 after an exponential test, 0.08 after a linear one. The default."""
+    """The default: a fraction of the lr that begins to harm; 0.16 after an exponential test, 0.08 after a linear."""
     return FIXED_OF_PEAK * PEAK_OF_EDGE[curve.mode] * curve.edge()
 
 
@@ -171,8 +171,8 @@ def steep(curve: Curve) -> float:
 def valley(curve: Curve) -> float:
     """The middle of the longest stretch over which the loss keeps falling, once a twentieth of its fall is done.
 
-    After fastai's ``valley``; the condition keeps the long flat beginning, which a smooth curve leaves falling by next
-    to nothing, from counting as the longest stretch.
+    After fastai's ``valley``; the condition keeps the long flat beginning, where a smooth curve falls by almost
+    nothing, from counting as the longest stretch.
     """
     log_lr, loss = curve.on_log_grid()
     begin = int(np.argmax(loss <= curve.start - curve.fall / 20))
@@ -214,11 +214,11 @@ def suggest(curve: Curve, method: str) -> float:
 
 
 def bounds(curve: Curve) -> tuple[float, float]:
-    """The pair that 1Cycle needs: an lr at which the loss clearly falls, and a safe share of the one at which it turns.
+    """The pair that 1Cycle needs: an lr at which the loss clearly falls, and a safe fraction of the one where it turns.
 
-    The highest is a share of the edge: at the edge itself the model is beyond recovery. The lowest is where a tenth of
-    the fall is done, but at most a tenth and at least a hundredth of the highest, and not below the lrs that were
-    tested.
+    The highest is a fraction of the edge: at the edge itself the model is beyond recovery. The lowest is where a tenth
+    of the fall is complete, but at most a tenth and at least a hundredth of the highest, and not below the lrs that
+    were tested.
 
     Raises:
         ValueError: if the highest does not lie above the lowest lr that was tested.

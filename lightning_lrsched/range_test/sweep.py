@@ -1,4 +1,4 @@
-"""Sweep: one LR range test from its first step to its result; knows an optimizer, no Trainer."""
+"""Sweep: one LR range test from its first step to its result; needs an optimizer, but no Trainer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_SKIPPED_STEPS = 20
 
 
 LONG_TEST = 10_000
-"""[optimizer steps] A linear test that takes longer to reach ``max_lr`` is worth a warning."""
+"""[optimizer steps] A linear test that takes longer to reach ``max_lr`` gets a warning."""
 
 
 class ExponentialGrowth(ClosedFormLR):
@@ -35,7 +35,7 @@ class ExponentialGrowth(ClosedFormLR):
     Args:
         optimizer: the optimizer whose learning rate is swept.
         lr_range_test_min_lr: lr at step 0, one float or one per param group.
-        factor: by which it has grown at ``last_step``; there it stays.
+        factor: how much it has grown at ``last_step``; after that it stays constant.
         last_step: the step of the largest lr [optimizer steps].
     """
 
@@ -94,14 +94,14 @@ class Row(NamedTuple):
 
 
 class Sweep:
-    """One LR range test while it runs: it sets the lr, takes in losses, decides when to stop, and gives the result.
+    """One LR range test while it runs: it sets the lr, takes in losses, decides when to stop, and returns the result.
 
     Losses travel one way: mean over the micro-batches of a step and over ranks, device to host, smoothed, stop rule,
     record. The lr grows when the optimizer steps.
 
     Args:
         settings: with all lengths as numbers of optimizer steps.
-        optimizer: whose lr is swept. What is to be put back afterwards is the caller's task.
+        optimizer: the optimizer whose lr is swept. Restoring it afterwards is the caller's task.
         on_row: called with each recorded step when its loss has arrived.
 
     Attributes:
@@ -179,7 +179,7 @@ class Sweep:
             self._reader.add(loss)
 
     def advance(self) -> bool:
-        """Look, after a batch, whether the optimizer has stepped; if so, the losses since the last time are its."""
+        """Check, after a batch, whether the optimizer has stepped; if so, the losses since then belong to that step."""
         finished = self.schedule.last_epoch
         if finished == self.finished:
             self.stalled += 1
@@ -214,12 +214,12 @@ class Sweep:
 
     def _take(self, *, wait: bool = False) -> None:
         for loss in self._reader.arrived(wait=wait):
-            # Of what arrives after a verdict nothing belongs to the test; a verdict comes before a limit.
+            # What arrives after divergence does not belong to the test; divergence takes precedence over a limit.
             if self.stop_reason not in (StopReason.DIVERGED, StopReason.NON_FINITE):
                 self._judge(loss)
 
     def _judge(self, loss: Loss) -> None:
-        """Smooth a loss, record it, and ask the stop rule; of a skipped step only ask whether it is finite."""
+        """Smooth a loss, record it, and apply the stop rule; for a skipped step, only check whether it is finite."""
         finite = math.isfinite(loss.value)
         diverged = not finite
         if loss.step is not None:
@@ -234,9 +234,9 @@ class Sweep:
     # The end ----------------------------------------------------------------------------------------------------------
 
     def finish(self, reason: StopReason = StopReason.TRAINER) -> RangeTestResult:
-        """Stop following the optimizer and return the result; ``reason`` counts where the test has none of its own."""
+        """Stop following the optimizer and return the result; ``reason`` is used where the test has none of its own."""
         self.schedule.unfollow_optimizer()
-        if reason is not StopReason.INTERRUPTED:  # after an error a device may not answer any more
+        if reason is not StopReason.INTERRUPTED:  # after an error a device may no longer answer
             self._take(wait=True)
         lrs = self.schedule.lr_at(0)
         return RangeTestResult(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning_lrsched.range_test.result import RangeTestResult
 
 EXAMPLE_STEPS = 1000
-"""The length of training for which the table spells out a configuration."""
+"""[optimizer steps] Length of training for which the table shows a configuration."""
 
 
 def summarize(result: RangeTestResult) -> str:
@@ -44,7 +44,7 @@ def describe(result: RangeTestResult) -> str:
 
 
 def findings(result: RangeTestResult) -> list[tuple[str, str]]:
-    """Return names and values of what was found, the important ones first."""
+    """Return names and values of the findings, the important ones first."""
     rows = _suggestions(result)
     if result.lrs:
         finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
@@ -61,7 +61,7 @@ def _suggestions(result: RangeTestResult) -> list[tuple[str, str]]:
         rows = [("suggested lr", f"{result.suggestion():.4g}"), ("bounds for 1Cycle", f"{low:.4g} .. {high:.4g}")]
         return [*rows, ("rules of thumb", rules), *(("caveat", caveat) for caveat in caveats_of(result))]
     except ValueError:
-        return []  # below the table is why
+        return []  # the reason is below the table
 
 
 def _ready(result: RangeTestResult) -> str:
@@ -74,7 +74,7 @@ def _ready(result: RangeTestResult) -> str:
 
 
 def _rounded(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose numbers can be read; more than four digits say nothing here."""
+    """Return a configuration whose numbers can be read; more than four digits mean nothing here."""
     params = config["params"].items()
     return {**config, "params": {key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in params}}
 

@@ -1,4 +1,4 @@
-"""The five schedules: what the learning rate and the momentum are, at any step."""
+"""The five schedules: learning rate and momentum as functions of the optimizer step."""
 
 from __future__ import annotations
 

@@ -36,13 +36,13 @@ class ClosedFormLR(Schedule, LRScheduler):
     """A learning-rate schedule that is a pure function of ``step``, the number of optimizer steps finished so far.
 
     ``step`` is 0 for the first batch; it is torch's ``last_epoch`` and DeepSpeed's ``last_batch_iteration + 1``. A
-    subclass declares its parameters in its constructor, and gives the :meth:`curve`.
+    subclass declares its parameters in its constructor and provides the :meth:`curve`.
 
     There are two ways to drive it. In a plain torch loop call :meth:`step` after ``optimizer.step()``. Or call
     :meth:`follow_optimizer` once: then the schedule advances when the optimizer itself has stepped, and calls of
     :meth:`step` change nothing, so that no step is counted twice.
 
-    ChainedScheduler multiplies what its schedulers do; this one sets the lr, whatever the others before it did.
+    In a ChainedScheduler, most schedulers multiply the current lr; this one sets it, whatever those before it did.
     """
 
     if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class ClosedFormLR(Schedule, LRScheduler):
             optimizer: the optimizer whose learning rate is scheduled.
             last_batch_iteration: number of finished optimizer steps minus one; -1 starts from the beginning.
             declared: the class whose constructor declares the parameters.
-            given: their values by name; other names are left out.
+            given: their values by name; other names are ignored.
         """
-        # torch's own __init__ wraps optimizer.step and costs more per step than the schedule itself; all that other
-        # torch classes (SequentialLR, ChainedScheduler) and Lightning rely on is set up here.
+        # torch's own __init__ wraps optimizer.step and costs more per step than the schedule itself; everything
+        # that SequentialLR, ChainedScheduler and Lightning rely on is set up here.
         self.optimizer = torch_optimizer(optimizer)
         self.last_epoch = count("last_batch_iteration", last_batch_iteration, at_least=-1) + 1
         self.hyperparameters = declared.check(given)
@@ -77,15 +77,15 @@ class ClosedFormLR(Schedule, LRScheduler):
         self.base_lrs: list[float | Tensor] = []
         self._own_momenta: list[float | None] = []
         self._capturable = False
-        # Known once: a cycle that goes down to 0 would later look like an optimizer without momentum.
+        # Determined once: a cycle that goes down to 0 would later look like an optimizer without momentum.
         self._cycles_momentum = has_momentum(self.optimizer)
         self._values: GroupValues
         self._writer: ParamGroupWriter | None = None
         self._step_uncompiled: Any = None
         self.set_position(self.last_epoch)
-        # Tensors: a compiled optimizer step would compile the hook too.
+        # Not with tensors: the optimizer step may be compiled, and the hook would be compiled with it.
         self._hooks = OptimizerHooks(self, watch_steps=not self._bound().has_tensors)
-        # By identity: a user who writes the default's value has decided, one who writes nothing may not know it.
+        # By identity: a user who writes out the default has chosen it; one who writes nothing may not know it.
         defaulted = [name for name, p in declared.parameters().items() if given[name] is p.default]
         without_momentum = None if self._cycles_momentum else type(self.optimizer).__name__
         base_lrs = [float(lr) for lr in self.base_lrs]
@@ -98,7 +98,7 @@ class ClosedFormLR(Schedule, LRScheduler):
         return writer if writer and writer.groups is groups and writer.size == len(groups) else self._bind()
 
     def _bind(self) -> ParamGroupWriter:
-        """Bind to the optimizer's param groups: when made, after the optimizer's state was loaded, for a new group."""
+        """Bind to the optimizer's param groups: at construction, after its state was loaded, when a group was added."""
         groups = self.optimizer.param_groups
         if self._capturable:
             make_capturable(self.optimizer, momentum=self._values.has_momentum)
@@ -112,9 +112,9 @@ class ClosedFormLR(Schedule, LRScheduler):
         )
         self._writer = ParamGroupWriter(self.optimizer, self._values)
         if self._writer.has_tensors:
-            # Within a compiled step the writing would be compiled too, and anew for every value.
+            # Inside a compiled step the write would be compiled too, and recompiled for every value.
             self._step_uncompiled = torch.compiler.disable(_step)  # type: ignore[no-untyped-call]
-        # Only now: a refused constructor leaves the optimizer as it was.
+        # Last, so that a constructor that raises leaves the optimizer as it was.
         self.base_lrs = base_lrs
         self._own_momenta += read_momenta(new_groups)
         for group, own_lr in zip(new_groups, read_lrs(new_groups), strict=True):
@@ -122,7 +122,7 @@ class ClosedFormLR(Schedule, LRScheduler):
         return self._writer
 
     def _check_base_lrs(self, new_groups: list[dict[str, Any]]) -> None:
-        """Raise ValueError where the lr in the groups may be one that a schedule has changed already."""
+        """Raise ValueError where the lr in the groups may already have been changed by a schedule."""
         made = bool(self.base_lrs)  # a group that is added later brings an lr of its own
         if made or not self.last_epoch or not self.optimizer.state or not self.scales_base_lr(self.hyperparameters):
             return
@@ -135,18 +135,18 @@ class ClosedFormLR(Schedule, LRScheduler):
             )
 
     def rebind_tensors(self) -> None:
-        """Bind at once after a state was loaded: a graph captured in between would read memory that is then left."""
+        """Bind again as soon as a state was loaded: a graph captured before that would read memory no longer in use."""
         if self._writer is not None and self._writer.has_tensors:
             self._bind()
 
     def make_capturable(self) -> None:
-        """Turn the optimizer's float lr (and first beta, where momentum is scheduled) into tensors, now and for good.
+        """Turn the optimizer's float lr (and first beta, where momentum is scheduled) into tensors, permanently.
 
-        For a compiled or captured optimizer step, which would not see a new float. To be called before compiling and
-        capturing. An optimizer's state that is loaded later is turned as well.
+        A compiled or captured optimizer step needs this: it would not see a new float. Call it before compiling and
+        capturing. An optimizer state that is loaded later is converted as well.
 
         Raises:
-            ValueError: if the optimizer does not support it; nothing is changed then.
+            ValueError: if the optimizer does not support it; in that case nothing is changed.
         """
         make_capturable(self.optimizer, momentum=self._sets_momentum)
         self._hooks.watching = False
@@ -172,7 +172,7 @@ class ClosedFormLR(Schedule, LRScheduler):
         return self._values.momentum_at(count("step", step))
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the learning rates at the present step (torch's name for ``lr_at(last_epoch)``)."""
+        """Return the learning rates at the current step (torch's name for ``lr_at(last_epoch)``)."""
         return list(self.lr_at(max(0, self.last_epoch)))
 
     def get_last_lr(self) -> list[float | Tensor]:
@@ -202,14 +202,14 @@ class ClosedFormLR(Schedule, LRScheduler):
         writer, groups = self._writer, self.optimizer.param_groups
         if writer is None or writer.groups is not groups or writer.size != len(groups):
             writer = self._bind()
-        # SequentialLR sets a scheduler that has not had its turn yet to -1: that one must not write.
+        # SequentialLR sets a scheduler whose turn has not come yet to -1: it must not write.
         if step >= 0:
             lr, momentum = self._values.at(step)
             if not writer.write(lr, momentum):
                 self._bind().write(lr, momentum)
 
     def advance(self) -> None:
-        """Go one step further."""
+        """Advance by one optimizer step."""
         self.set_position(self.last_epoch + 1)
 
     def step(self, epoch: int | None = None) -> None:
@@ -229,10 +229,10 @@ class ClosedFormLR(Schedule, LRScheduler):
         self.set_position(epoch)
 
     def follow_optimizer(self) -> None:
-        """Advance from now on whenever the optimizer has really stepped, and only then.
+        """From now on, advance whenever the optimizer has actually stepped, and only then.
 
-        Accumulated micro-batches, steps that a gradient scaler skipped and the other optimizers of a manual loop do
-        not count. Calling it twice is the same as calling it once.
+        Accumulated micro-batches, steps that a gradient scaler skipped and steps of other optimizers in a manual
+        loop do not count. Calling it twice is the same as calling it once.
 
         Raises:
             ValueError: if another schedule follows the same optimizer.
@@ -255,12 +255,12 @@ class ClosedFormLR(Schedule, LRScheduler):
 
     @property
     def is_active(self) -> bool:
-        """Whether the optimizer holds this schedule's lrs: in SequentialLR it may be another scheduler's turn."""
+        """Whether the optimizer holds this schedule's lrs now; in SequentialLR it may be another scheduler's turn."""
         return self.last_epoch >= 0 and holds_lrs(self.optimizer.param_groups, self.lr_at(self.last_epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, and the hyperparameters only to report on loading which of them have changed."""
-        # A scheduler that has not had its turn yet may stand at -1 or, in nested SequentialLRs, below it.
+        """Return the position; also the hyperparameters, to report on loading which of them have changed."""
+        # A scheduler whose turn has not come yet may be at -1 or, in nested SequentialLRs, below it.
         position = max(-1, self.last_epoch)
         return {
             "type": type(self).__name__,
@@ -282,27 +282,27 @@ class ClosedFormLR(Schedule, LRScheduler):
         return [float(lr) for lr in self.base_lrs] if scales else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the saved position and write its values at once, computed with the configuration in force now.
+        """Go to the saved position and write its values at once, computed with the current configuration.
 
-        Only where another scheduler had set the optimizer's lr when the state was saved, nothing is written.
-        A state that DeepSpeed saved (``last_batch_iteration``) is understood too.
+        Nothing is written if another scheduler had set the optimizer's lr when the state was saved (in SequentialLR).
+        A state that DeepSpeed saved (``last_batch_iteration``) is accepted too.
 
         Raises:
-            ValueError: if ``state_dict`` holds no position, or is that of a scheduler that is not of this package:
-                its position may count epochs.
+            ValueError: if ``state_dict`` holds no position, or comes from a scheduler of another package, whose
+                position may count epochs.
         """
         position = position_in(state_dict, type(self).__name__)
         now = {"type": type(self).__name__, "hyperparameters": self.hyperparameters}
         changed = changes_since(state_dict, now, self._own_lrs())
         if changed:
             warnings.warn(
-                f"{type(self).__name__} resumes at step {position} with other hyperparameters than were saved; those"
-                f" in force now are used: {'; '.join(changed)}",
+                f"{type(self).__name__} resumes at step {position} with hyperparameters that differ from the saved"
+                f" ones; the current ones are used: {'; '.join(changed)}",
                 stacklevel=2,
             )
         self._hooks.position_set()
         if state_dict.get("sets_momentum") and not self._sets_momentum:
-            # With the optimizer's state came a momentum from somewhere in a cycle that is no longer wanted.
+            # The loaded optimizer state holds a momentum from the middle of a cycle that is no longer wanted.
             write_momenta(self.optimizer.param_groups, self._own_momenta)
         # Loaded inside SequentialLR or ChainedScheduler, it must not overwrite the lr of the one whose turn it was.
         if state_dict.get("in_charge", True):

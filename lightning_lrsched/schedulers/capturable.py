@@ -1,4 +1,4 @@
-"""make_capturable: float learning rates and momenta become tensors, which compiled and captured training can follow."""
+"""make_capturable: turns float learning rates and momenta into tensors, for compiled or captured optimizer steps."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch.optim import Optimizer
 def make_capturable(optimizer: Optimizer, *, momentum: bool) -> None:
     """Turn the lr of every param group, and the first beta where momentum is scheduled, into tensors on its device.
 
-    A compiled optimizer step is compiled anew for every new float, and a captured CUDA graph repeats the old one for
-    ever; a tensor both read anew. The values stay the same, torch's ``capturable`` is switched on (on a CPU, where
-    torch refuses it, it stays off), and what is a tensor already stays as it is.
+    A compiled optimizer step is recompiled for every new float, and a captured CUDA graph repeats the old one forever;
+    both read the current value of a tensor. The values stay the same, existing tensors are kept, and torch's
+    ``capturable`` is switched on (except on a CPU, where torch refuses it).
 
     Args:
         optimizer: an optimizer of torch that has the option ``capturable``.
-        momentum: whether the momentum is going to change too. Then the optimizer must have ``betas``, and goes
-            through its parameters one by one (``foreach=False``): torch's other implementations read a tensor beta
+        momentum: whether momentum will change too. Then the optimizer must have ``betas``, and updates its
+            parameters one by one (``foreach=False``): torch's other implementations read a tensor beta
             back from the device, or take it as a number.
 
     Raises:
-        ValueError: if the optimizer cannot work with such tensors; nothing is changed then.
+        ValueError: if the optimizer cannot work with such tensors; in that case nothing is changed.
 
     Example:
         >>> optimizer = torch.optim.AdamW([torch.zeros(1)], lr=0.5)
@@ -48,12 +48,14 @@ def _refuse(optimizer: Optimizer, group: dict[str, Any], momentum: bool) -> None
     name = type(optimizer).__name__
     if "capturable" not in group:
         raise ValueError(
-            f"capturable: {name} has no such mode in torch {torch.__version__}; those of torch.optim that have it:"
+            f"capturable: {name} has no such mode in torch {torch.__version__}; those of torch.optim that have it are"
             f" {', '.join(_with_capturable())}. To compile the step of an optimizer without it, give it a tensor lr"
             " yourself: a schedule writes it in place"
         )
     if len({parameter.device for parameter in group["params"]}) > 1:
-        raise ValueError("capturable: the parameters of one param group lie on several devices; make it one per device")
+        raise ValueError(
+            "capturable: the parameters of one param group are on several devices; make one group per device"
+        )
     if not momentum:
         return
     why = None
@@ -66,7 +68,7 @@ def _refuse(optimizer: Optimizer, group: dict[str, Any], momentum: bool) -> None
     if why:
         raise ValueError(
             f"capturable: {why}, so its momentum cannot be scheduled; schedule the lr alone (cycle_momentum: false),"
-            " or take an optimizer with betas (Adam, AdamW, NAdam, ...) without fused and foreach"
+            " or use an optimizer with betas (Adam, AdamW, NAdam, ...) without fused and foreach"
         )
 
 
@@ -76,7 +78,7 @@ def _tensor(value: Any, device: torch.device) -> Tensor:
 
 
 def _move_counters(optimizer: Optimizer, group: dict[str, Any]) -> None:
-    """Without ``capturable`` torch counts steps on the host; with it, beside the parameters."""
+    """Move the step counters to the device of the parameters, where ``capturable`` needs them."""
     for parameter in group["params"]:
         state = optimizer.state.get(parameter, {})
         for key, value in state.items():

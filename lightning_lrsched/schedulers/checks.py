@@ -15,7 +15,7 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 MAX_TEXT = 200
 
 MAX_COUNT = 2**53
-"""Largest range in which floats represent every integer; a longer schedule is a typing error."""
+"""Largest range in which floats represent every integer; a longer schedule is a typo."""
 
 
 def did_you_mean(word: object, allowed: Sequence[str]) -> str:
@@ -57,7 +57,7 @@ def count(key: str, value: Any, *, at_least: int = 0) -> int:
         raise ParameterTypeError(key, f"must be {allowed}, got {value!r} ({type(value).__name__})")
     if value > MAX_COUNT:
         allowed = f"{allowed} and at most {MAX_COUNT}"
-    # JSON writers spell counts as 2e3 or 2000.0: the value is whole, so the meaning is clear.
+    # JSON may spell a count as 2e3 or 2000.0: the value is whole, so the meaning is clear.
     whole = isinstance(value, Integral) or (math.isfinite(value) and float(value).is_integer())
     if not whole or not at_least <= int(value) <= MAX_COUNT:
         raise ParameterValueError(key, f"must be {allowed}, got {value!r}")

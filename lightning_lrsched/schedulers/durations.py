@@ -21,7 +21,7 @@ class RunLength:
     Args:
         total_steps: length of the whole run [optimizer steps]; None: not known.
         steps_per_epoch: optimizer steps in one epoch; None: not known.
-        why_no_total: what makes the total unknown, and the Trainer's flag or the value that would help.
+        why_no_total: why the total is not known, and which Trainer argument or which value would help.
         why_no_epoch: the same for the epoch.
 
     Example:
@@ -37,18 +37,18 @@ class RunLength:
 
 @dataclass(frozen=True)
 class Duration:
-    """A number of optimizer steps that follows from the run: a fraction of it, or a number of its epochs."""
+    """A number of optimizer steps that depends on the run: a fraction of it, or a number of its epochs."""
 
     fraction: float | None = None
     epochs: float | None = None
 
     @classmethod
     def of(cls, value: Any, auto: float | None = None) -> Duration | None:
-        """Return the duration that ``value`` stands for; None if it needs no run.
+        """Return the duration that ``value`` means; None if it does not depend on the run.
 
         Args:
-            value: as a configuration spells it.
-            auto: the fraction of the run for which ``"auto"`` stands; None: the word has no meaning.
+            value: as it is written in a configuration.
+            auto: the fraction of the run that ``"auto"`` means; None: the word is not allowed.
 
         >>> Duration.of("2ep"), Duration.of(0.1), Duration.of("auto", auto=0.3)
         (Duration(fraction=None, epochs=2.0), Duration(fraction=0.1, epochs=None), Duration(fraction=0.3, epochs=None))
@@ -65,7 +65,7 @@ class Duration:
         return cls(fraction=value) if isinstance(value, float) and 0 < value < 1 else None
 
     def is_known(self, run: RunLength) -> bool:
-        """Return whether the run is known well enough for a number of steps."""
+        """Return whether the run is known well enough to compute a number of steps."""
         return (run.total_steps if self.epochs is None else run.steps_per_epoch) is not None
 
     def steps(self, run: RunLength) -> int:
@@ -91,13 +91,13 @@ def is_auto(value: Any) -> bool:
 
 
 def resolve_steps(key: str, value: Any, run: RunLength, auto: float | None = 1.0) -> Any:
-    """Return the number of optimizer steps that ``value`` stands for; a value that is no duration, unchanged.
+    """Return the number of optimizer steps that ``value`` means; a value that is not a duration, unchanged.
 
     Args:
         key: name of the parameter, for messages.
-        value: as a configuration spells it.
+        value: as it is written in a configuration.
         run: how long the run is.
-        auto: the fraction of the run for which ``"auto"`` stands.
+        auto: the fraction of the run that ``"auto"`` means.
 
     Raises:
         ValueError: if the run's length is not known; the message names the key and the remedy.

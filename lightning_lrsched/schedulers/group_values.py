@@ -1,4 +1,4 @@
-"""GroupValues: the lr and momentum of every param group at any position; it needs numbers only, no optimizer."""
+"""GroupValues: the lr and momentum of every param group at any position; it needs only numbers, no optimizer."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def check_order(
 
     Args:
         parameters: the parameters; a pair in which one is not a number is not compared.
-        base_lrs: each group's own lr, which stands for a high end that is None; None: not known.
+        base_lrs: each group's own lr, used for a high end that is None; None: not known.
         low_and_high: pairs of parameters.
     """
     for low_key, high_key in low_and_high:

@@ -1,4 +1,4 @@
-"""LRRangeTest: a learning rate that only grows, to find where training stops to gain and where it diverges."""
+"""LRRangeTest: a learning rate that only grows, to find where training stops improving and where it diverges."""
 
 from __future__ import annotations
 

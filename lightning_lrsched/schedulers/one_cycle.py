@@ -22,8 +22,8 @@ MAX_MOMENTUM = 0.999
 class OneCycle(ClosedFormLR):
     """Cycles lr and momentum once, in opposite directions (1Cycle), and then lets them decay.
 
-    With ``total = first + second`` (the two step sizes) and ``f(s)`` going straight from 0 at step 0 to 1 at step
-    ``first`` and back to 0 at ``total``, in the cycle, ``s <= total``::
+    With ``total = first + second`` (the two step sizes) and ``f(s)`` rising in a straight line from 0 at step 0 to 1 at
+    step ``first`` and falling back to 0 at ``total``, within the cycle, ``s <= total``::
 
         lr(s)       = min_lr + (max_lr - min_lr) * f(s)
         momentum(s) = max_mom - (max_mom - min_mom) * f(s)
@@ -96,7 +96,7 @@ class OneCycle(ClosedFormLR):
 
     @classmethod
     def complete(cls, parameters: dict[str, Any]) -> None:
-        """Let the second half be as the first where nothing else is given."""
+        """Make the second half like the first where it is not given."""
         if parameters["cycle_second_step_size"] is None:
             parameters["cycle_second_step_size"] = parameters["cycle_first_step_size"]
         if parameters["cycle_second_stair_count"] is None:

@@ -1,7 +1,7 @@
-"""OptimizerHooks: the finished steps of an optimizer advance a schedule; two mistakes with schedules are noticed.
+"""OptimizerHooks: an optimizer's finished steps advance a schedule; warnings for two common mistakes.
 
-torch iterates over an optimizer's hooks while they run, so none may be registered or removed then: a hook that has
-nothing more to do stays, switched off. The optimizer holds no reference to the schedule that would keep it alive.
+torch iterates over an optimizer's hooks while they run, so none may be registered or removed then: a hook that is no
+longer needed stays but does nothing. The optimizer's reference to the schedule is weak and does not keep it alive.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_lrsched.schedulers.base import ClosedFormLR
 
 _HOOKS: weakref.WeakKeyDictionary[Optimizer, list[OptimizerHooks]] = weakref.WeakKeyDictionary()
-"""The hooks of each optimizer, to remove those that have nothing more to do before another one is registered."""
+"""The hooks of each optimizer, to remove those no longer needed before another one is registered."""
 
 _FOLLOWERS: weakref.WeakKeyDictionary[Optimizer, weakref.ref[ClosedFormLR]] = weakref.WeakKeyDictionary()
 
@@ -30,10 +30,10 @@ def follower_of(optimizer: Optimizer) -> ClosedFormLR | None:
 
 
 class OptimizerHooks:
-    """What a schedule learns from its optimizer: that it has finished a step, and that its state was loaded.
+    """Notify a schedule when its optimizer has finished a step, or its state was loaded.
 
     Args:
-        schedule: the schedule, whose optimizer has the hooks.
+        schedule: the schedule whose optimizer gets the hooks.
         watch_steps: warn if the schedule is not stepped between two steps of the optimizer.
     """
 
@@ -51,7 +51,7 @@ class OptimizerHooks:
         self._load_handle = schedule.optimizer.register_load_state_dict_post_hook(self._after_load)
 
     def _register(self, optimizer: Optimizer, *, steps: bool) -> None:
-        """Register a hook for the optimizer's steps, after those of other schedules that have ended are removed."""
+        """Register a hook for the optimizer's steps; remove those that other schedules no longer need."""
         hooks = _HOOKS.setdefault(optimizer, [])
         for other in hooks:
             other.remove_if_done()
@@ -65,7 +65,7 @@ class OptimizerHooks:
         return self._schedule() is not None
 
     def remove_if_done(self) -> None:
-        """Remove the hooks that have nothing more to do; not to be called while the optimizer steps."""
+        """Remove the hooks that are no longer needed; must not be called while the optimizer steps."""
         if self._step_handle is not None and not (self.is_alive and (self.watching or self.following)):
             self._step_handle.remove()
             self._step_handle = None
@@ -90,7 +90,7 @@ class OptimizerHooks:
         self._register(optimizer, steps=True)
 
     def unfollow(self, optimizer: Optimizer) -> None:
-        """Leave the schedule alone from now on."""
+        """Stop advancing the schedule."""
         if self.following:
             del _FOLLOWERS[optimizer]
         self.watching = self.following = self._state_loaded = False
@@ -103,7 +103,7 @@ class OptimizerHooks:
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.following:
-            # A compiled optimizer step would compile its hooks too, and anew for every step: a step is a number.
+            # A compiled optimizer step would compile its hooks too, and recompile them for every step number.
             (self._advance_uncompiled if torch.compiler.is_compiling() else _advance)(self, optimizer)
         elif self.watching:
             self._check_calls_of_step(optimizer)
@@ -126,7 +126,7 @@ class OptimizerHooks:
                 " after each replay."
             )
         # A fused optimizer under a gradient scaler is always called and skips inside its kernel. The scaler leaves the
-        # verdict on the device: reading it is the one unavoidable wait.
+        # result on the device: reading it is the one unavoidable wait.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not found_inf:
             if self._state_loaded:
@@ -136,7 +136,7 @@ class OptimizerHooks:
     def _check_calls_of_step(self, optimizer: Optimizer) -> None:
         """Warn, at the optimizer's first two steps, where the schedule's ``step`` is not called after each."""
         schedule = self._schedule()
-        # One that waits for its turn in SequentialLR stands at -1; ZeRO steps with one param group after the other.
+        # One that waits for its turn in SequentialLR is at -1; ZeRO steps with one param group after the other.
         if schedule is None or schedule.last_epoch < 0 or optimizer.param_groups is not self._groups:
             return
         before, self._position_before = self._position_before, schedule.last_epoch

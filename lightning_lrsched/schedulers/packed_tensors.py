@@ -1,8 +1,9 @@
-"""Many one-element tensors written by one copy: they lie side by side in memory.
+"""Many one-element tensors, side by side in memory, written by one copy.
 
 A tensor stays the same Python object, with the same dtype, shape and device; only the memory behind it moves, once,
-when it is packed. Whoever noted its *address* before that (a CUDA graph captured earlier) would go on reading the old
-memory: packing happens when a schedule is made, and again when the optimizer's state was loaded; capture after that.
+when it is packed. Anything that stored its *address* before that (a CUDA graph captured earlier) would go on reading
+the old memory. Packing happens when a schedule is made, and again when the optimizer's state was loaded: capture
+after that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from lightning_lrsched.schedulers.group_values import Value
 
 MIN_PACKED = 4
-"""Fewer tensors are faster filled one by one than by a common copy."""
+"""Fewer tensors are filled faster one by one than by one common copy."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Slot:
 def pack(tensors: Iterable[Tensor]) -> None:
     """Move tensors of one device and dtype into common memory, where that is safe; the others stay where they are.
 
-    Only a tensor that has its memory to itself is moved: no view, no part of a buffer that someone else packed.
+    Only a tensor that has its memory to itself is moved: no view, no part of a buffer that other code packed.
     """
     by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in {id(tensor): tensor for tensor in tensors if _is_movable(tensor)}.values():
@@ -62,7 +63,7 @@ def _is_movable(tensor: Tensor) -> bool:
 
 
 def runs(slots: Sequence[Slot]) -> tuple[list[Run], list[Slot]]:
-    """Split slots into runs of neighbours in memory, however they came to lie there, and single ones."""
+    """Split slots into runs of neighbours in memory, whoever packed them, and single slots."""
     packable: list[Slot] = []
     single: list[Slot] = []
     for slot in slots:
@@ -111,8 +112,8 @@ class Run:
         if self._momenta.size:
             self._momenta[:] = momentum[self._momentum_numbers] if isinstance(momentum, np.ndarray) else momentum
         if self._pinned:
-            # Pinned memory anew for each copy: torch lends freed pinned memory again only when the copies from it
-            # are done, so a host that runs ahead of the device cannot overwrite what is still to be sent.
+            # New pinned memory for each copy: torch reuses freed pinned memory only when the copies from it are
+            # done, so a host that runs ahead of the device cannot overwrite data that is still to be sent.
             staged = torch.empty(len(self._values), dtype=self._device.dtype, pin_memory=True)
             staged.copy_(self._on_host)
             self._device.copy_(staged, non_blocking=True)

@@ -19,7 +19,7 @@ LOOKS_PER_WRITE = 16
 """Groups that each write examines, on average, for a tensor that the user has replaced."""
 
 BUFFER_FOR_EACH_BETA = ("AggMo",)
-"""Optimizers whose betas are names of buffers: they have none for any other value."""
+"""Optimizers that name their buffers after the betas: for another value there is no buffer."""
 
 
 def momentum_key(group: Group) -> str | None:
@@ -104,7 +104,7 @@ class _FloatGroups:
         return not (self._lrs or self._momenta or self._betas)
 
     def add(self, group: Group, key: str) -> None:
-        """Have ``group[key]`` written from now on."""
+        """Write ``group[key]`` from now on."""
         if key == "betas":
             others = tuple(group["betas"][1:])
             alike = [betas for betas in self._betas if betas.others == others]
@@ -118,7 +118,7 @@ class _FloatGroups:
             group["lr"] = lr
         for betas in self._betas:
             before = betas.written
-            # One tuple serves all groups, except where someone has set other betas since the last write.
+            # One tuple serves all groups, except where other code has set other betas since the last write.
             shared = betas.written = (momentum, *betas.others)
             for group in betas.groups:
                 held = group["betas"]
@@ -139,7 +139,7 @@ class _Betas:
         self.others = self.written[1:]
 
     def written_over(self, held: Any) -> tuple[Any, ...]:
-        """Return what to put in the place of betas that are not those written last."""
+        """Return the betas to write over some that are not those written last."""
         others = tuple(held[1:])
         return self.written if others == self.others else (self.written[0], *others)
 
@@ -148,7 +148,7 @@ def _fill(tensor: Tensor, value: float) -> None:
     try:
         tensor.fill_(value)
     except RuntimeError:
-        # More than its dtype can hold is infinite, as it is where many tensors are written by one copy.
+        # A value too large for the dtype becomes infinite, as it does when one copy writes many tensors.
         tensor.copy_(torch.tensor(value, dtype=torch.float64))
 
 
@@ -173,7 +173,7 @@ class _Tensors:
         self.on_cuda = False
 
     def add(self, group: Group, key: str, number: int) -> None:
-        """Have the tensor that ``group`` holds under ``key`` written from now on, with the values of a set."""
+        """Write the tensor that ``group`` holds under ``key`` from now on, with the values of a set."""
         tensor = _held(group, key)
         slot = self._slots.setdefault(id(tensor), Slot(tensor, number, key != "lr"))
         # torch gives groups without a tensor of their own the optimizer's default: one tensor for all of them.
@@ -188,11 +188,11 @@ class _Tensors:
         """Pack what can be packed and return the writer; None where there is nothing to write."""
         if not self._slots:
             return None
-        # Every schedule packs momenta too, written or not: a second one then finds the same memory as the first.
+        # Momenta are packed even when they are not written: a second schedule then finds the same memory.
         candidates = [(group, key) for key in ("lr", "betas", "momentum") for group in self._groups if key in group]
         pack(value for group, key in candidates if isinstance(value := _held(group, key), Tensor))
         self._runs, self._single = runs(list(self._slots.values()))
-        # Looking at every group would cost more than all the writing: with many groups, not every time.
+        # Examining every group would cost more than writing: with many groups it is not done every time.
         self._look_every = max(1, len(self._held) // LOOKS_PER_WRITE)
         return self
 
@@ -212,7 +212,7 @@ def read_lrs(groups: Iterable[Group]) -> list[Any]:
 
 
 def holds_lrs(groups: Iterable[Group], lrs: Iterable[float]) -> bool:
-    """Return whether the groups hold exactly these learning rates, a tensor as near as its dtype can."""
+    """Return whether the groups hold exactly these learning rates; tensors, to the precision of their dtype."""
     held = ((group["lr"], lr) for group, lr in zip(groups, lrs, strict=True))
     return all(
         bool((own == torch.full_like(own, lr)).all()) if isinstance(own, Tensor) else own == lr for own, lr in held
@@ -243,7 +243,7 @@ def torch_optimizer(optimizer: Any) -> Optimizer:
     groups = getattr(optimizer, "param_groups", None)
     for name in ("optimizer", "base_optimizer"):
         inner = getattr(optimizer, name, None)
-        # With param groups of its own, the inner one is not the one that is asked to step.
+        # An inner optimizer with param groups of its own is not the one that is stepped.
         if isinstance(inner, Optimizer) and (inner.param_groups is groups or not isinstance(optimizer, Optimizer)):
             return inner
     if isinstance(optimizer, Optimizer):

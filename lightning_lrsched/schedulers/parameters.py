@@ -1,4 +1,4 @@
-"""Parameters of a schedule: declared once, in its constructor's signature and docstring, and read from there by all.
+"""Parameters of a schedule: declared once, in its constructor's signature and docstring, and read only from there.
 
 A constructor annotates each parameter with a rule::
 
@@ -24,7 +24,7 @@ from lightning_lrsched.schedulers.rules import AutoLr, Choice, Count, Rule, Step
 MAX_NUMBER = 10**300
 
 POSITION = "last_batch_iteration"
-"""Where a schedule starts: every constructor has it, and it is no hyperparameter."""
+"""Where a schedule starts: every constructor has it, and it is not a hyperparameter."""
 
 
 REQUIRED = inspect.Parameter.empty
@@ -79,7 +79,7 @@ class Parameter:
         return "optimizer" if isinstance(self.rule.auto, AutoLr) and is_auto(value) else None
 
     def read(self, value: Any, key: str | None = None) -> Any:
-        """Return ``value`` as a configuration spells it, with numbers in place of texts that spell numbers.
+        """Return ``value`` from a configuration, with numbers in place of strings that spell numbers.
 
         Raises:
             TypeError: if it is a mapping.
@@ -98,7 +98,7 @@ class Parameter:
             raise ParameterValueError(key, "must not be 1.0: write 1 for one step, or a fraction of the run below 1")
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise ParameterValueError(key, "must be a number of reasonable size, got one with more than 300 digits")
-        # JSON writers spell counts as 2e3 or 2000.0; torch hands them to range() and the like.
+        # JSON may spell a count as 2e3 or 2000.0; torch passes counts to range().
         whole = isinstance(self.rule, (Count, Steps)) and isinstance(value, float) and value.is_integer()
         return int(value) if whole else value
 
@@ -159,7 +159,7 @@ def _parameter(name: str, hint: Any, default: Any, text: str) -> Parameter:
     elif hint is bool:
         rule = Switch()
     if rule is None:
-        raise TypeError(f"{name}: annotate it with a rule, Annotated[..., Number(...)] or so")
+        raise TypeError(f"{name}: annotate it with a rule, such as Annotated[..., Number(...)]")
     return Parameter(name, rule, default, type(None) in members, list[float] in members, text)
 
 

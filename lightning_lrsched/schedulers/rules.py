@@ -61,7 +61,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Steps:
-    """A number of optimizer steps; ``auto`` is the fraction of the run for which the word stands."""
+    """A number of optimizer steps; ``auto`` is the fraction of the run that ``"auto"`` means."""
 
     at_least: int = 0
     auto: float | None = None

@@ -33,14 +33,14 @@ class Schedule:
     low_and_high: tuple[tuple[str, str], ...] = ()
     """Pairs of parameters of which the first may not be greater than the second."""
 
-    # What a subclass gives -------------------------------------------------------------------------------------------
+    # What a subclass provides ----------------------------------------------------------------------------------------
 
     @staticmethod
     def curve(p: Any) -> Curve:
         """Return (lr, momentum) as a function of the position.
 
         Args:
-            p: one attribute for each parameter, and ``base_lr``; a float, or an array with one for each set of groups.
+            p: has one attribute per parameter, and ``base_lr``: a float, or an array with one per set of param groups.
         """
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ class Schedule:
 
     @classmethod
     def remarks(cls, about: Circumstances) -> list[str]:
-        """Return what is suspicious, though possible, as sentences."""
+        """Return a sentence for each setting that is valid but suspicious."""
         return []
 
     @classmethod
@@ -65,12 +65,12 @@ class Schedule:
 
     @classmethod
     def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
-        """Return whether the lr stays low after the schedule's end, so that nothing is learned any more."""
+        """Return whether the lr stays low after the schedule's end, so that training makes no more progress."""
         return False
 
     @classmethod
     def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
-        """Return how many steps show the whole of the schedule, where nobody says how long the run is."""
+        """Return how many steps show the whole schedule when the length of the run is not known."""
         found = cls.length(parameters)
         return 100 if found is None else found[1]
 
@@ -86,7 +86,7 @@ class Schedule:
         """Return all hyperparameters, checked and with their defaults; no optimizer is needed.
 
         Args:
-            given: values by name; names that are no hyperparameters are left out.
+            given: values by name; names that are not hyperparameters are ignored.
 
         Raises:
             TypeError: if a value has the wrong type.

@@ -1,4 +1,4 @@
-"""What a schedule saves, read back: its position, and what has changed since."""
+"""Reading a saved state: the position, and the hyperparameters that have changed since."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def is_own_state(state: Any) -> bool:
 
 
 def position_in(state: Mapping[str, Any], name: str) -> int:
-    """Return the number of finished optimizer steps in a saved state; DeepSpeed's own is understood too.
+    """Return the number of finished optimizer steps in a saved state; DeepSpeed's own state is accepted too.
 
     Raises:
-        ValueError: if there is no position, or the state is that of a scheduler that is not of this package: its
-            position may count epochs. ``name`` is that of the schedule that loads it.
+        ValueError: if there is no position, or the state comes from a scheduler of another package, whose position may
+            count epochs. ``name`` is that of the schedule that loads it.
     """
     if "last_epoch" in state and not any(key.startswith("_") for key in state):
         return count("last_epoch", state["last_epoch"], at_least=-1)
@@ -35,11 +35,11 @@ def position_in(state: Mapping[str, Any], name: str) -> int:
 
 
 def changes_since(saved: Mapping[str, Any], now: Mapping[str, Any], own_lrs: list[float] | None) -> list[str]:
-    """Return ``key: old -> new`` of all that the values depend on and that has changed since ``saved`` was saved.
+    """Return ``key: old -> new`` for everything that the values depend on and that has changed since the save.
 
     Args:
         saved: a state as ``state_dict`` returned it.
-        now: the same of the schedule in force.
+        now: the same for the current schedule.
         own_lrs: the optimizer's own lrs, where the values depend on them.
     """
     if not saved.get("hyperparameters"):

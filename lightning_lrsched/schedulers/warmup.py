@@ -1,4 +1,4 @@
-"""WarmupLR, WarmupDecayLR, WarmupCosineLR: the learning rate rises, then stays, falls in a line, or falls in a wave."""
+"""WarmupLR, WarmupDecayLR, WarmupCosineLR: the lr rises, then stays, falls in a line, or falls along a cosine."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def _effective_steps(warmup_num_steps: int) -> int:
 
 
 def _total(parameters: Mapping[str, Any]) -> tuple[list[str], int]:
-    # A warmup that is longer than the whole goes on to its end.
+    # A warmup that is longer than the total still runs to its end.
     key = max(("total_num_steps", "warmup_num_steps"), key=lambda key: parameters[key])
     return [key], parameters[key]
 
@@ -289,7 +289,7 @@ def _total(parameters: Mapping[str, Any]) -> tuple[list[str], int]:
 def _warmup_too_long(name: str, parameters: Mapping[str, Any]) -> list[str]:
     total, warmup_steps = parameters["total_num_steps"], parameters["warmup_num_steps"]
     if not (isinstance(total, int) and isinstance(warmup_steps, int)) or total >= warmup_steps:
-        return []  # also where a configuration leaves one of them to the run
+        return []  # one of them may still depend on the run
     return [
         f"{name}: total_num_steps={total} is less than warmup_num_steps={warmup_steps}: the lr falls to its low value"
         " right after the warmup"

@@ -1,1 +1,1 @@
-"""When it happens: the callbacks that drive a schedule or an LR range test inside a Trainer."""
+"""Everything that touches a Trainer: the callbacks, and configure_optimizers."""

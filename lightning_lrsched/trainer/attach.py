@@ -1,4 +1,4 @@
-"""A schedule takes an optimizer and gives it back: the one way for the callback and for configure_optimizers."""
+"""Attaching a schedule to an optimizer and detaching it: one way, for the callback and for configure_optimizers."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Written:
 
 @dataclass
 class Scheduled:
-    """One optimizer of the present fit, and the schedule that is attached to it.
+    """One optimizer of the current fit, and the schedule that is attached to it.
 
     Args:
         written: the schedule as the user gave it.
         index: of the optimizer, counted from 0.
         scheduler: what was built.
         run: the length of the run that it was built for.
-        own_momenta: the momentum of each param group before.
-        axis: where position 0 is on the trainer's step axis; not 0 in a second fit.
+        own_momenta: the momentum of each param group before the schedule was attached.
+        axis: position 0 of the schedule on the trainer's step axis; not 0 in a second fit.
         began_at: position when training started.
         logged: position up to which the curves are logged.
         lrs_in_force: the lrs of the next optimizer step.
@@ -85,8 +85,8 @@ def attach(
 ) -> LRScheduler:
     """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it.
 
-    A schedule that an earlier fit left behind gives the optimizer back. One that has not moved yet belongs to the
-    present fit: two for one optimizer are refused.
+    A schedule left by an earlier fit is detached. One that has not advanced yet belongs to the current fit, and two for
+    one optimizer are refused.
 
     Args:
         config: the schedule.
@@ -103,10 +103,10 @@ def attach(
     if earlier is not None and not moved and follow and config.is_own:
         raise ValueError(
             f"{config.type} cannot follow this {type(optimizer).__name__}: {type(earlier).__name__} follows it already,"
-            " and both would set its lr; keep one of them (or give the stepping back with unfollow_optimizer())"
+            " and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
         )
     scheduler = config.build(optimizer, run, capturable=capturable)
-    release(optimizer)  # only now: a wrong configuration leaves the earlier one active
+    release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
     if follow and isinstance(scheduler, ClosedFormLR):
         scheduler.follow_optimizer()
         _BEGAN_AT[scheduler] = scheduler.last_epoch
@@ -135,7 +135,7 @@ def _attached_to(optimizer: Optimizer) -> tuple[ClosedFormLR | None, bool]:
 
 
 def pick_optimizer(trainer: TrainerLike, index: int | None, owner: str) -> tuple[int, Optimizer]:
-    """Return the index and the optimizer meant by ``optimizer_index``, which may be None when there is only one."""
+    """Return the index and the optimizer that ``optimizer_index`` means; it may be None when there is only one."""
     optimizers: list[Any] = trainer.optimizers
     # Lightning puts an optimizer without param groups where a module returns none.
     if not any(optimizer.param_groups for optimizer in optimizers):
@@ -143,7 +143,7 @@ def pick_optimizer(trainer: TrainerLike, index: int | None, owner: str) -> tuple
     if index is None:
         if len(optimizers) > 1:
             raise ValueError(
-                f"{owner}: the module has {len(optimizers)} optimizers; say which one with"
+                f"{owner}: the module has {len(optimizers)} optimizers; choose one with"
                 f" optimizer_index=0..{len(optimizers) - 1}, or give a list with one scheduler for each"
             )
         index = 0

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of the schedules: for each scheduler of a Trainer, the state to restore it from."""
+"""Schedules in a checkpoint: for each scheduler of a Trainer, the state to restore it from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Schedules = Mapping[int, LRScheduler]
 
 
 def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any]) -> None:
-    """Note in ``checkpoint`` which of its scheduler states are ours: pairs of place and index of the optimizer."""
+    """Record in ``checkpoint`` which of its scheduler states are ours, as pairs of place and optimizer index."""
     places = {id(config.scheduler): place for place, config in enumerate(configs)}
     pairs = [[places[id(scheduler)], index] for index, scheduler in schedules.items() if id(scheduler) in places]
     checkpoint.setdefault(KEY, {"places": []})["places"] += pairs
@@ -30,7 +30,7 @@ def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any]) -
 def states_for(
     configs: list[Any], schedules: Schedules, checkpoint: Checkpoint, optimizers: list[Optimizer]
 ) -> list[Any]:
-    """Return the state that each scheduler of a Trainer is to be restored from.
+    """Return the state from which to restore each scheduler of a Trainer.
 
     Lightning pairs states and schedulers by their order alone. A checkpoint from before a callback was added, or
     with other schedulers, would silently leave ours at step 0 or give it the position of another.
@@ -140,6 +140,6 @@ def _finished_steps(index: int, checkpoint: Checkpoint, optimizers: int, name: s
         return int(checkpoint["global_step"])
     raise ValueError(
         f"the checkpoint was saved without {name} for optimizer {index}, and it does not hold how many steps that"
-        f" optimizer has made, only that {optimizers} optimizers made {checkpoint['global_step']} together; say it"
-        " with last_batch_iteration (the number of steps minus one) among the schedule's params"
+        f" optimizer has made, only that {optimizers} optimizers made {checkpoint['global_step']} together; give it"
+        " as last_batch_iteration (the number of steps minus one) among the schedule's params"
     )

@@ -31,12 +31,12 @@ def configure_optimizers(
 ) -> dict[str, Any]:
     """Return what a LightningModule's ``configure_optimizers`` returns, from a DeepSpeed-style configuration.
 
-    The schedule follows the optimizer's real steps, so accumulation, skipped fp16 steps and manual optimization need no
-    further care. A scheduler of torch's own is stepped by Lightning after every optimizer step that Lightning makes.
-    Under Lightning's DeepSpeedStrategy, where DeepSpeed owns the optimizer, Lightning steps every schedule.
+    The schedule follows the optimizer's actual steps, so accumulation, skipped fp16 steps and manual optimization need
+    no special treatment. A scheduler of torch's own is stepped by Lightning after every optimizer step that Lightning
+    makes. Under Lightning's DeepSpeedStrategy, where DeepSpeed owns the optimizer, Lightning steps every schedule.
 
-    The values of ``"auto"`` in either section are logged as a table. The loggers keep the schedule's numbers among the
-    hyperparameters, and the log has a line where schedule and run differ much in length.
+    The values of ``"auto"`` in either section are logged as a table. The loggers store the schedule's numbers among the
+    hyperparameters, and a line in the log reports a schedule whose length does not fit the run.
 
     A later call for the same optimizer replaces the schedule of the earlier one, once that has made a step.
 

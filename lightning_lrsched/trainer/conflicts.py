@@ -1,4 +1,4 @@
-"""Who else would set the learning rate of a scheduled optimizer: checked before anything is written to it."""
+"""Checks that nothing else sets the learning rate of a scheduled optimizer, before anything is written to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALLBACKS_THAT_SET_LR = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
     "LearningRateFinder": "LRRangeTestCallback finds an lr, in a fit of its own",
 }
-"""Class -> what to use beside a schedule."""
+"""Class -> what to use with a schedule instead."""
 
 
 def check_callbacks(trainer: Any, owner: str) -> None:
@@ -71,7 +71,7 @@ def check_second_schedulers(trainer: TrainerLike, schedulers: list[LRScheduler],
 
 
 def same_optimizer(scheduler: Any, optimizer: Any) -> bool:
-    """Return whether ``scheduler`` writes the param groups of ``optimizer``, be it the wrapper or the wrapped one."""
+    """Return whether ``scheduler`` writes the param groups of ``optimizer``, which may be a wrapper."""
     return scheduler.optimizer is optimizer or scheduler.optimizer.param_groups is optimizer.param_groups
 
 
@@ -88,7 +88,7 @@ def warn_of_epoch_interval(trainer: TrainerLike) -> None:
 
 
 def warn_of_finetuning(trainer: TrainerLike) -> None:
-    """Warn where BackboneFinetuning sets an lr of the backbone that the schedule then replaces by its own."""
+    """Warn where BackboneFinetuning sets an lr of the backbone that the schedule then replaces with its own."""
     if callbacks_named(trainer, "BackboneFinetuning"):
         rank_zero_warn(
             "BackboneFinetuning: once unfrozen, the backbone's lr is the schedule's like that of every param group; the"

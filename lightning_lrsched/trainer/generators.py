@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lightning_lrsched.trainer.protocol import is_a
 
 MAX_ITEMS = 100
-"""Containers with more entries hold data, no loaders."""
+"""Containers with more entries hold data, not loaders."""
 
 
 def generator_states(source: Any) -> list[Callable[[], object]]:
-    """Remember the generators of loaders, samplers and datasets; return what puts each of them back.
+    """Remember the generators of loaders, samplers and datasets; return a function for each that restores it.
 
     They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
     its old RandomState) and of Python's random.
@@ -38,7 +38,7 @@ def generator_states(source: Any) -> list[Callable[[], object]]:
 
 
 def _reset_of(thing: Any) -> Callable[[], object] | None:
-    """Return what puts a generator back to its state of this moment, None for anything else."""
+    """Return a function that restores a generator to its present state; None for anything else."""
     if isinstance(thing, np.random.Generator):
         return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
     if isinstance(thing, Generator):
@@ -49,7 +49,7 @@ def _reset_of(thing: Any) -> Callable[[], object] | None:
 
 
 def _parts(thing: Any) -> Iterable[Any]:
-    """Return what of ``thing`` may hold a generator."""
+    """Return the parts of ``thing`` that may hold a generator."""
     if isinstance(thing, DataLoader):
         return thing.generator, thing.sampler, thing.batch_sampler, thing.dataset
     if isinstance(thing, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Logging what a configuration became in this run, and which part of it is not used."""
+"""Logging the values that a configuration has in this run, and the section that is not used."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lightning_lrsched.trainer.protocol import TrainerLike
 
 
 def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConfig, optimizer: str) -> None:
-    """Log the values that the run or the optimizer decided.
+    """Log the values that depend on the run or on the optimizer.
 
     Args:
         trainer: the Trainer that is about to fit.
         written: the configuration as it was written.
-        resolved: the same with numbers.
+        resolved: the same configuration with numbers.
         optimizer: name of the optimizer that it schedules.
     """
     keys = written.needs_run + written.needs_optimizer
@@ -33,7 +33,7 @@ def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConf
 
 
 def log_optimizer(trainer: Any, section: Any, optimizer: Optimizer) -> dict[str, Any]:
-    """Log what ``"auto"`` became in the ``optimizer`` section that ``optimizer`` was made from, and return it."""
+    """Log the values of ``"auto"`` in the ``optimizer`` section that ``optimizer`` was made from, and return them."""
     _, params = type_and_params("optimizer", section)
     written = {key: value for key, value in params.items() if is_auto(value)}
     values = {key: optimizer.defaults[key] for key in written}
@@ -75,7 +75,7 @@ def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str,
 
 
 def resolution_table(name: str, written: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
-    """Return a plain-text table: what was written, and its value in this run.
+    """Return a plain-text table: each value as written, and in this run.
 
     >>> print(resolution_table("WarmupLR", {"warmup_num_steps": "auto"}, {"warmup_num_steps": 30}))
     WarmupLR         | as written | in this run

@@ -16,25 +16,25 @@ from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_
 
 MAX_POINTS = 100
 MAX_WAIT = 10.0
-"""[s] Longest wait of a point for others: the curves of slow training are not far behind it."""
+"""[s] How long a point may wait for others: the curves of slow training stay close behind it."""
 
 LAYOUT_TAG = b"custom_scalars__config__"
 
 MAX_BYTES = 2**20
-"""Searched for a layout in an event file: it is written at the beginning, if at all."""
+"""How much of an event file is searched for a layout: it is written at the beginning, if at all."""
 
 LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step to be logged; the values follow from it, except for those of torch's own schedulers.
+    """One optimizer step to be logged; the values follow from it, except with torch's own schedulers.
 
     Args:
         scheduler: the schedule.
         step: its position.
         at: where the point is shown: ahead of ``step`` in a second fit, where schedules begin anew.
-        lrs: the values of a scheduler that cannot be asked for them.
+        lrs: the values of a scheduler of torch's own, which cannot compute them for a past step.
         wall_time: [s] when the step was made.
     """
 
@@ -46,7 +46,7 @@ class Point:
 
 
 class CurveLogger:
-    """Logs lr and momentum under the tags of Lightning's LearningRateMonitor, and nothing that a monitor logs itself.
+    """Logs lr and momentum under the tags of Lightning's LearningRateMonitor, but nothing that a monitor logs itself.
 
     For TensorBoard, whose writer thread takes turns with the training at every single value, points are collected and
     handed over together, one event for all values of a step: all in order, each with the time when it happened. Its
@@ -73,7 +73,7 @@ class CurveLogger:
             # The values with which the step that has just finished, counted from 0, was made.
             self.add(trainer, Point(scheduler, finished - 1, at - 1, None if closed_form else scheduled.lrs_in_force))
         if not closed_form:
-            # torch's own cannot be asked for the lr of a step that is past.
+            # torch's own schedulers cannot compute the lr of a past step.
             scheduled.lrs_in_force = scheduler.get_last_lr()
 
     def add(self, trainer: TrainerLike, point: Point) -> None:
@@ -103,7 +103,7 @@ class CurveLogger:
             return
         try:
             log()
-        except Exception as error:  # noqa: BLE001 - whatever happens to a picture of the training, the training goes on
+        except Exception as error:  # noqa: BLE001 - training must not fail because a logger does
             self._left_out.append(logger)
             warnings.warn(
                 f"{type(logger).__name__} failed to log the lr and momentum curves"
@@ -118,7 +118,7 @@ def _is_plain_tensorboard(logger: Any) -> bool:
 
 
 def _values(trainer: TrainerLike, point: Point, tags: dict[int, list[str]] | None = None) -> dict[str, float]:
-    """Return tag -> value for a point; ``tags``: as :func:`curve_tags` gives them, to ask it once for many points."""
+    """Return tag -> value for a point; ``tags``: what :func:`curve_tags` returns, computed once for many points."""
     monitors = callbacks_named(trainer, "LearningRateMonitor")
     wants_momentum = not any(monitor.log_momentum for monitor in monitors)
     names = (curve_tags(trainer) if tags is None else tags)[id(point.scheduler.optimizer)]
@@ -129,7 +129,7 @@ def _values(trainer: TrainerLike, point: Point, tags: dict[int, list[str]] | Non
     else:
         lrs = [float(lr) for lr in point.lrs or []]
     values: dict[str, float] = {}
-    # Not strict: the lrs of torch's own schedulers were noted before a callback added a param group.
+    # Not strict: the lrs of torch's own schedulers were stored before a callback added a param group.
     if not monitors:
         values.update(zip(names, lrs, strict=False))
     if momenta is not None:
@@ -152,10 +152,10 @@ def _write_events(trainer: TrainerLike, logger: Any, points: list[Point]) -> Non
 
 
 def _write_layout(trainer: TrainerLike, logger: Any) -> None:
-    """Group the curves on the page of custom scalars; by patterns, which hold for groups and optimizers to come too."""
+    """Group the curves on the page of custom scalars, by patterns that also match groups and optimizers added later."""
     board = logger.experiment
     board.flush()
-    # Of a run's layouts TensorBoard shows the last: the user's, or an earlier fit's, stays.
+    # TensorBoard shows the last layout of a run: the user's own, or an earlier fit's, must stay.
     if any(_has_layout(path) for path in Path(logger.log_dir).glob("events.out.tfevents.*")):
         return
     lr = f"{re.escape(_prefix(logger))}lr-.+"

@@ -1,7 +1,7 @@
-"""All that this package uses of a Trainer: its attributes, and Lightning's classes by name.
+"""What this package uses of a Trainer: its attributes, and Lightning's classes by name.
 
-A name that begins with an underscore is private to Lightning: a new version may change it. A test holds the Trainer of
-the installed Lightning against these classes.
+A name that begins with an underscore is private to Lightning: a new version may change it. A test compares the Trainer
+of the installed Lightning with these classes. What only a range test saves and restores is in ``snapshot.py``.
 """
 
 from __future__ import annotations

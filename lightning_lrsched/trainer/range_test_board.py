@@ -1,4 +1,4 @@
-"""What a trainer's loggers and terminal show of an LR range test."""
+"""An LR range test in a trainer's loggers and in the terminal."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class RangeTestBoard:
     A logger that raises is left out from then on, with one warning: the test goes on without it.
 
     Args:
-        trainer: whose loggers are shown the test.
-        log: whether they are.
+        trainer: the trainer whose loggers show the test.
+        log: whether they show it.
         bar: whether the terminal has a progress bar.
         steps: length of the test [optimizer steps], None: not known.
     """
@@ -53,7 +53,7 @@ class RangeTestBoard:
             self._bar.update(row.step + 1 - self._bar.n)
 
     def show_result(self, result: RangeTestResult) -> None:
-        """Give figure and table to every logger, and end the progress bar."""
+        """Send figure and table to every logger, and end the progress bar."""
         if self._bar is not None:
             self._bar.total = self._bar.n  # complete, also where the test stopped before its last step
             self._bar.set_description_str(f"LR range test ({result.stop_reason})")
@@ -75,7 +75,7 @@ class RangeTestBoard:
     def _try(self, logger: Any, show: Callable[[Any], None]) -> None:
         try:
             show(logger)
-        except Exception as error:  # noqa: BLE001 - whatever happens to a picture of the test, the test goes on
+        except Exception as error:  # noqa: BLE001 - the test must not fail because a logger does
             self._loggers.remove(logger)
             warnings.warn(
                 f"{type(logger).__name__} failed to log the LR range test ({type(error).__name__}: {error});"
@@ -85,13 +85,13 @@ class RangeTestBoard:
 
 
 def _show_findings(logger: Any, result: RangeTestResult, figure: Any) -> None:
-    """Show figure and table in the way that the logger has: as image and text, or as files in its folder."""
+    """Log figure and table as the logger allows: as image and text, or as files in its folder."""
     experiment: Any = getattr(logger, "experiment", None)
     step = result.steps[-1]
     if hasattr(experiment, "add_text"):  # TensorBoard
         experiment.add_text(RESULT, result.to_markdown(), global_step=step)
         if figure is not None:
-            figure.set_dpi(150)  # which add_figure takes; sharp when enlarged
+            figure.set_dpi(150)  # used by add_figure; sharp when enlarged
             experiment.add_figure(FIGURE, figure, global_step=step)
     elif hasattr(logger, "log_image") and hasattr(logger, "log_table"):  # Weights & Biases
         logger.log_table(RESULT, columns=["LR range test", "value"], data=[list(row) for row in findings(result)])

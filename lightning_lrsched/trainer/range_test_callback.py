@@ -1,4 +1,4 @@
-"""LRRangeTestCallback: one fit that finds a learning rate, and leaves no other trace."""
+"""LRRangeTestCallback: one fit that finds a learning rate and leaves the model and the trainer as they were."""
 
 # The hooks take the Trainer that is used, TrainerLike; see scheduler_callback.py.
 # mypy: disable-error-code="override"
@@ -41,7 +41,7 @@ class LRRangeTestCallback(Callback):
     and the trainer's progress are put back as they were, and :attr:`result` leads on to a training configuration.
 
     During the test no validation runs (unless ``monitor`` needs it), what the module logs with ``self.log`` does not
-    reach the loggers, and callbacks that write checkpoints, stop the run or move weights or lr are set aside. Loss,
+    reach the loggers, and callbacks that write checkpoints, stop the run or change weights or lr are disabled. Loss,
     smoothed loss and lr go to the trainer's loggers under ``lr_range_test/``; at the end also a figure and a table.
 
     Args:
@@ -54,15 +54,15 @@ class LRRangeTestCallback(Callback):
         mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
             else exponential.
         max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``; 10 unless given).
-        num_steps: stop after so many optimizer steps (exponential growth: 200 unless given); also a fraction of the
+        num_steps: stop after this many optimizer steps (exponential growth: 200 unless given); also a fraction of the
             run, epochs or ``"auto"`` (as long as the run).
-        monitor: name of a metric that the module logs in validation (``"val_loss"``): the test then goes by it, not by
+        monitor: name of a metric that the module logs in validation (``"val_loss"``): the test then uses it instead of
             the training loss, one record per validation; let the trainer validate often (``val_check_interval``).
-        divergence_factor: share of the fall so far that the smoothed loss may climb back before the test stops;
+        divergence_factor: fraction of the fall so far that the smoothed loss may climb back before the test stops;
             infinity or None: only a loss that is not finite stops it.
-        smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is what is
-            shown and what the stop rule goes by; suggestions smooth the losses themselves.
-        optimizer_index: which of several optimizers to sweep, counted from 0; the others train as they always do.
+        smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
+            shown, and the stop rule uses it; suggestions smooth the losses themselves.
+        optimizer_index: which of several optimizers to sweep, counted from 0; the others train as usual.
         log: send curves and figure to the trainer's loggers.
 
     Raises:
@@ -115,7 +115,7 @@ class LRRangeTestCallback(Callback):
 
     @property
     def result(self) -> RangeTestResult:
-        """What the last test found.
+        """The result of the last test.
 
         Raises:
             RuntimeError: if no test has ended yet.
@@ -147,7 +147,7 @@ class LRRangeTestCallback(Callback):
         if self._monitor is None:
             self._snapshot.set_limits(trainer, limit_val_batches=0)
         if settings.has_an_end and not trainer.fast_dev_run:
-            # The trainer's may come too early, in the middle of the sweep.
+            # The trainer's own limits may end the run in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
         self._board = RangeTestBoard(
             trainer, log=self._log, bar=self._snapshot.had_progress_bar(), steps=self._num_steps
@@ -155,7 +155,7 @@ class LRRangeTestCallback(Callback):
         self._sweep = self._replace_schedulers(trainer, optimizer, settings)
 
     def _replace_schedulers(self, trainer: TrainerLike, optimizer: Any, settings: SweepSettings) -> Sweep:
-        """Put the sweep's schedule in the place of the module's own for this optimizer; the next fit makes it anew."""
+        """Put the sweep's schedule in place of the module's own for this optimizer; the next fit makes that again."""
         assert self._board is not None
         configs = trainer.strategy.lr_scheduler_configs
         places = [place for place, config in enumerate(configs) if same_optimizer(config.scheduler, optimizer)]
@@ -169,7 +169,7 @@ class LRRangeTestCallback(Callback):
         return sweep
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
-        # A checkpoint that the fit began from has brought back its own lr.
+        # A checkpoint that the fit began from has restored its own lr.
         self._sweep.schedule.step(self._sweep.schedule.last_epoch)
         self._check_validation(trainer)
         self._sweep.warn_of_length(None if self._settings.has_an_end else run_length_of(trainer).total_steps)
@@ -178,7 +178,7 @@ class LRRangeTestCallback(Callback):
         validates = trainer.enable_validation and trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined()
         if self._monitor is not None and not validates:
             raise ValueError(
-                f"monitor={self._monitor!r} needs a validation, and this fit has none: give it a val dataloader and the"
+                f"monitor={self._monitor!r} needs validation, and this fit has none: give it a val dataloader and the"
                 " module a validation_step (and no limit_val_batches=0), or leave monitor out"
             )
 
@@ -256,7 +256,7 @@ class LRRangeTestCallback(Callback):
         )
 
     def on_fit_end(self, trainer: TrainerLike, pl_module: Any) -> None:
-        # Before the teardown hooks, so that the callbacks set aside get theirs.
+        # Before the teardown hooks, so that the disabled callbacks get theirs.
         if self._snapshot is not None:
             self._restore_trainer(trainer)
 

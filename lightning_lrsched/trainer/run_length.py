@@ -1,4 +1,4 @@
-"""How many optimizer steps a training run takes: those that a checkpoint brings, and those still to come."""
+"""The length of a training run in optimizer steps: those in the checkpoint plus those still to come."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None =
     accumulation or number of devices was before. Where these have changed, an epoch is an average epoch of the run. In
     a second fit of the same trainer, where schedules begin anew, it is the length of that fit.
 
-    Accumulation (also one that GradientAccumulationScheduler changes from epoch to epoch: its keys are epochs; should
-    Lightning let them count steps one day, lengths would be wrong, and numbers the way out),
-    ``max_steps``, ``max_epochs``, ``limit_train_batches`` and the loader's ``drop_last`` count. Under manual
-    optimization each optimizer is taken to step once per batch. In a run on several devices the shortest loader counts
-    for all of them.
+    Accumulation (also by GradientAccumulationScheduler, whose keys are read as epochs), ``max_steps``, ``max_epochs``,
+    ``limit_train_batches`` and the loader's ``drop_last`` are taken into account. Under manual optimization each
+    optimizer is assumed to step once per batch. In a run on several devices the shortest loader decides for all.
 
     Args:
-        trainer: the Trainer; None gives a run of unknown length, a RunLength itself.
-        start: where the fit begins, if that was read before; the Trainer forgets its checkpoint when training starts.
+        trainer: the Trainer; None gives a run of unknown length; a RunLength is returned as it is.
+        start: where the fit begins, if already known; the Trainer drops its checkpoint when training starts.
     """
     if isinstance(trainer, RunLength):
         return trainer
@@ -54,7 +52,7 @@ class Start:
         global_step: Lightning's count, with which it compares ``max_steps``; 0 where it is part of ``steps``.
         epochs: finished epochs.
         batches: finished batches of the next epoch.
-        after_batch: saved in ``on_train_batch_end``: where an epoch has fewer batches now, Lightning begins it anew.
+        after_batch: saved in ``on_train_batch_end``: if an epoch has fewer batches now, Lightning starts it again.
     """
 
     steps: int = 0
@@ -87,7 +85,7 @@ class Start:
         return cls(steps=steps, epochs=epochs, batches=batches, after_batch=after_batch)
 
     def for_epochs_of(self, batches: int | None) -> Start:
-        """Return where it begins in a run with so many batches per epoch."""
+        """Return where the fit begins in a run with this number of batches per epoch."""
         begins_anew = self.after_batch and batches is not None and self.batches >= batches
         return replace(self, batches=0) if begins_anew else self
 
@@ -144,11 +142,11 @@ def _steps_per_epoch(
     if as_before or not trainer.max_epochs or trainer.max_epochs < 0:
         return steps, ""
     average = (start.steps + _steps_to_come(trainer, batches, accumulation, start)) / trainer.max_epochs
-    return cast("int", average), ""  # a length in epochs is rounded after it was multiplied
+    return cast("int", average), ""  # a length in epochs is rounded after multiplication
 
 
 def _batches_per_epoch(trainer: TrainerLike) -> int | None:
-    # At on_fit_start and in configure_optimizers the loaders are not made yet: as estimated_stepping_batches does.
+    # At on_fit_start and in configure_optimizers there are no loaders yet; estimated_stepping_batches does the same.
     too_early = trainer.train_dataloader is None
     if too_early:
         trainer.fit_loop.setup_data()

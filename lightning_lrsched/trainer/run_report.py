@@ -1,4 +1,4 @@
-"""RunReport: once per fit, the hyperparameters for the loggers, and a line where schedule and run do not fit."""
+"""RunReport: once per fit, hyperparameters for the loggers, and a line for a schedule that does not fit the run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
 from lightning_lrsched.trainer.run_length import Start, run_length_of
 
 TOLERANCE = 0.05
-"""A schedule may be so much shorter or longer than the run, as a fraction of the run."""
+"""How much shorter or longer than the run a schedule may be, as a fraction of the run."""
 
 
 MANUAL_TOLERANCE = 0.1
-"""An optimizer may make so many more or fewer steps than expected, as a fraction of these."""
+"""How many more or fewer steps than expected an optimizer may make, as a fraction of these."""
 
 
 class RunReport(Callback):
-    """Collects what is to be reported of the schedules of one fit, whoever attached them.
+    """Collects what to report about the schedules of one fit, whoever attached them.
 
-    It is added to the Trainer's callbacks behind all others, and removes itself when training starts: a callback costs
+    It is added after all other callbacks of the Trainer, and removes itself when training starts: a callback costs
     time in every step.
 
     Hyperparameters are one record with the module's own: TensorBoard's tab HPARAMS shows the first record of a run, and
@@ -69,7 +69,7 @@ class RunReport(Callback):
         self.add_hyperparameters(trainer, name, {"type": section["type"], **section["params"]})
 
     def add_hyperparameters(self, trainer: TrainerLike, name: str, values: dict[str, Any]) -> None:
-        """Add ``values`` to the record that the loggers keep when the fit begins."""
+        """Add ``values`` to the record that the loggers store when the fit begins."""
         self._hyperparameters[name] = values
         if self._written:
             self._write(trainer)
@@ -79,7 +79,7 @@ class RunReport(Callback):
         self._write(trainer)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._start = Start.of(trainer)  # strategies that shard the optimizer load after on_fit_start
+        self._start = Start.of(trainer)  # strategies that shard the optimizer load it after on_fit_start
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._leave(trainer)
@@ -95,7 +95,7 @@ class RunReport(Callback):
         self._leave(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._leave(trainer)  # where there was nothing to train
+        self._leave(trainer)  # if there was nothing to train
 
     def _leave(self, trainer: TrainerLike) -> None:
         # A new list: Lightning iterates over the present one.
@@ -108,7 +108,7 @@ class RunReport(Callback):
 
 
 def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any], *, with_own: bool | None = None) -> None:
-    """Hand ``ours`` to every logger, in one record with the hyperparameters of the module.
+    """Send ``ours`` to every logger, in one record with the hyperparameters of the module.
 
     A name that the module uses itself gets the prefix ``lightning_lrsched_``.
 
@@ -138,7 +138,7 @@ def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
 
 
 def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
-    """Return what Lightning logs itself a moment later."""
+    """Return the hyperparameters that Lightning itself logs a moment later."""
     record: dict[str, Any] = {}
     for owner in (trainer.lightning_module, trainer.datamodule):
         if getattr(owner, "_log_hyperparams", False):
@@ -150,8 +150,8 @@ def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
 def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> str | None:
     """Return a line for the log where a schedule ends long before the run, or the run before the schedule.
 
-    Silent where the length of the run is not known, where a fraction of the run was asked for, and where the schedule
-    goes on after its end (a decay after 1Cycle; WarmupLR, which holds its lr).
+    None if the length of the run is not known, if a fraction of the run was asked for, or if the schedule goes on after
+    its end (a decay after 1Cycle; WarmupLR, which holds its lr).
 
     Args:
         config: the configuration as it was written.
@@ -167,7 +167,7 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
         lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
         return (
             f"{config.type}: the run ends at step {total}, the schedule only at step {length} ({named}): the lr will"
-            f" then stand at {lr:.3g}, not at {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
+            f" then be {lr:.3g}, not {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
             f" {length} steps"
         )
     if (
@@ -191,7 +191,7 @@ def length_of(schedule: Any) -> tuple[list[str], int] | None:
 def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: int) -> str | None:
     """Return a line for the log where an optimizer made far more or fewer steps than its schedule was resolved for.
 
-    Accumulation by hand, or an optimizer that steps on every nth batch, cannot be known beforehand.
+    Accumulation by hand, or an optimizer that steps on every nth batch, cannot be known in advance.
 
     Args:
         config: the configuration as it was written.
@@ -207,7 +207,7 @@ def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: 
     if not from_the_run and position >= (1 - MANUAL_TOLERANCE) * length:
         return None
     end = (
-        f"stands at step {position} of {length} ({' + '.join(keys)})"
+        f"is at step {position} of {length} ({' + '.join(keys)})"
         if position < length
         else (f"ended at step {length} ({' + '.join(keys)}) of {position}")
     )

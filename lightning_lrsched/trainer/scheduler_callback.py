@@ -1,7 +1,7 @@
 """LRSchedulerCallback: add it to a Trainer, and lr and momentum follow a schedule, step by step."""
 
 # The hooks take the Trainer that is used, TrainerLike. Lightning's annotations of its own Trainer lack four attributes
-# that other classes set (callbacks, datamodule, fast_dev_run, log_every_n_steps); a test holds them against it instead.
+# that other classes set (callbacks, datamodule, fast_dev_run, log_every_n_steps); a test compares them with it instead.
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class LRSchedulerCallback(Callback):
     counted are accumulated micro-batches and steps that a gradient scaler skipped; under manual optimization each
     schedule counts its own optimizer's steps. The position is saved in Lightning's checkpoints and restored from them.
 
-    On a resume the configuration in force now wins, and a warning shows what has changed. From a checkpoint that was
+    On a resume the current configuration is used, and a warning shows what has changed. From a checkpoint that was
     saved without the schedule, it continues from the number of steps that the optimizer has counted itself, else (with
-    one optimizer) from ``trainer.global_step``, and a warning says so; where neither tells it, give
+    one optimizer) from ``trainer.global_step``, and a warning reports it; where neither is known, give
     ``last_batch_iteration`` among the schedule's params. Param groups that are unfrozen during training have the
     schedule's values from then on.
 
@@ -54,12 +54,12 @@ class LRSchedulerCallback(Callback):
 
     Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
     they become optimizer steps, which are logged as a table. On a resume the run is the steps in the checkpoint plus
-    those still to come. The loggers keep the schedule with its numbers among the hyperparameters. A schedule that is
+    those still to come. The loggers store the schedule with its numbers among the hyperparameters. A schedule that is
     much shorter or longer than the run is reported in the log, with both numbers.
 
     A class of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer
-    steps. An ``optimizer`` section beside the schedule is not used, and the log says so; :func:`configure_optimizers`
-    reads it.
+    steps. An ``optimizer`` section beside the schedule is not used, and the log reports that;
+    :func:`configure_optimizers` reads it.
 
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
@@ -70,10 +70,6 @@ class LRSchedulerCallback(Callback):
         log: send the lr and momentum curves to the trainer's loggers.
         capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
             CUDA graph; only for optimizers that have torch's option ``capturable``.
-
-    Attributes:
-        schedulers: the schedules of the current fit, in the order of ``scheduler``; after it those of the last one,
-            which then follow their optimizers no longer.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -100,7 +96,7 @@ class LRSchedulerCallback(Callback):
         super().__init__()
         several = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
         if several and optimizer_index is not None:
-            raise ValueError("optimizer_index: not together with a list of schedulers, whose order says it")
+            raise ValueError("optimizer_index: not together with a list of schedulers, whose order already decides")
         listed: list[Given | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
         self._written = [None if item is None else Written.read(item) for item in listed]
         self._one_for_each = several
@@ -114,7 +110,10 @@ class LRSchedulerCallback(Callback):
 
     @property
     def schedulers(self) -> list[LRScheduler]:
-        """The schedules of the current fit, in the order of the optimizers; after it those of the last one."""
+        """The schedules of the current fit, in the order of ``scheduler``; afterwards, those of the last fit.
+
+        After a fit they no longer follow their optimizers.
+        """
         return [scheduled.scheduler for scheduled in self._scheduled]
 
     # Before training --------------------------------------------------------------------------------------------------
@@ -189,7 +188,7 @@ class LRSchedulerCallback(Callback):
             self._restore(trainer)
 
     def _attach_again(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
-        """Replace a schedule whose run or optimizer has become another."""
+        """Replace a schedule whose run or optimizer has changed."""
         earlier, optimizer = scheduled.scheduler, trainer.optimizers[scheduled.index]
         detach(earlier)
         scheduled.scheduler = attach(scheduled.written.config, optimizer, scheduled.run, capturable=self._capturable)
@@ -199,7 +198,7 @@ class LRSchedulerCallback(Callback):
         self._report(trainer, scheduled)
 
     def _restore(self, trainer: TrainerLike) -> None:
-        """Hand each scheduler's state to Lightning, which restores them by their order; once for all our callbacks."""
+        """Pass each scheduler's state to Lightning, which restores them by their order; once for all our callbacks."""
         checkpoint, ours = loaded_checkpoint(trainer), callbacks_named(trainer, "LRSchedulerCallback")
         if not checkpoint or ours[-1] is not self:
             return
@@ -250,7 +249,7 @@ class LRSchedulerCallback(Callback):
         for scheduled in self._scheduled:
             self._curves.after_batch(trainer, scheduled, log=self._log)
 
-    # Nothing that was logged waits longer than what it belongs to.
+    # Points are written out at the latest with the epoch, validation or checkpoint that they belong to.
 
     def on_train_epoch_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._curves.flush(trainer)
@@ -283,7 +282,7 @@ class LRSchedulerCallback(Callback):
             self._detach()
 
     def _detach(self) -> None:
-        """Give the optimizers back: a module may return the same ones for the next fit."""
+        """Detach the schedules: a module may return the same optimizers for the next fit."""
         for scheduler in self.schedulers:
             detach(scheduler)
 

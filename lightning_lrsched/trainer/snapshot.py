@@ -1,4 +1,4 @@
-"""TrainerSnapshot: a trainer, its module and the random number generators, put back as they were after a trial run."""
+"""TrainerSnapshot: restores a trainer, its module and the random number generators after a trial run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_lrsched.trainer.generators import generator_states
 from lightning_lrsched.trainer.protocol import TrainerLike, is_a
 
 DISABLED_CALLBACKS = (
-    # They would write files, stop the run, move the weights or the lr, or start a trial of their own.
+    # They would write files, stop the run, change the weights or the lr, or start a trial of their own.
     *("Checkpoint", "EarlyStopping", "StochasticWeightAveraging", "WeightAveraging"),
     *("BatchSizeFinder", "LearningRateFinder", "LRSchedulerCallback", "BaseFinetuning", "Timer"),
     # They would show the trial as if it were the training.
@@ -25,7 +25,7 @@ DISABLED_CALLBACKS = (
 
 
 class TrainerSnapshot:
-    """Remembers everything that a trial run of ``fit`` changes, and puts it back: once, however the run ends."""
+    """Remembers everything that a trial run of ``fit`` changes, and restores it once, however the run ends."""
 
     def __init__(self, trainer: TrainerLike) -> None:
         """Remember the trainer's settings and the random states; disable what a trial must not run."""
@@ -52,7 +52,7 @@ class TrainerSnapshot:
         """Remember parameters, buffers, metrics, optimizer states and data generators; once the optimizers exist.
 
         Raises:
-            ValueError: if the module has lazy parameters, which have no value yet that could be put back.
+            ValueError: if the module has lazy parameters, which have no value yet that could be restored.
         """
         refuse_lazy_parameters(module)
         parts = list(module.modules())
@@ -61,7 +61,7 @@ class TrainerSnapshot:
         self._reset_generators = generator_states(trainer.fit_loop._data_source.instance)
 
     def restore_model(self, trainer: TrainerLike, module: Any) -> None:
-        """Put weights, buffers, metrics and optimizer states back."""
+        """Restore weights, buffers, metrics and optimizer states."""
         for part in self._modules:
             part.restore()
         for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
@@ -71,7 +71,7 @@ class TrainerSnapshot:
         self._modules, self._optimizers = [], []
 
     def restore_trainer(self, trainer: TrainerLike) -> None:
-        """Put callbacks, limits, progress and random states back."""
+        """Restore callbacks, limits, progress and random states."""
         if self._restored:
             return
         self._restored = True
@@ -163,8 +163,8 @@ class MetricState:
 def copy_of_state(state: Any) -> Any:
     """Return a copy of an optimizer's state, its tensors in host memory.
 
-    Loading brings what belongs to a parameter back to its device. The param groups are copied as they are, because a
-    tensor lr would not be brought back.
+    Loading moves what belongs to a parameter back to its device. The param groups are copied as they are, because a
+    tensor lr would not be moved back.
     """
     if isinstance(state, Tensor):
         return host_copy(state)
@@ -189,4 +189,4 @@ def refuse_lazy_parameters(module: Any) -> None:
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:
-    """Stand in the place of the logger connector's log_metrics."""
+    """Replace the logger connector's log_metrics."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_lrsched.__main__ import main
-from lightning_lrsched.config.files import LARGEST_FILE, dump_mapping, read_mapping
+from lightning_lrsched.config.files import MAX_BYTES, dump_mapping, read_mapping
 
 
 def read(folder: Path, name: str, text: str | bytes) -> dict:
@@ -45,13 +45,13 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 
         ("x.yaml", "[" * 200_000, "nested too deeply"),
         ("x.yaml", "- " * 100_000, "nested too deeply"),
         ("x.yaml", "a: &a [*a]", "nested too deeply"),
-        ("x.yaml", ALIASES, "aliases stand for more than"),
-        ("x.yaml", MERGES, "aliases stand for more than"),
+        ("x.yaml", ALIASES, "aliases expand to more than"),
+        ("x.yaml", MERGES, "aliases expand to more than"),
         ("x.yaml", "!!python/object/apply:os.system ['exit 1']", "not valid YAML"),
         ("x.yaml", "a: !!python/name:os.system", "not valid YAML"),
         ("x.yaml", "a: [1, 2", "not valid YAML"),
-        ("x.yaml", "a: 1\nb: 2\na: 3\n", "'a' stands twice"),
-        ("x.json", '{"a": {"b": 1, "b": 2}}', "'b' stands twice"),
+        ("x.yaml", "a: 1\nb: 2\na: 3\n", "'a' appears twice"),
+        ("x.json", '{"a": {"b": 1, "b": 2}}', "'b' appears twice"),
         ("x.json", '{"a": 1', "not valid JSON"),
         ("x.json", '{"a": ' + "1" * 200_000 + "}", "digits"),
         ("x.json", b"\xff\xfe{", "can't decode"),
@@ -60,7 +60,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 
         ("x.yaml", "just words", "must hold a mapping"),
     ],
 )
-@pytest.mark.timeout(100)  # seconds even on a busy machine; what a few lines of aliases stand for would take years
+@pytest.mark.timeout(100)  # seconds even on a busy machine; what a few lines of aliases expand to would take years
 def test_a_bad_file_is_refused_with_its_name(tmp_path, name, text, complaint):
     with pytest.raises(ValueError, match=complaint) as error:
         read(tmp_path, name, text)
@@ -72,7 +72,7 @@ def test_a_huge_file_is_refused_without_reading_it(tmp_path):
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
         file.truncate(100 * 1024 * 1024)
-    with pytest.raises(ValueError, match=f"larger than {LARGEST_FILE} bytes"):
+    with pytest.raises(ValueError, match=f"larger than {MAX_BYTES} bytes"):
         read_mapping(path)
 
 

@@ -70,7 +70,7 @@ def test_a_changed_hyperparameter_is_in_force_at_once_and_told_once(tmp_path, na
     with pytest.warns(UserWarning, match="resumes at step") as caught:
         resumed = fit(tmp_path, *routed(route, changed), ckpt_path=path)
     [message] = messages(caught, "resumes at step")
-    assert f"{name} resumes at step {SAVED_AT} with other hyperparameters" in message
+    assert f"{name} resumes at step {SAVED_AT} with hyperparameters that differ" in message
     assert message.endswith(f": {key}: {CONFIGS[name]['params'][key]!r} -> {value!r}")
     assert lrs(resumed) == expected(changed, range(SAVED_AT, STEPS))
 
@@ -219,7 +219,7 @@ def test_without_a_state_each_schedule_goes_on_from_its_own_optimizers_count(tmp
 
 def test_where_the_position_cannot_be_known_it_is_asked_for(tmp_path):
     path = manual_checkpoint(tmp_path)
-    with pytest.raises(ValueError, match=r"without OneCycle for optimizer 0, .* say it with last_batch_iteration"):
+    with pytest.raises(ValueError, match=r"without OneCycle for optimizer 0, .* give it as last_batch_iteration"):
         fit(tmp_path, ckpt_path=path, config=ONE_CYCLE, callback_options={"optimizer_index": 0}, **MANUAL)
     told = {"type": "OneCycle", "params": {**ONE_CYCLE["params"], "last_batch_iteration": 6}}
     resumed = fit(tmp_path, ckpt_path=path, config=told, callback_options={"optimizer_index": 0}, **MANUAL)

@@ -378,7 +378,7 @@ def test_the_stop_rule_can_be_switched_off(make_trainer, factor):
 @pytest.mark.filterwarnings("ignore:You (defined|passed) .* Skipping val loop")  # Lightning's, to the same effect
 def test_monitor_without_a_validation_is_refused_before_the_first_step(make_trainer, module, val_data, options):
     trained = module()
-    with pytest.raises(ValueError, match=r"monitor='val_los' needs a validation, and this fit has none"):
+    with pytest.raises(ValueError, match=r"monitor='val_los' needs validation, and this fit has none"):
         make_trainer(LRRangeTestCallback(monitor="val_los"), **options).fit(
             trained, data(), data(val_data) if val_data else None
         )

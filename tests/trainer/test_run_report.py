@@ -255,7 +255,7 @@ class ByHand(LightningModule):
 def test_at_the_end_a_schedule_far_from_where_its_lengths_put_it_is_reported(lines):
     [line] = lines(AUTO, ByHand())
     assert line.startswith(
-        "WarmupDecayLR: the optimizer made 6 steps in this fit, where one per batch would be 30; the schedule stands at"
+        "WarmupDecayLR: the optimizer made 6 steps in this fit, where one per batch would be 30; the schedule is at"
         " step 6 of 30 (total_num_steps)."
     )
     assert "write numbers of optimizer steps" in line

@@ -90,7 +90,7 @@ def test_one_of_several_optimizers_is_scheduled_and_the_other_left_alone(make_tr
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (LRSchedulerCallback(ONE_CYCLE), "2 optimizers; say which one with optimizer_index=0..1"),
+        (LRSchedulerCallback(ONE_CYCLE), "2 optimizers; choose one with optimizer_index=0..1"),
         (LRSchedulerCallback(ONE_CYCLE, optimizer_index=2), "optimizer_index must be 0..1, got 2"),
         (LRSchedulerCallback([ONE_CYCLE]), "lists 1 schedules, but the module has 2 optimizers"),
     ],
