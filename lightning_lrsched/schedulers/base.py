@@ -128,10 +128,10 @@ class ClosedFormLR(Schedule, LRScheduler):
             return
         if any("initial_lr" not in group for group in new_groups):
             raise ValueError(
-                f"{type(self).__name__} scales each param group's own lr, but at step {self.last_epoch} the lr of an"
-                " optimizer whose state was loaded is one that a schedule has changed, and its param groups have no"
-                " 'initial_lr': set group['initial_lr'] to the lr that the optimizer was made with, or make the"
-                " schedule before the optimizer's state is loaded"
+                f"{type(self).__name__} scales each param group's own lr, but it begins at step {self.last_epoch}, and"
+                " the optimizer's lr may already have been changed by a schedule: its state holds steps, and its param"
+                " groups have no 'initial_lr'. Set group['initial_lr'] to the lr that the optimizer was made with, or"
+                " make the schedule before the optimizer's state is loaded"
             )
 
     def rebind_tensors(self) -> None:

@@ -217,7 +217,7 @@ def test_the_lr_that_a_schedule_has_changed_is_not_taken_for_the_optimizers_own(
         del group["initial_lr"]  # as DeepSpeed's schedulers leave it
     optimizer = adamw(0.5)
     optimizer.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"set group\['initial_lr'\] to the lr that the optimizer was made with"):
+    with pytest.raises(ValueError, match=r"Set group\['initial_lr'\] to the lr that the optimizer was made with"):
         WarmupCosineLR(optimizer, 10, warmup_num_steps=2, last_batch_iteration=5)
     optimizer.param_groups[0]["initial_lr"] = 0.5
     assert WarmupCosineLR(optimizer, 10, warmup_num_steps=2, last_batch_iteration=5).base_lrs == [0.5]
