@@ -58,7 +58,7 @@ def test_the_sdist_has_what_the_tests_and_the_reference_need(tmp_path):
     python = [path for folder in (PACKAGE, "tests", "examples", "docs") for path in (ROOT / folder).rglob("*.py")]
     needed = {path.relative_to(ROOT).as_posix() for path in [*python, *(ROOT / "docs").rglob("*.rst")]}
     needed |= {
-        "tests/schedulers/golden.json",
+        "tests/integration/golden.json",
         "examples/ds_config.json",
         "Makefile",
         "constraints.txt",

@@ -36,7 +36,8 @@ class ClosedFormLR(Schedule, LRScheduler):
     """A learning-rate schedule that is a pure function of ``step``, the number of optimizer steps finished so far.
 
     ``step`` is 0 for the first batch; it is torch's ``last_epoch`` and DeepSpeed's ``last_batch_iteration + 1``. A
-    subclass declares its parameters in its constructor and provides the :meth:`curve`.
+    subclass declares its parameters in its constructor and provides the
+    :meth:`~lightning_lrsched.schedulers.schedule.Schedule.curve`.
 
     There are two ways to drive it. In a plain torch loop call :meth:`step` after ``optimizer.step()``. Or call
     :meth:`follow_optimizer` once: then the schedule advances when the optimizer itself has stepped, and calls of

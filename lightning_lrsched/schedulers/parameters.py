@@ -129,7 +129,8 @@ class Parameter:
         """Return help text, meaning of ``"auto"`` and default as one line."""
         auto = ""
         if isinstance(self.rule, Steps) and self.rule.auto is not None:
-            auto = f' "auto": {self.rule.auto:g} of the run.'
+            fraction = "the whole run" if self.rule.auto == 1.0 else f"{self.rule.auto:g} of the run"
+            auto = f' "auto": {fraction}.'
         elif isinstance(self.rule.auto, AutoLr):
             auto = f' "auto": {self.rule.auto}.'
         default = "required" if self.required else str(self.default).lower()

@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_lrsched import WarmupCosineLR, WarmupDecayLR
 
+pytestmark = pytest.mark.slow  # two trainings, one of them in two processes
+
 ROOT = Path(__file__).parents[2]
 BATCHES, CHARACTERS_OF_BATCH, LR = 40, 16 * 64, 0.004
 GROUPS = ("lr-AdamW/pg1", "lr-AdamW/pg2")

@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_lrsched import SchedulerConfig
 
+pytestmark = pytest.mark.slow  # a range test and two trainings, each a process of its own
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cli"
 README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
