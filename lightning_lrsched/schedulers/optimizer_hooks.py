@@ -104,7 +104,10 @@ class OptimizerHooks:
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.following:
             # A compiled optimizer step would compile its hooks too, and recompile them for every step number.
-            (self._advance_uncompiled if torch.compiler.is_compiling() else _advance)(self, optimizer)
+            if torch.compiler.is_compiling():
+                self._advance_uncompiled(self, optimizer)
+            else:
+                self.advance(optimizer)
         elif self.watching:
             self._check_calls_of_step(optimizer)
 
