@@ -101,8 +101,6 @@ class ClosedFormLR(Schedule, LRScheduler):
     def _bind(self) -> ParamGroupWriter:
         """Bind to the optimizer's param groups: at construction, after its state was loaded, when a group was added."""
         groups = self.optimizer.param_groups
-        if self._capturable:
-            make_capturable(self.optimizer, momentum=self._values.has_momentum)
         # The lrs of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         new_groups = groups[len(self.base_lrs) :]
         check_groups(self.optimizer)
@@ -111,6 +109,8 @@ class ClosedFormLR(Schedule, LRScheduler):
         self._values = self.values(
             self.hyperparameters, [float(lr) for lr in base_lrs], cycles_momentum=self._cycles_momentum
         )
+        if self._capturable:
+            make_capturable(self.optimizer, momentum=self._values.has_momentum)
         self._writer = ParamGroupWriter(self.optimizer, self._values)
         if self._writer.has_tensors:
             # Inside a compiled step the write would be compiled too, and recompiled for every value.
@@ -270,7 +270,7 @@ class ClosedFormLR(Schedule, LRScheduler):
             "in_charge": self.is_active,
             "sets_momentum": self._sets_momentum,
             "own_lrs": self._own_lrs(),
-            "hyperparameters": self.hyperparameters,
+            "hyperparameters": dict(self.hyperparameters),
         }
 
     @property

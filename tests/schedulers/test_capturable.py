@@ -156,3 +156,16 @@ def test_following_a_step_that_is_being_captured_is_refused(monkeypatch: pytest.
     train_step(schedule.optimizer)
     schedule.step()
     assert schedule.last_epoch == 1
+
+
+def test_a_copy_of_a_capturable_schedule_goes_on() -> None:
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1, foreach=False)
+    schedule = OneCycle(optimizer, 0.1, 1.0, cycle_first_step_size=4)
+    schedule.make_capturable()
+    copied_optimizer, copied = copy.deepcopy((optimizer, schedule))
+    copied.step()
+    [group] = copied_optimizer.param_groups
+    assert isinstance(group["lr"], torch.Tensor)
+    assert group["lr"].item() == pytest.approx(copied.lr_at(1)[0])
+    assert float(group["betas"][0]) == pytest.approx(copied.momentum_at(1)[0])
+    assert optimizer.param_groups[0]["lr"].item() == pytest.approx(0.1)
