@@ -209,10 +209,6 @@ class ClosedFormLR(Schedule, LRScheduler):
             if not writer.write(lr, momentum):
                 self._bind().write(lr, momentum)
 
-    def advance(self) -> None:
-        """Advance by one optimizer step."""
-        self.set_position(self.last_epoch + 1)
-
     def step(self, epoch: int | None = None) -> None:
         """Advance by one step and write the new values; with ``epoch``, go to that step.
 
@@ -247,7 +243,7 @@ class ClosedFormLR(Schedule, LRScheduler):
     # torch's hooks for SequentialLR ----------------------------------------------------------------------------------
 
     def _initial_step(self) -> None:
-        self.advance()
+        self.set_position(self.last_epoch + 1)
 
     def _update_lr(self, epoch: int | None = None) -> None:
         self.set_position(self.last_epoch + 1 if epoch is None else epoch)
