@@ -207,9 +207,15 @@ class SchedulerConfig:
             ValueError: if a value is out of range, the run's length is not known, or the optimizer or the scheduler
                 cannot be made capturable.
         """
+        return self.build_resolved(self.resolve(optimizer, trainer), optimizer, follow=follow, capturable=capturable)
+
+    def build_resolved(
+        self, resolved: SchedulerConfig, optimizer: Optimizer, *, follow: bool = False, capturable: bool = False
+    ) -> LRScheduler:
+        """Make the schedule from what :meth:`resolve` has returned for ``optimizer``; otherwise as :meth:`build`."""
         if capturable and not self.is_own:
             raise ValueError(f"capturable needs one of {', '.join(SCHEDULERS)}, not torch's {self.type}")
-        params = self.resolve(optimizer, trainer).to_dict()["params"]
+        params = resolved.to_dict()["params"]
         if not self.is_own:
             with key_path("scheduler."):
                 return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)

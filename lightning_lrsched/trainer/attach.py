@@ -57,6 +57,7 @@ class Scheduled:
         written: the schedule as the user gave it.
         index: of the optimizer, counted from 0.
         scheduler: what was built.
+        resolved: the configuration with the numbers that it was built from.
         run: the length of the run that it was built for.
         own_momenta: the momentum of each param group before the schedule was attached.
         axis: position 0 of the schedule on the trainer's step axis; not 0 in a second fit.
@@ -68,6 +69,7 @@ class Scheduled:
     written: Written
     index: int
     scheduler: LRScheduler
+    resolved: SchedulerConfig
     run: RunLength
     own_momenta: list[float | None]
     axis: int = 0
@@ -82,8 +84,8 @@ _BEGAN_AT: WeakKeyDictionary[ClosedFormLR, int] = WeakKeyDictionary()
 
 def attach(
     config: SchedulerConfig, optimizer: Optimizer, run: RunLength, *, follow: bool = True, capturable: bool = False
-) -> LRScheduler:
-    """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it.
+) -> tuple[LRScheduler, SchedulerConfig]:
+    """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it, with its numbers.
 
     A schedule left by an earlier fit is detached. One that has not advanced yet belongs to the current fit, and two for
     one optimizer are refused.
@@ -105,12 +107,13 @@ def attach(
             f"{config.type} cannot follow this {type(optimizer).__name__}: {type(earlier).__name__} follows it already,"
             " and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
         )
-    scheduler = config.build(optimizer, run, capturable=capturable)
+    resolved = config.resolve(optimizer, run)
+    scheduler = config.build_resolved(resolved, optimizer, capturable=capturable)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
     if follow and isinstance(scheduler, ClosedFormLR):
         scheduler.follow_optimizer()
         _BEGAN_AT[scheduler] = scheduler.last_epoch
-    return scheduler
+    return scheduler, resolved
 
 
 def release(optimizer: Optimizer) -> None:

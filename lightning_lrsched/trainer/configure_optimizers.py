@@ -118,10 +118,9 @@ def _attach(schedule: SchedulerConfig, optimizer: Optimizer, trainer: Any, captu
     run = run_length_of(trainer if schedule.needs_run else None)
     # ZeRO may call the inner optimizer's step once per param group: its steps cannot be counted by a hook.
     follow = not is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy")
-    scheduler = attach(schedule, optimizer, run, follow=follow, capturable=capturable)
+    scheduler, resolved = attach(schedule, optimizer, run, follow=follow, capturable=capturable)
     report = RunReport.of(trainer)
     if report is not None:
-        resolved = schedule.resolve(optimizer, run)
         log_schedule(trainer, schedule, resolved, name_of(optimizer))
         report.add_schedule(trainer, schedule, resolved, scheduler)
     return scheduler

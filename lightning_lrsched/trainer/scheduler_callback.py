@@ -158,8 +158,8 @@ class LRSchedulerCallback(Callback):
     def _attach(self, trainer: TrainerLike, index: int, written: Written, run: RunLength) -> None:
         optimizer = trainer.optimizers[index]
         momenta = read_momenta(optimizer.param_groups)
-        scheduler = attach(written.config, optimizer, run, capturable=self._capturable)
-        scheduled = Scheduled(written, index, scheduler, run, momenta, steps_before(trainer))
+        scheduler, resolved = attach(written.config, optimizer, run, capturable=self._capturable)
+        scheduled = Scheduled(written, index, scheduler, resolved, run, momenta, steps_before(trainer))
         self._scheduled.append(scheduled)
         trainer.strategy.lr_scheduler_configs.append(_for_lightning(scheduler))
         self._report(trainer, scheduled)
@@ -170,7 +170,7 @@ class LRSchedulerCallback(Callback):
     def _report(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         config, index = scheduled.written.config, scheduled.index
         optimizer = trainer.optimizers[index]
-        resolved = config.resolve(optimizer, scheduled.run)
+        resolved = scheduled.resolved
         log_schedule(trainer, config, resolved, name_of(optimizer, index if len(trainer.optimizers) > 1 else None))
         report = RunReport.of(trainer)
         if report is not None:
@@ -191,7 +191,9 @@ class LRSchedulerCallback(Callback):
         """Replace a schedule whose run or optimizer has changed."""
         earlier, optimizer = scheduled.scheduler, trainer.optimizers[scheduled.index]
         detach(earlier)
-        scheduled.scheduler = attach(scheduled.written.config, optimizer, scheduled.run, capturable=self._capturable)
+        scheduled.scheduler, scheduled.resolved = attach(
+            scheduled.written.config, optimizer, scheduled.run, capturable=self._capturable
+        )
         configs = trainer.strategy.lr_scheduler_configs
         configs[:] = [config for config in configs if config.scheduler is not earlier]
         configs.append(_for_lightning(scheduled.scheduler))
