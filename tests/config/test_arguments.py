@@ -16,6 +16,8 @@ def parse(*flags: str) -> argparse.Namespace:
     return add_tuning_arguments(argparse.ArgumentParser()).parse_args(list(flags))
 
 
+from tests.kit.schedules import SMALL
+
 FLAGS = {
     "LRRangeTest": "--lr_range_test_min_lr 1e-4 --lr_range_test_step_size 10 --lr_range_test_staircase",
     "OneCycle": "--cycle_min_lr 0.1 0.2 --cycle_max_lr 1 --cycle_first_step_size 10 --cycle_momentum false",
@@ -34,6 +36,13 @@ PARAMS = {
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_schedule_can_be_built_from_flags_alone(name):
+    flags = [text for key, value in SMALL[name].items() for text in (f"--{key}", str(value))]
+    config, error = get_config_from_args(parse("--lr_schedule", name, *flags))
+    assert (config, error) == ({"type": name, "params": SMALL[name]}, None)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_take_lists_words_and_switches(name):
     config, error = get_config_from_args(parse("--lr_schedule", name, *FLAGS[name].split()))
     assert error is None
     assert config["type"] == name
