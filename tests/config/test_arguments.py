@@ -10,13 +10,12 @@ import pytest
 from lightning_lrsched import SchedulerConfig, add_tuning_arguments, get_config_from_args, get_lr_from_config
 from lightning_lrsched.config import arguments
 from lightning_lrsched.schedulers import SCHEDULERS
+from tests.kit.schedules import SMALL
 
 
 def parse(*flags: str) -> argparse.Namespace:
     return add_tuning_arguments(argparse.ArgumentParser()).parse_args(list(flags))
 
-
-from tests.kit.schedules import SMALL
 
 FLAGS = {
     "LRRangeTest": "--lr_range_test_min_lr 1e-4 --lr_range_test_step_size 10 --lr_range_test_staircase",
