@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -43,3 +44,28 @@ def sweep(mode: str = "exponential", steps: int = 200, ratios: tuple[float, ...]
 def shortened(result: RangeTestResult, length: int) -> RangeTestResult:
     columns = ("steps", "lrs", "losses", "smoothed_losses")
     return replace(result, **{name: getattr(result, name)[:length] for name in columns})
+
+
+def jittery(lr: float, step: int, falls_at: float = 0.05, turns_at: float = 1.0) -> float:
+    """The same loss with a jitter that is a formula too, so that every machine reads the same numbers off it."""
+    return falls_and_turns(lr, falls_at, turns_at) + 0.02 * math.sin(5.0 * step)
+
+
+def exact_records() -> dict[str, Curve]:
+    """Records for tables of exact numbers."""
+
+    def made(mode: str, steps: list[int], lrs: list[float], **shape: float) -> Curve:
+        losses = [jittery(lr, step, **shape) for step, lr in zip(steps, lrs, strict=True)]
+        return Curve(steps, lrs, losses, mode)
+
+    steps, lrs = exponential(200)
+    seldom = exponential(200, every=5)
+    linear = [0.001 + 0.01 * step for step in steps]
+    return {
+        "exponential": made("exponential", steps, lrs),
+        "exponential, no turn": made("exponential", steps[:160], lrs[:160]),
+        "linear": made("linear", steps, linear, falls_at=0.3, turns_at=1.5),
+        "linear, no turn": made("linear", steps[:100], linear[:100], falls_at=0.3, turns_at=9.0),
+        "short": made("exponential", list(range(12)), [1e-4 * 2.5**step for step in range(12)]),
+        "every fifth step": made("exponential", *seldom),
+    }

@@ -100,6 +100,72 @@ def test_the_beginning_is_as_many_steps_however_often_a_loss_is_recorded():
     assert stops_at(falls_then_rises, every=5) == 5 * 10 - 1
 
 
+def first_verdict(losses: list[float], smoothed: list[float] | None = None, every: int = 1, **options: float) -> int:
+    """Return the index of the loss at which the rule first calls the sweep diverged, -1 if it never does."""
+    rule = Divergence(**options)
+    pairs = zip(losses, smoothed or losses, strict=True)
+    verdicts = [rule.update(every * (index + 1) - 1, *pair) for index, pair in enumerate(pairs)]
+    return verdicts.index(True) if True in verdicts else -1
+
+
+# The bar that a loss must exceed, from losses whose sums are exact in floats. Each row: the losses up to the best
+# average, these averages, the options, the bar.
+FALLS_IN_EIGHTHS = [5.0] * 10 + [5.0 - step / 8 for step in range(1, 33)]
+JITTERS = [
+    1.0,
+    3.0,
+    3.0,
+    1.0,
+    1.0,
+    3.0,
+    3.0,
+    1.0,
+    1.0,
+    3.0,
+    3.0,
+]  # mean square of the differences: 2, so the noise is 1
+BARS = {
+    "a quarter of the fall": (FALLS_IN_EIGHTHS, FALLS_IN_EIGHTHS, {}, 2.0),
+    "half of the fall": (FALLS_IN_EIGHTHS, FALLS_IN_EIGHTHS, {"factor": 0.5}, 3.0),
+    "three times the noise": (JITTERS, [1.0] * 10 + [0.0], {}, 3.0),
+    "share of the first losses": ([-4.0] * 10, [-4.0] * 10, {"min_rise": 0.25}, -3.0),
+    "the largest of them": (FALLS_IN_EIGHTHS, FALLS_IN_EIGHTHS, {"min_rise": 1.0}, 6.0),
+}
+
+
+@pytest.mark.parametrize("scale", [2.0**-90, 1.0, 2.0**90])
+@pytest.mark.parametrize("name", BARS)
+def test_a_sweep_has_diverged_when_losses_and_average_exceed_the_bar(name, scale):
+    losses, smoothed, options, bar = BARS[name]
+    losses, smoothed, at = [scale * x for x in losses], [scale * x for x in smoothed], scale * bar
+    above = at + abs(at) / 2**20
+
+    def verdict(loss: float, average: float) -> int:
+        return first_verdict(losses + [loss] * 20, smoothed + [average] * 20, **options)
+
+    assert verdict(above, above) == len(losses) + 2  # the third loss above the bar, two steps after the first
+    assert verdict(at, above) == -1
+    assert verdict(above, at) == -1
+
+
+def test_losses_that_explode_beside_an_unchanged_average_do_not_widen_the_tolerance():
+    losses = [1.0] * 10 + [9.0, 1.0, 2.0, 2.0, 2.0]
+    assert first_verdict(losses, [1.0] * 12 + [1.5] * 3) == 14
+
+
+def test_the_first_verdict_comes_two_steps_after_the_beginning():
+    assert first_verdict([1.0] * 10 + [9.0] * 5) == 12
+    assert first_verdict([1.0] * 9 + [9.0] * 6, [1.0] * 10 + [50.0] * 5) == 12
+
+
+def test_the_beginning_has_three_losses_where_they_are_recorded_seldom():
+    assert first_verdict([1.0] * 3 + [9.0] * 5, every=10) == 4
+
+
+def test_a_loss_below_the_bar_begins_the_count_anew():
+    assert first_verdict([1.0] * 10 + [9.0, 9.0, 1.0, 9.0, 9.0, 9.0], [1.0] * 10 + [8.0] * 6) == 15
+
+
 def test_a_stop_reason_is_its_text():
     assert StopReason.DIVERGED == "diverged"
     assert f"{StopReason.NON_FINITE}" == str(StopReason.NON_FINITE) == "non-finite loss"

@@ -34,6 +34,17 @@ def test_the_first_average_is_the_first_loss():
     assert averages([3.25], 0.98) == [3.25]
 
 
+@pytest.mark.parametrize("loss", [0.0, 1e-300, -1e-30, 1e300])
+def test_the_first_average_is_the_first_loss_whatever_its_size(loss):
+    assert averages([loss], 0.9) == [loss]
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 7, 1000])
+def test_it_does_not_matter_at_which_step_the_sweep_begins(first_step):
+    smoothed = SmoothedLoss(0.5)
+    assert [smoothed.update(first_step, 1.0), smoothed.update(first_step + 1, 4.0)] == [1.0, 3.0]
+
+
 def test_the_average_of_a_constant_is_exactly_that_constant():
     assert averages([2.302585092994046] * 50, 0.9) == [2.302585092994046] * 50
 

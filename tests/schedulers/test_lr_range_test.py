@@ -30,3 +30,7 @@ def test_momentum_is_left_alone() -> None:
     schedule.step()
     assert schedule.momentum_at(3) is None
     assert momenta(optimizer) == [0.9]
+
+
+def test_a_preview_shows_five_intervals() -> None:
+    assert LRRangeTest.preview_steps({"lr_range_test_step_size": 7}) == 35

@@ -122,3 +122,20 @@ def test_each_group_has_its_own_range() -> None:
     schedule = OneCycle(adamw(0.1, 0.1), [0.0, 1.0], [2.0, 3.0], cycle_first_step_size=2, cycle_min_mom=[0.5, 0.6])
     assert [schedule.lr_at(step) for step in (0, 1, 2)] == [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]
     assert schedule.momentum_at(2) == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("decay_step_size", [0, 2])
+def test_cycle_momentum_false_leaves_momentum_alone_after_the_cycle_too(decay_step_size: int) -> None:
+    schedule = one_cycle(cycle_momentum=False, decay_step_size=decay_step_size, decay_mom_rate=1.0)
+    assert [schedule.momentum_at(step) for step in (8, 9, 100)] == [None] * 3
+
+
+def test_the_length_and_how_much_of_it_a_preview_shows() -> None:
+    parameters = {"cycle_first_step_size": 4, "cycle_second_step_size": 6, "decay_step_size": 5}
+    assert OneCycle.length(parameters) == (["cycle_first_step_size", "cycle_second_step_size"], 10)
+    assert OneCycle.preview_steps(parameters) == 20
+
+
+@pytest.mark.parametrize(("size", "rate", "low"), [(0, 0.0, True), (0, 1.0, True), (5, 0.0, True), (5, 1.0, False)])
+def test_the_cycle_ends_low_unless_a_decay_follows(size: int, rate: float, low: bool) -> None:
+    assert OneCycle.ends_low({"decay_step_size": size, "decay_lr_rate": rate}) is low

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lightning_lrsched.schedulers import WarmupCosineLR, WarmupDecayLR, WarmupLR
 from lightning_lrsched.schedulers.base import ClosedFormLR
+from lightning_lrsched.schedulers.schedule import Circumstances
 from tests.kit.schedules import SMALL, adamw, lrs, momenta, sgd, small
 
 WARMUPS = ["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]
@@ -135,3 +136,48 @@ def test_a_total_shorter_than_the_warmup_warns_and_falls_right_after_the_warmup(
     low = 0.1 if name == "WarmupDecayLR" else 0.0001
     assert schedule.lr_at(6)[0] == 1.0
     assert schedule.lr_at(7)[0] == pytest.approx(low, rel=1e-12)
+
+
+def test_max_lr_none_is_each_groups_own_lr_before_the_decay_too() -> None:
+    schedule = WarmupDecayLR(adamw(0.1, 0.3), 10, warmup_max_lr=None, warmup_num_steps=4)
+    assert [schedule.lr_at(step) for step in (4, 20)] == [[0.1, 0.3], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("schedule_class", [WarmupDecayLR, WarmupCosineLR])
+@pytest.mark.parametrize("left_to_the_run", ["total_num_steps", "warmup_num_steps"])
+def test_a_length_that_is_left_to_the_run_has_no_remark(schedule_class: Any, left_to_the_run: str) -> None:
+    parameters = {"total_num_steps": 3, "warmup_num_steps": 6, left_to_the_run: "auto"}
+    assert schedule_class.remarks(Circumstances(parameters, defaulted=(), base_lrs=())) == []
+
+
+def test_a_warmup_as_long_as_the_whole_has_no_remark() -> None:
+    parameters = {"total_num_steps": 6, "warmup_num_steps": 6}
+    assert WarmupCosineLR.remarks(Circumstances(parameters, defaulted=(), base_lrs=())) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule_class", "total", "warmup", "length", "preview"),
+    [
+        (WarmupLR, None, 4, (["warmup_num_steps"], 4), 8),
+        (WarmupLR, None, 0, (["warmup_num_steps"], 0), 100),
+        (WarmupDecayLR, 10, 4, (["total_num_steps"], 10), 10),
+        (WarmupDecayLR, 3, 4, (["warmup_num_steps"], 4), 3),
+        (WarmupDecayLR, 4, 4, (["total_num_steps"], 4), 4),
+        (WarmupCosineLR, 10, 4, (["total_num_steps"], 10), None),
+        (WarmupCosineLR, 3, 4, (["warmup_num_steps"], 4), None),
+    ],
+)
+def test_the_length_and_how_much_of_it_a_preview_shows(
+    schedule_class: Any, total: int | None, warmup: int, length: Any, preview: int | None
+) -> None:
+    parameters = {"total_num_steps": total, "warmup_num_steps": warmup}
+    assert schedule_class.length(parameters) == length
+    if preview is not None:
+        assert schedule_class.preview_steps(parameters) == preview
+
+
+def test_which_schedules_end_low_and_which_scale_the_optimizers_lr() -> None:
+    ends_low = [cls.ends_low({}) for cls in (WarmupLR, WarmupDecayLR, WarmupCosineLR)]
+    assert ends_low == [False, True, True]
+    assert [WarmupLR.scales_base_lr({"warmup_max_lr": lr}) for lr in (None, 0.0, 1.0)] == [True, False, False]
+    assert WarmupCosineLR.scales_base_lr({}) is True
