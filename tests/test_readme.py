@@ -76,7 +76,8 @@ def folder(tmp_path_factory) -> Path:
 COMMANDS = [line.split("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("program", ["lightning-lrsched", "python"])
+# "python": a range test and two trainings, each a process of its own.
+@pytest.mark.parametrize("program", ["lightning-lrsched", pytest.param("python", marks=pytest.mark.slow)])
 def test_the_commands_of_the_readme_run(folder, program):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
     start = [sys.executable, "-m", "lightning_lrsched"] if program == "lightning-lrsched" else [sys.executable]

@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_lrsched import WarmupDecayLR
 
+pytestmark = pytest.mark.slow  # a training in a process of its own
+
 ROOT = Path(__file__).parents[2]
 EPOCHS = 3
 STEPS = EPOCHS * 22  # 43 batches in an epoch, two to a step; the last one is a step of its own

@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_lrsched import WarmupCosineLR, WarmupDecayLR
 
+pytestmark = pytest.mark.slow  # two trainings in a process of their own
+
 ROOT = Path(__file__).parents[2]
 EPOCHS, BATCHES = 20, 28
 STEPS = EPOCHS * BATCHES
