@@ -13,24 +13,9 @@ import yaml
 
 from lightning_lrsched import SchedulerConfig
 from lightning_lrsched.__main__ import main
+from tests.kit.schedules import AUTO, ONE_CYCLE
 
 ROOT = Path(__file__).parents[1]
-
-
-ONE_CYCLE = {
-    "type": "OneCycle",
-    "params": {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": 1.0, "cycle_first_step_size": 40, "decay_step_size": 10},
-}
-
-
-AUTO = {
-    "train_batch_size": "auto",
-    "optimizer": {"type": "AdamW", "params": {"lr": "2e-4"}},
-    "scheduler": {
-        "type": "WarmupDecayLR",
-        "params": {"total_num_steps": "auto", "warmup_num_steps": "1ep", "warmup_max_lr": "auto"},
-    },
-}
 
 
 def test_the_command_answers_quickly_and_without_lightning(write):

@@ -238,7 +238,7 @@ class ClosedFormLR(Schedule, LRScheduler):
 
     def unfollow_optimizer(self) -> None:
         """Let calls of :meth:`step` advance the schedule again."""
-        self._hooks.unfollow(self.optimizer)
+        self._hooks.unfollow()
 
     # torch's hooks for SequentialLR ----------------------------------------------------------------------------------
 

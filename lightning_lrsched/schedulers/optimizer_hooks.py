@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from lightning_lrsched.schedulers.base import ClosedFormLR
 
 _HOOKS: weakref.WeakKeyDictionary[Optimizer, list[OptimizerHooks]] = weakref.WeakKeyDictionary()
-"""The hooks of each optimizer, to remove those no longer needed before another one is registered."""
-
-_FOLLOWERS: weakref.WeakKeyDictionary[Optimizer, weakref.ref[ClosedFormLR]] = weakref.WeakKeyDictionary()
+"""The hooks of each optimizer: which schedule follows it, and which hooks are no longer needed."""
 
 
 def follower_of(optimizer: Optimizer) -> ClosedFormLR | None:
     """Return the schedule that follows ``optimizer``, None if there is none."""
-    reference = _FOLLOWERS.get(optimizer)
-    return None if reference is None else reference()
+    followers = (hooks.schedule for hooks in _HOOKS.get(optimizer, ()) if hooks.following)
+    return next((schedule for schedule in followers if schedule is not None), None)
 
 
 class OptimizerHooks:
@@ -55,21 +53,22 @@ class OptimizerHooks:
         hooks = _HOOKS.setdefault(optimizer, [])
         for other in hooks:
             other.remove_if_done()
-        hooks[:] = [other for other in hooks if other is not self and other.is_alive] + [self]
+        hooks[:] = [other for other in hooks if other is not self and other.schedule is not None] + [self]
         if steps and self._step_handle is None:
             self._step_handle = optimizer.register_step_post_hook(self._after_step)
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the schedule still exists."""
-        return self._schedule() is not None
+    def schedule(self) -> ClosedFormLR | None:
+        """The schedule, None if it no longer exists."""
+        return self._schedule()
 
     def remove_if_done(self) -> None:
         """Remove the hooks that are no longer needed; must not be called while the optimizer steps."""
-        if self._step_handle is not None and not (self.is_alive and (self.watching or self.following)):
+        gone = self.schedule is None
+        if self._step_handle is not None and (gone or not (self.watching or self.following)):
             self._step_handle.remove()
             self._step_handle = None
-        if not self.is_alive:
+        if gone:
             self._load_handle.remove()
 
     def follow(self, optimizer: Optimizer) -> None:
@@ -79,20 +78,17 @@ class OptimizerHooks:
             ValueError: if another schedule follows it.
         """
         other = follower_of(optimizer)
-        if other is not None and other is not self._schedule():
+        if other is not None and other is not self.schedule:
             raise ValueError(
                 f"{self._name} cannot follow this {type(optimizer).__name__}: {type(other).__name__} follows it"
                 " already, and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
             )
-        _FOLLOWERS[optimizer] = self._schedule
         self.watching, self.following = False, True
         self._advance_uncompiled: Any = torch.compiler.disable(_advance)  # type: ignore[no-untyped-call]
         self._register(optimizer, steps=True)
 
-    def unfollow(self, optimizer: Optimizer) -> None:
+    def unfollow(self) -> None:
         """Stop advancing the schedule."""
-        if self.following:
-            del _FOLLOWERS[optimizer]
         self.watching = self.following = self._state_loaded = False
         self.remove_if_done()
 
@@ -113,7 +109,7 @@ class OptimizerHooks:
 
     def advance(self, optimizer: Optimizer) -> None:
         """Advance the schedule, unless a gradient scaler has made the step do nothing."""
-        schedule = self._schedule()
+        schedule = self.schedule
         if schedule is None:
             self.following = False
             warnings.warn(
@@ -138,7 +134,7 @@ class OptimizerHooks:
 
     def _check_calls_of_step(self, optimizer: Optimizer) -> None:
         """Warn, at the optimizer's first two steps, where the schedule's ``step`` is not called after each."""
-        schedule = self._schedule()
+        schedule = self.schedule
         # One that waits for its turn in SequentialLR is at -1; ZeRO steps with one param group after the other.
         if schedule is None or schedule.last_epoch < 0 or optimizer.param_groups is not self._groups:
             return
@@ -162,7 +158,7 @@ class OptimizerHooks:
             )
 
     def _after_load(self, optimizer: Optimizer) -> None:
-        schedule = self._schedule()
+        schedule = self.schedule
         if schedule is None:
             return
         made_steps = bool(optimizer.state)

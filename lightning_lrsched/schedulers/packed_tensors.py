@@ -71,7 +71,7 @@ def runs(slots: Sequence[Slot]) -> tuple[list[Run], list[Slot]]:
         (single if alone else packable).append(slot)
     found = []
     packable.sort(key=_place)
-    # Neighbours in one storage differ by one in offset and in rank: the difference tells the runs apart.
+    # Within a run, storage offset and sorted position both grow by one, so that their difference is the same.
     for _, run in groupby(enumerate(packable), key=lambda item: (_place(item[1])[:-1], _offset(item[1]) - item[0])):
         members = [slot for _, slot in run]
         lr_first = sorted(members, key=lambda slot: slot.is_momentum) == members

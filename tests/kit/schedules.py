@@ -31,6 +31,20 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """A configuration of every schedule whose lr is another one at (nearly) every step of the first ten."""
 
+# Two configurations as files have them.
+ONE_CYCLE = {
+    "type": "OneCycle",
+    "params": {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": 1.0, "cycle_first_step_size": 40, "decay_step_size": 10},
+}
+AUTO = {
+    "train_batch_size": "auto",
+    "optimizer": {"type": "AdamW", "params": {"lr": "2e-4"}},
+    "scheduler": {
+        "type": "WarmupDecayLR",
+        "params": {"total_num_steps": "auto", "warmup_num_steps": "1ep", "warmup_max_lr": "auto"},
+    },
+}
+
 NAMES = list(SCHEDULERS)
 
 
