@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
+from lightning.pytorch.loops.optimization.automatic import Closure
 
 from lightning_lrsched import LRSchedulerCallback, OneCycle, SchedulerConfig
 from tests.kit.modules import Regression, TwoOptimizers, ValidatedRegression, data
@@ -62,7 +62,7 @@ def test_a_step_without_a_loss_does_not_count(make_trainer):
 
     module = Skipping()
     callback = LRSchedulerCallback(ONE_CYCLE)
-    _AutomaticOptimization.warning_cache.clear()  # Lightning warns once in a process; another test may have been first
+    Closure.warning_cache.clear()  # Lightning warns once in a process; another test may have been first
     with pytest.warns(UserWarning, match="training_step` returned `None"):
         make_trainer(callback, max_epochs=1).fit(module, data())
     # Lightning calls the optimizer even then; the schedule follows the optimizer.
