@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_lrsched.config.deepspeed import Sections, short, type_and_params
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.key_hints import explain
-from lightning_lrsched.config.params import PARAMS, check_together, parameters_for, read_value, resolve_lrs
+from lightning_lrsched.config.params import PARAMS, check_together, fill_in, parameters_for, read_value, resolve_lrs
 from lightning_lrsched.config.torch_schedulers import (
     build_torch_scheduler,
     torch_schedulers,
@@ -23,7 +23,7 @@ from lightning_lrsched.config.torch_schedulers import (
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
-from lightning_lrsched.schedulers.rules import OWN_LR
+from lightning_lrsched.schedulers.rules import OWN_LR, Finding
 
 FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 
@@ -146,44 +146,66 @@ class SchedulerConfig:
         """The keys whose values depend on the optimizer's own learning rates."""
         return self._waiting_for("optimizer")
 
+    @property
+    def needs_range_test(self) -> list[str]:
+        """The keys whose values an LR range test at the start of the fit finds."""
+        return self._waiting_for("range test")
+
+    def without_range_test(self) -> SchedulerConfig:
+        """Return the same configuration with ``"auto"`` in place of ``"lr_range_test"``, where no test is run."""
+        return SchedulerConfig(self.type, {**self.params, **dict.fromkeys(self.needs_range_test, "auto")})
+
     def _waiting_for(self, what: str) -> list[str]:
         parameters = parameters_for(self.type)
         return [key for key, value in self.params.items() if parameters[key].waits_for(value) == what]
 
-    def resolve(self, optimizer: Optimizer, trainer: Any = None) -> SchedulerConfig:
+    def resolve(
+        self, optimizer: Optimizer, trainer: Any = None, findings: Mapping[Finding, Any] | None = None
+    ) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
         Args:
             optimizer: the optimizer whose learning rates ``"auto"`` means.
             trainer: the Trainer that is about to fit, or a
                 :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
+            findings: what ``"lr_range_test"`` means: ``"low"``, ``"high"`` and ``"suggestion"`` -> lr (one float, or
+                one per param group); None: no test was run.
 
         Raises:
-            ValueError: if the run's length is not known; the message names the key and the remedy.
+            ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
         """
-        if not self.needs_run and not self.needs_optimizer:
+        if not self.needs_run and not self.needs_optimizer and not self.needs_range_test:
             return self
         run = _run_length(trainer) if self.needs_run else RunLength()
         base_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-        return self.resolve_numbers(run, base_lrs)
+        return self.resolve_numbers(run, base_lrs, findings)
 
     def resolve_numbers(
-        self, run: RunLength, base_lrs: list[float] | None, *, leave_unknown: bool = False
+        self,
+        run: RunLength,
+        base_lrs: list[float] | None,
+        findings: Mapping[Finding, Any] | None = None,
+        *,
+        leave_unknown: bool = False,
     ) -> SchedulerConfig:
         """Return the same configuration with numbers, as far as they follow from a run and from learning rates.
 
         Args:
             run: how long the run is.
             base_lrs: the lr of each of the optimizer's param groups; None: not known, ``"auto"`` stays.
-            leave_unknown: leave lengths as they are where the run's length is not known.
+            findings: what a range test has found; None: no test was run.
+            leave_unknown: leave lengths as they are where the run's length is not known, and ``"lr_range_test"``.
 
         Raises:
-            ValueError: if the run's length is not known; the message names the key and the remedy.
+            ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
         """
         parameters, params = parameters_for(self.type), dict(self.params)
         for key, value in self.params.items():
             with key_path(PARAMS):
                 params[key] = parameters[key].resolve(value, run, leave_unknown=leave_unknown)
+        if findings is not None or not leave_unknown:
+            with key_path(PARAMS):
+                params = fill_in(parameters, params, findings)
         if base_lrs is not None:
             params = resolve_lrs(parameters, params, base_lrs)
         return SchedulerConfig(self.type, params)
