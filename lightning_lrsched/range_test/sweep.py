@@ -18,7 +18,7 @@ from lightning_lrsched.range_test.smoothing import SmoothedLoss
 from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.curves import exponential_growth
 from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
+from lightning_lrsched.schedulers.param_groups import momentum_kind
 from lightning_lrsched.schedulers.rules import Number, Steps
 
 MAX_SKIPPED_STEPS = 20
@@ -133,7 +133,7 @@ class Sweep:
         assert settings.divergence_factor is not None
         self._divergence = Divergence(settings.divergence_factor, VALIDATION_RISE if settings.by_validation else 0.0)
         self._rows: list[Row] = []
-        self._momentum = momentum_key(optimizer.param_groups[0]) if has_momentum(optimizer) else None
+        self._momentum = momentum_kind(optimizer)
         self.finished = self.stalled = 0
         self.stop_reason: StopReason | None = None
         self.schedule = make_schedule(settings, optimizer)

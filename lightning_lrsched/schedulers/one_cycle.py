@@ -78,7 +78,9 @@ class OneCycle(ClosedFormLR):
     def __init__(
         self,
         optimizer: Optimizer,
-        cycle_min_lr: Annotated[float | list[float], Number(at_least=0, auto=AutoLr(0.1, of="cycle_max_lr"), finding="low")],
+        cycle_min_lr: Annotated[
+            float | list[float], Number(at_least=0, auto=AutoLr(0.1, of="cycle_max_lr"), finding="low")
+        ],
         cycle_max_lr: Annotated[float | list[float], Number(at_least=0, auto=OWN_LR, finding="high")],
         decay_lr_rate: Annotated[float, Number(at_least=0)] = 0.0,
         cycle_first_step_size: Annotated[int, Steps(at_least=1, auto=0.3)] = 2000,

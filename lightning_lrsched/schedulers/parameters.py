@@ -90,9 +90,9 @@ class Parameter:
         return self.rule.check(self.name, value)
 
     def waits_for(self, value: Any) -> str | None:
-        """Return what must be known before ``value`` is a number: the ``"run"``, the ``"optimizer"``, a ``"range test"``.
+        """Return what must be known before ``value`` is a number; None: it is one already, or wrong.
 
-        None: it is a number already, or wrong.
+        That is ``"run"``, ``"optimizer"`` or ``"range test"``.
         """
         if isinstance(self.rule, Number) and self.rule.finding is not None and is_from_range_test(value):
             return "range test"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
@@ -24,25 +25,57 @@ DISABLED_CALLBACKS = (
 )
 
 
-class TrainerSnapshot:
-    """Remembers everything that a trial run of ``fit`` changes, and restores it once, however the run ends."""
+KEPT_INSIDE_FIT = ("GradientAccumulationScheduler", "LRRangeTestCallback")
+"""The callbacks that take part in a trial at the beginning of a fit; all others see only the training."""
 
-    def __init__(self, trainer: TrainerLike) -> None:
+
+class RandomStates:
+    """The states of the random number generators of Python, NumPy and torch, and of those behind a trainer's data."""
+
+    def __init__(self) -> None:
+        self._states = _collect_rng_states()
+        self._resets: list[Callable[[], object]] = []
+
+    def add_data(self, trainer: TrainerLike) -> None:
+        """Remember the generators of the trainer's data, too; once the module and its data are set up."""
+        self._resets = generator_states(trainer.fit_loop._data_source.instance)
+
+    def restore(self) -> None:
+        """Restore all of them."""
+        for reset in self._resets:
+            reset()
+        _set_rng_states(self._states)
+
+
+class TrainerSnapshot:
+    """Remembers everything that a trial run changes, and restores it once, however the run ends.
+
+    Args:
+        trainer: the trainer that is about to make the trial.
+        at_start: the random states at the start of the fit, where the trial is made inside the fit that it is for;
+            None: the trial is a fit of its own.
+    """
+
+    def __init__(self, trainer: TrainerLike, at_start: RandomStates | None = None) -> None:
         """Remember the trainer's settings and the random states; disable what a trial must not run."""
-        self._rng_states = _collect_rng_states()
+        self._inside_fit = at_start is not None
+        self._random_states = RandomStates() if at_start is None else at_start
         self._callbacks = list(trainer.callbacks)
         self._loops = deepcopy(trainer.fit_loop.state_dict())
         self._limits = self._read_limits(trainer)
         self._modules: list[ModuleTensors | MetricState] = []
         self._optimizers: list[Any] = []
-        self._reset_generators: list[Callable[[], object]] = []
+        self._schedulers: list[tuple[LRSchedulerConfig, dict[str, Any]]] = []
         self._restored = False
-        trainer.callbacks = [callback for callback in trainer.callbacks if not is_a(callback, *DISABLED_CALLBACKS)]
+        trainer.callbacks = [callback for callback in trainer.callbacks if self._takes_part(callback)]
         # Loggers keep the first hyperparameters of a run: at the end of the trial they get them with its findings.
         self.logs_hyperparameters = trainer.enable_autolog_hparams
         trainer.enable_autolog_hparams = False
         # What the module logs would stand among the values of the training.
         trainer._logger_connector.log_metrics = _log_nothing  # type: ignore[method-assign]
+
+    def _takes_part(self, callback: Any) -> bool:
+        return is_a(callback, *KEPT_INSIDE_FIT) if self._inside_fit else not is_a(callback, *DISABLED_CALLBACKS)
 
     def had_progress_bar(self) -> bool:
         """Return whether the trainer shows a progress bar."""
@@ -58,7 +91,13 @@ class TrainerSnapshot:
         parts = list(module.modules())
         self._modules = [*map(ModuleTensors, parts), *(MetricState(part) for part in parts if isinstance(part, Metric))]
         self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
-        self._reset_generators = generator_states(trainer.fit_loop._data_source.instance)
+        self._precision = deepcopy(trainer.precision_plugin.state_dict())  # a gradient scaler's
+        if self._inside_fit:
+            self._schedulers = [
+                (config, deepcopy(config.scheduler.state_dict())) for config in trainer.lr_scheduler_configs
+            ]
+        else:
+            self._random_states.add_data(trainer)
 
     def restore_model(self, trainer: TrainerLike, module: Any) -> None:
         """Restore weights, buffers, metrics and optimizer states."""
@@ -67,8 +106,17 @@ class TrainerSnapshot:
         for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
             del optimizer.param_groups[len(state["param_groups"]) :]  # groups that were added during the trial
             optimizer.load_state_dict(state)
+        trainer.precision_plugin.load_state_dict(self._precision)
+        if self._inside_fit:
+            self._restore_schedulers(trainer)
         module.zero_grad(set_to_none=True)
         self._modules, self._optimizers = [], []
+
+    def _restore_schedulers(self, trainer: TrainerLike) -> None:
+        """Restore those of the module; a fit that follows a trial of its own makes them anew."""
+        trainer.strategy.lr_scheduler_configs[:] = [config for config, _ in self._schedulers]
+        for config, state in self._schedulers:
+            config.scheduler.load_state_dict(state)
 
     def restore_trainer(self, trainer: TrainerLike) -> None:
         """Restore callbacks, limits, progress and random states."""
@@ -88,9 +136,8 @@ class TrainerSnapshot:
         trainer.enable_autolog_hparams = self.logs_hyperparameters
         vars(trainer._logger_connector).pop("log_metrics", None)  # the class has it
         trainer._logger_connector.reset_metrics()
-        for reset in self._reset_generators:
-            reset()
-        _set_rng_states(self._rng_states)
+        trainer._logger_connector.reset_results()
+        self._random_states.restore()
 
     @staticmethod
     def _read_limits(trainer: TrainerLike) -> dict[str, Any]:
