@@ -247,7 +247,7 @@ class LRRangeTestCallback(Callback):
         assert self._snapshot is not None
         assert self._board is not None
         self._result = self._sweep.finish()
-        self._snapshot.restore_model(trainer, pl_module)
+        self._snapshot.restore_model()
         self._board.show_result(self._result)
         store_hyperparameters(
             trainer,
@@ -266,7 +266,7 @@ class LRRangeTestCallback(Callback):
         if self._sweep is not None and self._result is None:
             self._result = self._sweep.finish(StopReason.INTERRUPTED)
         try:
-            self._snapshot.restore_model(trainer, pl_module)
+            self._snapshot.restore_model()
         finally:
             self._restore_trainer(trainer)
 
