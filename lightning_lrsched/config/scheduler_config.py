@@ -21,6 +21,7 @@ from lightning_lrsched.config.torch_schedulers import (
     torch_schedulers,
 )
 from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.checks import count
 from lightning_lrsched.schedulers.durations import RunLength, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
 from lightning_lrsched.schedulers.rules import OWN_LR
@@ -150,20 +151,38 @@ class SchedulerConfig:
         parameters = parameters_for(self.type)
         return [key for key, value in self.params.items() if parameters[key].waits_for(value) == what]
 
-    def resolve(self, optimizer: Optimizer, trainer: Any = None) -> SchedulerConfig:
+    def resolve(
+        self,
+        optimizer: Optimizer,
+        trainer: Any = None,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
         Args:
             optimizer: the optimizer whose learning rates ``"auto"`` means.
             trainer: the Trainer that is about to fit, or a
                 :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
+            steps_per_epoch: length of one epoch there [optimizer steps].
 
         Raises:
-            ValueError: if the run's length is not known; the message names the key and the remedy.
+            TypeError: if a length is no number.
+            ValueError: if the run's length is not known, or given twice; the message names the key and the remedy.
+
+        Example:
+            >>> import torch
+            >>> config = SchedulerConfig("WarmupDecayLR", total_num_steps="auto", warmup_num_steps="2ep")
+            >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+            >>> dict(config.resolve(optimizer, total_steps=1000, steps_per_epoch=50).params)
+            {'total_num_steps': 1000, 'warmup_num_steps': 100}
         """
+        given = _given_length(trainer, total_steps, steps_per_epoch)
         if not self.needs_run and not self.needs_optimizer:
             return self
-        run = _run_length(trainer) if self.needs_run else RunLength()
+        run = _run_length(given) if self.needs_run else RunLength()
         base_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         return self.resolve_numbers(run, base_lrs)
 
@@ -189,13 +208,22 @@ class SchedulerConfig:
         return SchedulerConfig(self.type, params)
 
     def build(
-        self, optimizer: Optimizer, trainer: Any = None, *, follow: bool = False, capturable: bool = False
+        self,
+        optimizer: Optimizer,
+        trainer: Any = None,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        follow: bool = False,
+        capturable: bool = False,
     ) -> LRScheduler:
         """Make the schedule for ``optimizer`` and write its first values.
 
         Args:
             optimizer: the optimizer whose learning rate is scheduled.
             trainer: the Trainer that is about to fit (or a RunLength); needed only where a value depends on the run.
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
+            steps_per_epoch: length of one epoch there [optimizer steps].
             follow: have one of this package's schedules advance by the optimizer's own steps.
             capturable: turn lr and scheduled momentum into tensors, for a compiled or captured optimizer step.
 
@@ -207,7 +235,8 @@ class SchedulerConfig:
             ValueError: if a value is out of range, the run's length is not known, or the optimizer or the scheduler
                 cannot be made capturable.
         """
-        return self.build_resolved(self.resolve(optimizer, trainer), optimizer, follow=follow, capturable=capturable)
+        resolved = self.resolve(optimizer, trainer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return self.build_resolved(resolved, optimizer, follow=follow, capturable=capturable)
 
     def build_resolved(
         self, resolved: SchedulerConfig, optimizer: Optimizer, *, follow: bool = False, capturable: bool = False
@@ -270,6 +299,17 @@ def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
 def in_file(given: object) -> AbstractContextManager[None]:
     """Put the name of a file before the key paths of errors, if ``given`` is one."""
     return key_path(f"{given}: " if isinstance(given, (str, Path)) else "")
+
+
+def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | None) -> Any:
+    """Return the Trainer, or the RunLength that the two numbers mean."""
+    lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    given: dict[str, Any] = {
+        key: count(key, length, at_least=1) for key, length in lengths.items() if length is not None
+    }
+    if given and trainer is not None:
+        raise ValueError(f"{' and '.join(given)}: not together with a trainer, which has lengths of its own")
+    return RunLength(**given) if trainer is None else trainer
 
 
 def _run_length(trainer: Any) -> RunLength:

@@ -11,7 +11,10 @@ from lightning_lrsched.schedulers.errors import ParameterValueError
 
 EPOCHS = re.compile(r" *(\d+\.?\d*|\.\d+) *(ep|epochs?) *", re.IGNORECASE | re.ASCII)
 
-NOT_KNOWN = "the length of the run is not known here: pass trainer=..., or write a number of optimizer steps"
+NOT_KNOWN = (
+    "the length of the run is not known here: pass total_steps=... and steps_per_epoch=... [optimizer steps]"
+    " (with Lightning, trainer=...), or write a number of optimizer steps"
+)
 
 
 @dataclass(frozen=True)
