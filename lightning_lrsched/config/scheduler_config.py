@@ -21,7 +21,6 @@ from lightning_lrsched.config.torch_schedulers import (
     torch_schedulers,
 )
 from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.checks import count
 from lightning_lrsched.schedulers.durations import RunLength, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
 from lightning_lrsched.schedulers.rules import OWN_LR
@@ -303,13 +302,12 @@ def in_file(given: object) -> AbstractContextManager[None]:
 
 def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | None) -> Any:
     """Return the Trainer, or the RunLength that the two numbers mean."""
-    lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-    given: dict[str, Any] = {
-        key: count(key, length, at_least=1) for key, length in lengths.items() if length is not None
-    }
-    if given and trainer is not None:
-        raise ValueError(f"{' and '.join(given)}: not together with a trainer, which has lengths of its own")
-    return RunLength(**given) if trainer is None else trainer
+    given = RunLength.given(total_steps, steps_per_epoch)
+    if trainer is None:
+        return given
+    if given != RunLength():
+        raise ValueError("total_steps, steps_per_epoch: not together with a trainer, which has lengths of its own")
+    return trainer
 
 
 def _run_length(trainer: Any) -> RunLength:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 MAX_ITEMS = 100
 """Containers with more entries hold data, not loaders."""
@@ -52,6 +52,10 @@ def generator_states(source: Any) -> list[Callable[[], object]]:
 
 def _reset_of(thing: Any) -> Callable[[], object] | None:
     """Return a function that restores a generator to its present state; None for anything else."""
+    if isinstance(thing, DistributedSampler):
+        return partial(thing.set_epoch, thing.epoch)
+    if hasattr(thing, "_num_iter_calls"):  # the loader of Lightning Fabric, which sets the sampler's epoch to it
+        return partial(setattr, thing, "_num_iter_calls", thing._num_iter_calls)
     if isinstance(thing, np.random.Generator):
         return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
     if isinstance(thing, Generator):

@@ -16,7 +16,7 @@ from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
-from lightning_lrsched.range_test.sweep import Sweep
+from lightning_lrsched.range_test.sweep import MAX_BATCHES_WITHOUT_STEP, Sweep
 from lightning_lrsched.range_test.tables import caveats_of, hyperparameters, summarize
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
@@ -27,9 +27,6 @@ from lightning_lrsched.trainer.range_test_board import RangeTestBoard
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.run_report import store_hyperparameters
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
-
-MAX_BATCHES_WITHOUT_STEP = 1000
-"""Under manual optimization, where some optimizers step on every nth batch only."""
 
 
 class LRRangeTestCallback(Callback):

@@ -267,7 +267,11 @@ def test_a_length_that_is_missing_is_told_with_both_keywords(lengths, key):
         ({"total_steps": 0}, ValueError, "total_steps must be a whole number, at least 1"),
         ({"steps_per_epoch": 2.5}, ValueError, "steps_per_epoch must be a whole number"),
         ({"steps_per_epoch": "10"}, TypeError, "steps_per_epoch must be a whole number"),
-        ({"trainer": RunLength(200, 10), "total_steps": 200}, ValueError, "total_steps: not together with a trainer"),
+        (
+            {"trainer": RunLength(200, 10), "total_steps": 200},
+            ValueError,
+            "total_steps, steps_per_epoch: not together with a trainer",
+        ),
     ],
 )
 def test_a_length_that_is_wrong_is_refused_also_where_it_is_not_needed(lengths, error, complaint):
