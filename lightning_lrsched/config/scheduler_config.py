@@ -160,7 +160,13 @@ class SchedulerConfig:
         return [key for key, value in self.params.items() if parameters[key].waits_for(value) == what]
 
     def resolve(
-        self, optimizer: Optimizer, trainer: Any = None, findings: Mapping[Finding, Any] | None = None
+        self,
+        optimizer: Optimizer,
+        trainer: Any = None,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        findings: Mapping[Finding, Any] | None = None,
     ) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
@@ -168,15 +174,27 @@ class SchedulerConfig:
             optimizer: the optimizer whose learning rates ``"auto"`` means.
             trainer: the Trainer that is about to fit, or a
                 :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
+            steps_per_epoch: length of one epoch there [optimizer steps].
             findings: what ``"lr_range_test"`` means: ``"low"``, ``"high"`` and ``"suggestion"`` -> lr (one float, or
-                one per param group); None: no test was run.
+                one per param group), as :meth:`RangeTestResult.learning_rates` returns them; None: no test was run.
 
         Raises:
-            ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
+            TypeError: if a length is no number.
+            ValueError: if the run's length is not known, or given twice, or no test was run; the message names the key
+                and the remedy.
+
+        Example:
+            >>> import torch
+            >>> config = SchedulerConfig("WarmupDecayLR", total_num_steps="auto", warmup_num_steps="2ep")
+            >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+            >>> dict(config.resolve(optimizer, total_steps=1000, steps_per_epoch=50).params)
+            {'total_num_steps': 1000, 'warmup_num_steps': 100}
         """
+        given = _given_length(trainer, total_steps, steps_per_epoch)
         if not self.needs_run and not self.needs_optimizer and not self.needs_range_test:
             return self
-        run = _run_length(trainer) if self.needs_run else RunLength()
+        run = _run_length(given) if self.needs_run else RunLength()
         base_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         return self.resolve_numbers(run, base_lrs, findings)
 
@@ -211,13 +229,22 @@ class SchedulerConfig:
         return SchedulerConfig(self.type, params)
 
     def build(
-        self, optimizer: Optimizer, trainer: Any = None, *, follow: bool = False, capturable: bool = False
+        self,
+        optimizer: Optimizer,
+        trainer: Any = None,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        follow: bool = False,
+        capturable: bool = False,
     ) -> LRScheduler:
         """Make the schedule for ``optimizer`` and write its first values.
 
         Args:
             optimizer: the optimizer whose learning rate is scheduled.
             trainer: the Trainer that is about to fit (or a RunLength); needed only where a value depends on the run.
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
+            steps_per_epoch: length of one epoch there [optimizer steps].
             follow: have one of this package's schedules advance by the optimizer's own steps.
             capturable: turn lr and scheduled momentum into tensors, for a compiled or captured optimizer step.
 
@@ -229,7 +256,8 @@ class SchedulerConfig:
             ValueError: if a value is out of range, the run's length is not known, or the optimizer or the scheduler
                 cannot be made capturable.
         """
-        return self.build_resolved(self.resolve(optimizer, trainer), optimizer, follow=follow, capturable=capturable)
+        resolved = self.resolve(optimizer, trainer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return self.build_resolved(resolved, optimizer, follow=follow, capturable=capturable)
 
     def build_resolved(
         self, resolved: SchedulerConfig, optimizer: Optimizer, *, follow: bool = False, capturable: bool = False
@@ -292,6 +320,16 @@ def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
 def in_file(given: object) -> AbstractContextManager[None]:
     """Put the name of a file before the key paths of errors, if ``given`` is one."""
     return key_path(f"{given}: " if isinstance(given, (str, Path)) else "")
+
+
+def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | None) -> Any:
+    """Return the Trainer, or the RunLength that the two numbers mean."""
+    given = RunLength.given(total_steps, steps_per_epoch)
+    if trainer is None:
+        return given
+    if given != RunLength():
+        raise ValueError("total_steps, steps_per_epoch: not together with a trainer, which has lengths of its own")
+    return trainer
 
 
 def _run_length(trainer: Any) -> RunLength:

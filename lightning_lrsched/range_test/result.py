@@ -31,7 +31,7 @@ class RangeTestResult:
         smoothed_losses: its running average.
         stop_reason: why the test ended: ``"diverged"``, ``"non-finite loss"``, ``"skipped steps"`` (a gradient scaler
             found no finite gradients any more), ``"max_lr"``, ``"num_steps"``, ``"trainer"`` (the Trainer's limits),
-            ``"interrupted"`` (an exception, or Ctrl+C).
+            ``"interrupted"`` (an exception, Ctrl+C, or a loop of one's own that was left early).
         mode: how the lr grew, ``"linear"`` or ``"exponential"``.
         group_ratios: each param group's lr as a fraction of the largest.
         momentum: where the optimizer keeps its momentum: ``"momentum"`` (SGD, RMSprop), ``"betas"`` (the Adam family),

@@ -24,6 +24,8 @@ from lightning_lrsched.schedulers.rules import Number, Steps
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
 
+MAX_BATCHES_WITHOUT_STEP = 1000
+"""In a loop that decides itself when an optimizer steps, some step on every nth batch only."""
 
 LONG_TEST = 10_000
 """[optimizer steps] A linear test that takes longer to reach ``max_lr`` gets a warning."""
@@ -203,6 +205,10 @@ class Sweep:
         self._reader.send(self.finished - 1, loss)
         self._take()
 
+    def wait(self) -> None:
+        """Take in the losses that are still on their way from the device."""
+        self._take(wait=True)
+
     def _limit_reached(self) -> StopReason | None:
         num_steps, max_lr = self._settings.num_steps, self._settings.max_lr
         if num_steps is not None and self.finished >= num_steps:
@@ -237,7 +243,7 @@ class Sweep:
         """Stop following the optimizer and return the result; ``reason`` is used where the test has none of its own."""
         self.schedule.unfollow_optimizer()
         if reason is not StopReason.INTERRUPTED:  # after an error a device may no longer answer
-            self._take(wait=True)
+            self.wait()
         lrs = self.schedule.lr_at(0)
         return RangeTestResult(
             steps=[row.step for row in self._rows],

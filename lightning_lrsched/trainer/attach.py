@@ -115,7 +115,7 @@ def attach(
             f"{config.type} cannot follow this {type(optimizer).__name__}: {type(earlier).__name__} follows it already,"
             " and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
         )
-    resolved = config.resolve(optimizer, run, findings)
+    resolved = config.resolve(optimizer, run, findings=findings)
     scheduler = config.build_resolved(resolved, optimizer, capturable=capturable)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
     if follow and isinstance(scheduler, ClosedFormLR):

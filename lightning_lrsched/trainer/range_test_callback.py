@@ -19,7 +19,7 @@ from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
-from lightning_lrsched.range_test.sweep import Sweep
+from lightning_lrsched.range_test.sweep import MAX_BATCHES_WITHOUT_STEP, Sweep
 from lightning_lrsched.range_test.tables import caveats_of, hyperparameters, summarize
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
@@ -31,9 +31,6 @@ from lightning_lrsched.trainer.range_test_board import RangeTestBoard
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.run_report import store_hyperparameters
 from lightning_lrsched.trainer.snapshot import RandomStates, TrainerSnapshot
-
-MAX_BATCHES_WITHOUT_STEP = 1000
-"""Under manual optimization, where some optimizers step on every nth batch only."""
 
 
 class LRRangeTestCallback(Callback):
@@ -317,7 +314,7 @@ class LRRangeTestCallback(Callback):
         assert self._snapshot is not None
         assert self._board is not None
         self._result = self._sweep.finish()
-        self._snapshot.restore_model(trainer, pl_module)
+        self._snapshot.restore_model(trainer)
         self._board.show_result(self._result)
         if self._at_start is None:  # else they belong to the record of the training
             store_hyperparameters(
@@ -337,7 +334,7 @@ class LRRangeTestCallback(Callback):
         if self._sweep is not None and self._result is None:
             self._result = self._sweep.finish(StopReason.INTERRUPTED)
         try:
-            self._snapshot.restore_model(trainer, pl_module)
+            self._snapshot.restore_model(trainer)
         finally:
             self._restore_trainer(trainer)
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import torch
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch import Tensor
-from torch.nn.parameter import is_lazy
-from torchmetrics import Metric
 
-from lightning_lrsched.trainer.generators import generator_states
+from lightning_lrsched.range_test.generators import generator_states, global_states
+from lightning_lrsched.range_test.snapshot import ModelSnapshot
 from lightning_lrsched.trainer.protocol import TrainerLike, is_a
 
 DISABLED_CALLBACKS = (
@@ -33,18 +28,16 @@ class RandomStates:
     """The states of the random number generators of Python, NumPy and torch, and of those behind a trainer's data."""
 
     def __init__(self) -> None:
-        self._states = _collect_rng_states()
-        self._resets: list[Callable[[], object]] = []
+        self._resets = global_states()
 
     def add_data(self, trainer: TrainerLike) -> None:
         """Remember the generators of the trainer's data, too; once the module and its data are set up."""
-        self._resets = generator_states(trainer.fit_loop._data_source.instance)
+        self._resets = [*generator_states(trainer.fit_loop._data_source.instance), *self._resets]
 
     def restore(self) -> None:
         """Restore all of them."""
         for reset in self._resets:
             reset()
-        _set_rng_states(self._states)
 
 
 class TrainerSnapshot:
@@ -63,8 +56,7 @@ class TrainerSnapshot:
         self._callbacks = list(trainer.callbacks)
         self._loops = deepcopy(trainer.fit_loop.state_dict())
         self._limits = self._read_limits(trainer)
-        self._modules: list[ModuleTensors | MetricState] = []
-        self._optimizers: list[Any] = []
+        self._model: ModelSnapshot | None = None
         self._schedulers: list[tuple[LRSchedulerConfig, dict[str, Any]]] = []
         self._restored = False
         trainer.callbacks = [callback for callback in trainer.callbacks if self._takes_part(callback)]
@@ -87,30 +79,20 @@ class TrainerSnapshot:
         Raises:
             ValueError: if the module has lazy parameters, which have no value yet that could be restored.
         """
-        refuse_lazy_parameters(module)
-        parts = list(module.modules())
-        self._modules = [*map(ModuleTensors, parts), *(MetricState(part) for part in parts if isinstance(part, Metric))]
-        self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
-        self._precision = deepcopy(trainer.precision_plugin.state_dict())  # a gradient scaler's
+        # The precision plugin has the state of a gradient scaler.
+        self._model = ModelSnapshot(module, [*trainer.optimizers, trainer.precision_plugin])
         if self._inside_fit:
-            self._schedulers = [
-                (config, deepcopy(config.scheduler.state_dict())) for config in trainer.lr_scheduler_configs
-            ]
+            configs = trainer.lr_scheduler_configs
+            self._schedulers = [(config, deepcopy(config.scheduler.state_dict())) for config in configs]
         else:
             self._random_states.add_data(trainer)
 
-    def restore_model(self, trainer: TrainerLike, module: Any) -> None:
+    def restore_model(self, trainer: TrainerLike) -> None:
         """Restore weights, buffers, metrics and optimizer states."""
-        for part in self._modules:
-            part.restore()
-        for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
-            del optimizer.param_groups[len(state["param_groups"]) :]  # groups that were added during the trial
-            optimizer.load_state_dict(state)
-        trainer.precision_plugin.load_state_dict(self._precision)
-        if self._inside_fit:
+        if self._model is not None:
+            self._model.restore()
+        if self._schedulers:
             self._restore_schedulers(trainer)
-        module.zero_grad(set_to_none=True)
-        self._modules, self._optimizers = [], []
 
     def _restore_schedulers(self, trainer: TrainerLike) -> None:
         """Restore those of the module; a fit that follows a trial of its own makes them anew."""
@@ -165,74 +147,6 @@ class TrainerSnapshot:
         for name in ("limit_val_batches", "accumulate_grad_batches"):
             if name in limits:
                 setattr(trainer, name, limits[name])
-
-
-class ModuleTensors:
-    """The parameters and buffers that one module holds itself: which they are, and their values in host memory."""
-
-    def __init__(self, module: Any) -> None:
-        """Remember them; also those that are None, for a buffer may be filled later."""
-        self._module = module
-        self._held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
-        tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
-        self._values = [(tensor, host_copy(tensor), tensor.requires_grad) for tensor in tensors]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the same tensors back into their places, and their values into them."""
-        for kind, held in self._held.items():
-            places = getattr(self._module, kind)
-            places.clear()
-            places.update(held)
-        for tensor, value, requires_grad in self._values:
-            if tensor.shape == value.shape:
-                tensor.copy_(value)
-            else:
-                tensor.data = value.to(tensor.device)
-            tensor.requires_grad_(requires_grad)
-
-
-class MetricState:
-    """The states of one metric of torchmetrics, which are neither parameters nor buffers."""
-
-    def __init__(self, metric: Metric) -> None:
-        """Remember them."""
-        self._metric = metric
-        names = [*metric._defaults, "_update_count", "_computed"]
-        self._state = {name: deepcopy(getattr(metric, name)) for name in names}
-
-    def restore(self) -> None:
-        """Put them back."""
-        for name, value in self._state.items():
-            setattr(self._metric, name, value)
-
-
-def copy_of_state(state: Any) -> Any:
-    """Return a copy of an optimizer's state, its tensors in host memory.
-
-    Loading moves what belongs to a parameter back to its device. The param groups are copied as they are, because a
-    tensor lr would not be moved back.
-    """
-    if isinstance(state, Tensor):
-        return host_copy(state)
-    if isinstance(state, dict):
-        return {key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()}
-    return deepcopy(state)
-
-
-def host_copy(tensor: Tensor) -> Tensor:
-    """Return a copy in host memory: a second model may not fit on the device. A sharded tensor stays where it is."""
-    return tensor.detach().clone() if hasattr(tensor, "to_local") else tensor.detach().to("cpu", copy=True)
-
-
-def refuse_lazy_parameters(module: Any) -> None:
-    """Raise ValueError where a lazy module (LazyLinear, for example) has not seen any data yet."""
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if is_lazy(tensor):
-            raise ValueError(
-                f"{name} of {type(module).__name__} is a lazy parameter without a shape or a value, so the range test"
-                " could not put it back: before fit, call the module once with a batch of data (module(batch))"
-            )
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:

@@ -247,6 +247,9 @@ def test_schedulers_stepped_by_hand_do_not_disturb_the_sweep_and_the_other_goes_
 
 def test_a_manual_loop_that_returns_no_loss_is_told_so(make_trainer):
     class Silent(Gan):
+        def manual_backward(self, loss):
+            loss.backward()
+
         def training_step(self, batch, batch_idx):
             super().training_step(batch, batch_idx)
 

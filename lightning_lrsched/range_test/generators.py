@@ -1,4 +1,4 @@
-"""The random generators behind a trainer's data: of loaders, samplers and datasets, wherever they are kept."""
+"""The random generators that a range test uses up: the global ones, and those of the data, wherever they are kept."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset, Sampler
-
-from lightning_lrsched.trainer.protocol import is_a
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 MAX_ITEMS = 100
 """Containers with more entries hold data, not loaders."""
+
+
+def global_states() -> list[Callable[[], object]]:
+    """Remember the global generators of torch (on every device), numpy and Python; return what restores each."""
+    resets: list[Callable[[], object]] = [
+        partial(torch.set_rng_state, torch.get_rng_state()),
+        partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002 - the one that user code may use
+        partial(random.setstate, random.getstate()),
+    ]
+    if torch.cuda.is_available():
+        resets.append(partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    if torch.backends.mps.is_available():
+        resets.append(partial(torch.mps.set_rng_state, torch.mps.get_rng_state()))
+    return resets
 
 
 def generator_states(source: Any) -> list[Callable[[], object]]:
@@ -39,6 +52,10 @@ def generator_states(source: Any) -> list[Callable[[], object]]:
 
 def _reset_of(thing: Any) -> Callable[[], object] | None:
     """Return a function that restores a generator to its present state; None for anything else."""
+    if isinstance(thing, DistributedSampler):
+        return partial(thing.set_epoch, thing.epoch)
+    if hasattr(thing, "_num_iter_calls"):  # the loader of Lightning Fabric, which sets the sampler's epoch to it
+        return partial(setattr, thing, "_num_iter_calls", thing._num_iter_calls)
     if isinstance(thing, np.random.Generator):
         return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
     if isinstance(thing, Generator):
@@ -56,6 +73,6 @@ def _parts(thing: Any) -> Iterable[Any]:
         return thing if len(thing) <= MAX_ITEMS else ()
     if isinstance(thing, dict):
         return thing.values() if len(thing) <= MAX_ITEMS else ()
-    if is_a(thing, "CombinedLoader"):
+    if type(thing).__name__ == "CombinedLoader":  # Lightning's, from either of its distributions
         return (thing.iterables,)
     return vars(thing).values() if isinstance(thing, (Sampler, Dataset)) else ()
