@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -12,9 +13,14 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from lightning_lrsched.range_test.generators import MAX_ITEMS
+
+NOT_OF_THE_USER = {*vars(torch.nn.Module()), "_current_fx_name"}
+"""Attributes that torch and Lightning keep up to date themselves."""
+
 
 class ModelSnapshot:
-    """Remembers parameters, buffers, metrics and optimizer states, in host memory.
+    """Remembers parameters, buffers, metrics, plain attributes and optimizer states, in host memory.
 
     Of tensors that are sharded over several devices (DTensors), each rank keeps its own shard. The copies are not in
     pinned memory: they are copied once in each direction, while to pin takes longer than that, rounds every tensor's
@@ -33,7 +39,8 @@ class ModelSnapshot:
         self._module = module
         parts = list(module.modules())
         copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
-        self._parts: list[ModuleTensors | MetricState] = [ModuleTensors(part, copies) for part in parts]
+        self._parts: list[PlainAttributes | ModuleTensors | MetricState] = [PlainAttributes(part) for part in parts]
+        self._parts += [ModuleTensors(part, copies) for part in parts]
         self._parts += [MetricState(part) for part in parts if isinstance(part, Metric)]
         self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
 
@@ -48,6 +55,39 @@ class ModelSnapshot:
             optimizer.load_state_dict(original_of(state))
         self._module.zero_grad(set_to_none=True)
         self._parts, self._optimizers = [], []
+
+
+class PlainAttributes:
+    """The numbers, switches and texts that a module keeps beside its tensors, also in small containers.
+
+    A module that counts its batches, or collects its losses in a list, goes on from where it was before the trial.
+    """
+
+    def __init__(self, module: Any) -> None:
+        """Remember them."""
+        self._attributes = vars(module)
+        held = {name: value for name, value in self._attributes.items() if name not in NOT_OF_THE_USER}
+        self._plain = {name: (value, deepcopy(value)) for name, value in held.items() if _is_plain(value)}
+        self._names = set(self._attributes)
+
+    def restore(self) -> None:
+        """Put them back, into the same containers; remove those that are new."""
+        for name in [name for name in self._attributes if name not in self._names and not name.startswith("_")]:
+            if _is_plain(self._attributes[name], at_most=None):
+                del self._attributes[name]
+        for name, (value, copied) in self._plain.items():
+            if isinstance(value, (list, deque, set, dict)):
+                value.clear()
+                getattr(value, "extend", getattr(value, "update", None))(copied)  # type: ignore[misc]
+            self._attributes[name] = value
+
+
+def _is_plain(value: Any, at_most: int | None = MAX_ITEMS) -> bool:
+    """Return whether ``value`` is a number, a text or None, or a container of at most so many of these."""
+    if type(value) in (list, tuple, set, deque, dict):
+        inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        return (at_most is None or len(value) <= at_most) and all(_is_plain(item, at_most) for item in inside)
+    return value is None or isinstance(value, (bool, int, float, complex, str))
 
 
 class ModuleTensors:

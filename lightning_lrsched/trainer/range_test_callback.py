@@ -106,7 +106,7 @@ class LRRangeTestCallback(Callback):
             mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, monitor is not None
         )
         self._monitor = monitor
-        self._optimizer_index = optimizer_index
+        self.optimizer_index = optimizer_index
         self._log = log
         self._at_start: RandomStates | None = None  # where the test is made inside the fit that it is for
         self._several = False
@@ -147,7 +147,7 @@ class LRRangeTestCallback(Callback):
             several: whether there is a test for each of several optimizers.
         """
         test = copy(self)
-        test._optimizer_index, test._at_start, test._several = optimizer_index, at_start, several
+        test.optimizer_index, test._at_start, test._several = optimizer_index, at_start, several
         run_steps = run_length_of(trainer).total_steps
         test.setup(trainer, pl_module, "fit")
         trainer.callbacks = [*trainer.callbacks, test]
@@ -179,7 +179,7 @@ class LRRangeTestCallback(Callback):
         assert self._snapshot is not None
         owner = type(self).__name__
         check_strategy(trainer, owner)
-        _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
+        _, optimizer = pick_optimizer(trainer, self.optimizer_index, owner)
         # The length of the run, before the trainer's own limits are lifted.
         settings = self._settings.resolved(run_length_of(trainer if self._settings.needs_run else None))
         self._num_steps = settings.num_steps
@@ -195,7 +195,7 @@ class LRRangeTestCallback(Callback):
             log=self._log,
             bar=self._snapshot.had_progress_bar(),
             steps=self._num_steps,
-            optimizer=self._optimizer_index if self._several else None,
+            optimizer=self.optimizer_index if self._several else None,
         )
         self._sweep = self._replace_schedulers(trainer, optimizer, settings)
 
@@ -267,7 +267,7 @@ class LRRangeTestCallback(Callback):
             self._sweep.skip()
         elif not automatic and self._sweep.stalled == MAX_BATCHES_WITHOUT_STEP:
             raise ValueError(
-                f"optimizer_index={self._optimizer_index}: the module has not stepped this optimizer in"
+                f"optimizer_index={self.optimizer_index}: the module has not stepped this optimizer in"
                 f" {self._sweep.stalled} batches"
             )
         self._stop_if_due(trainer)

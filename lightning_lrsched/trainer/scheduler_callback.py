@@ -45,6 +45,11 @@ from lightning_lrsched.trainer.snapshot import RandomStates
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
+    Without arguments it finds the learning rates too: before the first batch it makes an LR range test (up to 200
+    optimizer steps), puts everything back, and trains with 1Cycle between the bounds of that test, as long as the run.
+    Each of several optimizers gets a test and a schedule of its own. The same in any configuration: the word
+    ``"lr_range_test"`` for a learning rate stands for what the test finds.
+
     Before the first batch the schedule's first values are set; after every finished optimizer step the next ones. Not
     counted are accumulated micro-batches and steps that a gradient scaler skipped; under manual optimization each
     schedule counts its own optimizer's steps. The position is saved in Lightning's checkpoints and restored from them.
@@ -65,6 +70,13 @@ class LRSchedulerCallback(Callback):
     those still to come. The loggers store the schedule with its numbers among the hyperparameters. A schedule that is
     much shorter or longer than the run is reported in the log, with both numbers.
 
+    In the range test the module's own hooks run as in training (except ``on_fit_start``, which has run already);
+    callbacks do not, other than Lightning's GradientAccumulationScheduler, and what the module logs does not reach the
+    loggers. They get the curves, the figure and the table of the test, then those of the training, in one run. The
+    test takes its batches from the training data; a stream that cannot begin again has lost them. On a resume there is
+    no second test: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
+    ``"lr_range_test"`` means the same as ``"auto"``.
+
     A class of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer
     steps. An ``optimizer`` section beside the schedule is not used, and the log reports that;
     :func:`configure_optimizers` reads it.
@@ -72,9 +84,10 @@ class LRSchedulerCallback(Callback):
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
             :class:`SchedulerConfig`; or a list of these, one for each of the module's optimizers (None: leave that
-            optimizer alone).
-        optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and
-            ``scheduler`` is not a list.
+            optimizer alone). None: 1Cycle from an LR range test, for every optimizer.
+        optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and one
+            ``scheduler``.
+        range_test: an :class:`LRRangeTestCallback` with the settings of the range test; None: its defaults.
         log: send the lr and momentum curves to the trainer's loggers.
         capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
             CUDA graph; only for optimizers that have torch's option ``capturable``.
@@ -84,8 +97,9 @@ class LRSchedulerCallback(Callback):
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
             scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or DeepSpeedStrategy is
             in use, if a value depends on the length of a run that the Trainer does not know, if the optimizer cannot be
-            made capturable; or, on a resume, if the checkpoint has another number of optimizers, of param groups or of
-            the module's own schedulers.
+            made capturable, if the range test shows no learning rate (the message says what to change); or, on a
+            resume, if the checkpoint has another number of optimizers, of param groups or of the module's own
+            schedulers, or no range test where one is asked for.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -126,6 +140,10 @@ class LRSchedulerCallback(Callback):
             return LRRangeTestCallback(log=self._log)
         if not isinstance(range_test, LRRangeTestCallback):
             raise TypeError(f"range_test must be an LRRangeTestCallback, got {type(range_test).__name__}")
+        if range_test.optimizer_index != 0:
+            raise ValueError(
+                "range_test: give optimizer_index to LRSchedulerCallback, which tests each optimizer that it schedules"
+            )
         if not self._from_range_test and not any(w is not None and w.config.needs_range_test for w in self._written):
             raise ValueError(
                 f'range_test: no learning rate of the schedule is "{FROM_RANGE_TEST}", so there is nothing to test for'
