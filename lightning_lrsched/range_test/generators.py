@@ -1,19 +1,39 @@
-"""The random generators that a range test uses up: the global ones, and those of the data, wherever they are kept."""
+"""What a range test uses up of the data: random generators, global ones too, and the position of a loader."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Generator
+from torch.nn import Module
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 MAX_ITEMS = 100
 """Containers with more entries hold data, not loaders."""
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Data that keeps its position, as Lightning saves it in a checkpoint."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+STATES = (
+    (Generator, "get_state", "set_state"),
+    (np.random.RandomState, "get_state", "set_state"),
+    (random.Random, "getstate", "setstate"),
+    (Loader, "state_dict", "load_state_dict"),
+)
+"""What has a state that changes with every batch, and its methods to save and to load it."""
 
 
 def global_states() -> list[Callable[[], object]]:
@@ -34,7 +54,7 @@ def generator_states(source: Any) -> list[Callable[[], object]]:
     """Remember the generators of loaders, samplers and datasets; return a function for each that restores it.
 
     They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
-    its old RandomState) and of Python's random.
+    its old RandomState) and of Python's random, and loaders with a ``state_dict``.
     """
     resets: list[Callable[[], object]] = []
     seen: set[int] = set()
@@ -58,11 +78,12 @@ def _reset_of(thing: Any) -> Callable[[], object] | None:
         return partial(setattr, thing, "_num_iter_calls", thing._num_iter_calls)
     if isinstance(thing, np.random.Generator):
         return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
-    if isinstance(thing, Generator):
-        return partial(thing.set_state, thing.get_state())
-    if isinstance(thing, np.random.RandomState):
-        return partial(thing.set_state, thing.get_state())
-    return partial(thing.setstate, thing.getstate()) if isinstance(thing, random.Random) else None
+    if isinstance(thing, (type, DataLoader, Module)):
+        return None
+    for kind, save, load in STATES:
+        if isinstance(thing, kind):
+            return partial(getattr(thing, load), deepcopy(getattr(thing, save)()))
+    return None
 
 
 def _parts(thing: Any) -> Iterable[Any]:
