@@ -112,7 +112,8 @@ class LRSchedulerCallback(Callback):
     def schedulers(self) -> list[LRScheduler]:
         """The schedules of the current fit, in the order of ``scheduler``; afterwards, those of the last fit.
 
-        After a fit they no longer follow their optimizers.
+        After a fit they no longer follow their optimizers. A fit in child processes (ddp_spawn, ddp_fork, ddp_notebook)
+        makes optimizers and schedules there, and this list stays as it was before; the position is in the checkpoint.
         """
         return [scheduled.scheduler for scheduled in self._scheduled]
 
