@@ -38,6 +38,7 @@ class Module(LightningModule):
         torch.manual_seed(1)
         self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
         self.seen: list[tuple[float, float]] = []
+        self.kept: Any = None
 
     def configure_model(self) -> None:
         if self.sharded and not isinstance(next(self.parameters()), torch.distributed.tensor.DTensor):
@@ -55,7 +56,8 @@ class Module(LightningModule):
         self.seen.append((group["lr"], group["betas"][0]))
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=0.001)
+        self.kept = self.kept or torch.optim.AdamW(self.parameters(), lr=0.001)
+        return self.kept
 
 
 def make_trainer(*callbacks: Any, **options: Any) -> Trainer:
@@ -69,9 +71,11 @@ def data(samples: int = 160) -> DataLoader:
 
 
 def own_part(module: Module) -> list[Tensor]:
-    """This rank's copy, or shard, of the parameters."""
-    local = [p.to_local() if hasattr(p, "to_local") else p for p in module.parameters()]
-    return [p.detach().cpu().clone() for p in local]
+    """This rank's copy, or shard, of the parameters and of the optimizer's state."""
+    states = module.kept.state.values() if module.kept else ()
+    tensors = [*module.parameters(), *(tensor for state in states for tensor in state.values())]
+    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    return [tensor.detach().cpu().clone() for tensor in local]
 
 
 def strategy_named(name: str) -> Any:
@@ -102,6 +106,21 @@ def main(name: str, folder: Path, accelerator: str) -> None:
     trainer.fit(module, data(), ckpt_path=folder / "one.ckpt")
     found["resumed from one process"] = module.seen
     found["position"] = callback.schedulers[0].last_epoch
+
+    module, callback = Module(sharded), LRSchedulerCallback(CONFIG)
+    trainer = make_trainer(callback, strategy=strategy_named(name), max_steps=STEPS, **options)
+    trainer.fit(module, data(), ckpt_path=folder / "two.ckpt")
+    found["resumed from two processes"] = list(module.seen)
+    trained = own_part(module)
+    range_test = LRRangeTestCallback(max_lr=1.0, num_steps=12)
+    make_trainer(range_test, strategy=strategy_named(name), **options).fit(module, data())
+    after = own_part(module)
+    found["range test of a trained module"] = {
+        "steps": range_test.result.steps,
+        "tensors": len(after),
+        "restored": len(after) == len(trained) and all(map(torch.equal, trained, after)),
+        "sharded": [hasattr(value, "to_local") for state in module.kept.state.values() for value in state.values()],
+    }
 
     module, callback = Module(sharded), LRSchedulerCallback(ONE_EPOCH)
     trainer = make_trainer(
