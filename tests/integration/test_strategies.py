@@ -125,6 +125,20 @@ def test_after_the_range_test_of_a_trained_module_its_optimizers_state_is_as_bef
         assert ours["sharded"] == [False, sharded, sharded] * 4
 
 
+def test_a_fabric_loop_follows_the_schedule_and_its_range_test_is_one_for_all_ranks_and_leaves_nothing_behind(
+    two_ranks: Any,
+) -> None:
+    first, second = (found["fabric"] for found in two_ranks[0])
+    assert first == second
+    assert first["used"] == expected(STEPS)
+    assert first["position"] == STEPS
+    stop_reason, steps, _ = first["range test"]
+    assert stop_reason in ("diverged", "non-finite loss")
+    assert EXPLODES_AT <= steps[-1] < SWEEP_LENGTH
+    assert first["lrs"]
+    assert not first["changed"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="DeepSpeedStrategy needs a CUDA device")
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")

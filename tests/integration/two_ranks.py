@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest, SchedulerConfig
 
 STEPS = 8
 HALF = 4
@@ -70,9 +70,9 @@ def data(samples: int = 160) -> DataLoader:
     return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), 2)
 
 
-def own_part(module: Module) -> list[Tensor]:
+def own_part(module: nn.Module, optimizer: Any = None) -> list[Tensor]:
     """This rank's copy, or shard, of the parameters and of the optimizer's state."""
-    states = module.kept.state.values() if module.kept else ()
+    states = optimizer.state.values() if optimizer else ()
     tensors = [*module.parameters(), *(tensor for state in states for tensor in state.values())]
     local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
     return [tensor.detach().cpu().clone() for tensor in local]
@@ -88,6 +88,56 @@ def strategy_named(name: str) -> Any:
 
         return FSDPStrategy(state_dict_type="full")
     return name
+
+
+def shard(net: nn.Module, mesh: Any) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh["data_parallel"])
+    return net
+
+
+def in_a_fabric_loop(name: str, accelerator: str) -> dict[str, Any]:
+    """A schedule and a range test in a loop of one's own, with wrapped model and optimizer."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import FSDPStrategy, ModelParallelStrategy
+
+    strategies = {
+        "ddp": lambda: "ddp",
+        "fsdp": FSDPStrategy,
+        "fsdp2": lambda: ModelParallelStrategy(shard, data_parallel_size=2, tensor_parallel_size=1),
+    }
+    fabric = Fabric(accelerator=accelerator, devices=2, strategy=strategies[name]())
+    fabric.launch()
+    torch.manual_seed(1)
+    model = fabric.setup(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)))
+    optimizer = fabric.setup_optimizers(torch.optim.AdamW(model.parameters(), lr=0.001))
+    loader = fabric.setup_dataloaders(data())
+    used: list[list[float]] = []
+
+    def step(batch: list[Tensor]) -> Tensor:
+        loss = (model(batch[0]) - batch[1]).square().mean()
+        fabric.backward(loss)
+        used.append([optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"][0]])
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    schedule = SchedulerConfig.of(CONFIG).build(optimizer, follow=True)
+    for _, batch in zip(range(STEPS), loader, strict=False):
+        step(batch)
+    schedule.unfollow_optimizer()
+    found: dict[str, Any] = {"used": list(used), "position": schedule.last_epoch}
+    before = own_part(model, optimizer)
+    with RangeTest(model, optimizer, max_lr=0.01, num_steps=SWEEP_LENGTH) as test:
+        for number, batch in enumerate(test.batches(loader)):
+            test.record(step(batch) * (1e9 if fabric.global_rank == 1 and number >= EXPLODES_AT else 1.0))
+    found["changed"] = not all(map(torch.equal, before, own_part(model, optimizer)))
+    found["range test"] = [str(test.result.stop_reason), test.result.steps, test.result.losses]
+    found["lrs"] = [lr for lr, _ in used[STEPS:]] == test.result.lrs
+    return found
 
 
 def main(name: str, folder: Path, accelerator: str) -> None:
@@ -111,10 +161,10 @@ def main(name: str, folder: Path, accelerator: str) -> None:
     trainer = make_trainer(callback, strategy=strategy_named(name), max_steps=STEPS, **options)
     trainer.fit(module, data(), ckpt_path=folder / "two.ckpt")
     found["resumed from two processes"] = list(module.seen)
-    trained = own_part(module)
+    trained = own_part(module, module.kept)
     range_test = LRRangeTestCallback(max_lr=1.0, num_steps=12)
     make_trainer(range_test, strategy=strategy_named(name), **options).fit(module, data())
-    after = own_part(module)
+    after = own_part(module, module.kept)
     found["range test of a trained module"] = {
         "steps": range_test.result.steps,
         "tensors": len(after),
@@ -147,6 +197,7 @@ def main(name: str, folder: Path, accelerator: str) -> None:
         "losses": range_test.result.losses,
         "restored": all(map(torch.equal, before, own_part(module))),
     }
+    found["fabric"] = in_a_fabric_loop(name, accelerator)
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
