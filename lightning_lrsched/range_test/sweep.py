@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +18,7 @@ from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.curves import exponential_growth
 from lightning_lrsched.schedulers.group_values import Curve
 from lightning_lrsched.schedulers.param_groups import momentum_kind
+from lightning_lrsched.schedulers.ranks import warn
 from lightning_lrsched.schedulers.rules import Number, Steps
 
 MAX_SKIPPED_STEPS = 20
@@ -154,7 +154,7 @@ class Sweep:
         """
         steps, max_lr = self._settings.linear_steps, self._settings.max_lr
         if steps is not None and steps > LONG_TEST:
-            warnings.warn(
+            warn(
                 f"the LR range test will take {steps:,} optimizer steps to reach max_lr={max_lr:g}; a smaller"
                 " lr_range_test_step_size or a larger lr_range_test_step_rate makes it shorter",
                 stacklevel=2,
@@ -164,7 +164,7 @@ class Sweep:
         ends += [] if last_step is None else [self._lr(last_step - 1)]
         first, last = self._lr(0), min(ends, default=math.inf)
         if last < 10 * first:
-            warnings.warn(
+            warn(
                 f"the LR range test goes only from {first:g} to {last:g}, less than one decade: it can hardly show"
                 " where the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
                 stacklevel=2,

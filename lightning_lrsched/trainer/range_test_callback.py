@@ -24,6 +24,7 @@ from lightning_lrsched.range_test.tables import caveats_of, hyperparameters, sum
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
+from lightning_lrsched.trainer.child_result import ChildResult
 from lightning_lrsched.trainer.conflicts import check_strategy, same_optimizer
 from lightning_lrsched.trainer.log_resolved import log
 from lightning_lrsched.trainer.protocol import TrainerLike
@@ -117,6 +118,7 @@ class LRRangeTestCallback(Callback):
         self._since_last_step: list[Tensor] = []
         self._of_batch: list[Tensor] = []
         self._result: RangeTestResult | None = None
+        self._child_result = ChildResult()
 
     @property
     def result(self) -> RangeTestResult:
@@ -125,12 +127,12 @@ class LRRangeTestCallback(Callback):
         Raises:
             RuntimeError: if no test has ended yet.
         """
-        if self._result is None:
+        result = self._child_result.instead_of(self._result)
+        if result is None:
             raise RuntimeError(
-                "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first; a test that"
-                " ran in child processes (ddp_spawn, ddp_fork, ddp_notebook) leaves its result there"
+                "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first"
             )
-        return self._result
+        return result
 
     def run_inside(
         self, trainer: TrainerLike, pl_module: Any, optimizer_index: int, at_start: RandomStates, *, several: bool
@@ -165,7 +167,8 @@ class LRRangeTestCallback(Callback):
         except BaseException as error:
             test.on_exception(trainer, pl_module, error)
             raise
-        return test.result
+        self._result = test.result
+        return self._result
 
     # Before -----------------------------------------------------------------------------------------------------------
 
@@ -173,6 +176,7 @@ class LRRangeTestCallback(Callback):
         if stage == "fit":
             self._sweep = self._board = self._result = None
             self._since_last_step, self._of_batch = [], []
+            self._child_result.begin(trainer)
             self._snapshot = TrainerSnapshot(trainer, self._at_start)
 
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
@@ -342,6 +346,8 @@ class LRRangeTestCallback(Callback):
         assert self._snapshot is not None
         self._snapshot.restore_trainer(trainer)
         self._snapshot = self._sweep = None
+        if self._result is not None:
+            self._child_result.leave(trainer, self._result)
         if self._board is not None:
             self._board.close()
         if self._result is not None and (self._result.steps or self._result.stop_reason != StopReason.INTERRUPTED):

@@ -154,7 +154,8 @@ class LRSchedulerCallback(Callback):
     def schedulers(self) -> list[LRScheduler]:
         """The schedules of the current fit, in the order of ``scheduler``; afterwards, those of the last fit.
 
-        After a fit they no longer follow their optimizers.
+        After a fit they no longer follow their optimizers. A fit in child processes (ddp_spawn, ddp_fork, ddp_notebook)
+        makes optimizers and schedules there, and this list stays as it was before; the position is in the checkpoint.
         """
         return [scheduled.scheduler for scheduled in self._scheduled]
 
@@ -162,7 +163,8 @@ class LRSchedulerCallback(Callback):
     def range_test_results(self) -> dict[int, RangeTestResult]:
         """What the range tests at the start of the fit have found: index of the optimizer -> result.
 
-        On a resume it comes from the checkpoint. Empty where no learning rate was to be tested.
+        On a resume it comes from the checkpoint. Empty where no learning rate was to be tested, and after a fit in
+        child processes (ddp_spawn, ddp_fork, ddp_notebook), which leaves its results there; loggers have them.
         """
         return dict(self._tests)
 
