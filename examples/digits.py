@@ -1,7 +1,8 @@
-"""From scratch to a trained model: LR range test -> suggestion -> 1Cycle, on scikit-learn's handwritten digits.
+"""One line against a default: LRSchedulerCallback() on scikit-learn's handwritten digits.
 
-For each seed, a small convolutional network is trained twice for the same number of steps: with the 1Cycle schedule
-(cyclical momentum included) that its range test suggests, and at torch's default fixed learning rate.
+For each seed, a small convolutional network is trained three times from the same weights, for the same number of
+steps: with LRSchedulerCallback(), which makes an LR range test inside the fit and then follows 1Cycle (cyclical
+momentum included); at the learning rate that Lightning's own finder suggests; and at torch's default learning rate.
 
     python examples/digits.py [--seeds 5] [--epochs 20] [--out demo_output]
 """
@@ -9,32 +10,36 @@ For each seed, a small convolutional network is trained twice for the same numbe
 from __future__ import annotations
 
 import argparse
-import logging
+import contextlib
+import io
 import statistics
+import sys
 import time
-import warnings
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
+from common import make_trainer, quieten, tensorboard_command
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.tuner import Tuner
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTestResult, preview
+from lightning_lrsched import LRSchedulerCallback, preview
 
 TORCH_DEFAULT_LR = 1e-3
 BATCH_SIZE = 64
+NAMES = {"one_line": "one line", "finder": "Lightning's finder", "default": "torch's default"}
 
 
 class Digits(LightningModule):
     """A small convolutional classifier. Note that it holds no scheduler code."""
 
-    def __init__(self) -> None:
+    def __init__(self, lr: float = TORCH_DEFAULT_LR) -> None:
         super().__init__()
+        self.lr = lr
         self.net = nn.Sequential(
             *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -54,7 +59,7 @@ class Digits(LightningModule):
         self.log("test_accuracy", self.accuracy)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=TORCH_DEFAULT_LR, momentum=0.9)
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
 
 def loaders(seed: int) -> tuple[DataLoader, DataLoader]:
@@ -70,33 +75,37 @@ def loaders(seed: int) -> tuple[DataLoader, DataLoader]:
     )
 
 
-def trainer(out: Path, name: str, epochs: int, callback: object = None) -> Trainer:
-    """Return an ordinary Trainer; the only thing special about it is one callback."""
-    return Trainer(
-        max_epochs=epochs,
-        logger=TensorBoardLogger(out / "tensorboard", name=name, version=""),
-        callbacks=[callback] if callback else None,
-        log_every_n_steps=5,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
-
-
-def range_test(out: Path, seed: int) -> RangeTestResult:
-    """Run an LR range test: one fit that ends by itself and leaves the model as it was."""
-    seed_everything(seed, verbose=False)
-    callback = LRRangeTestCallback()
-    trainer(out, f"range_test_seed{seed}", 1, callback).fit(Digits(), loaders(seed)[0])
-    return callback.result
-
-
-def train(out: Path, name: str, seed: int, epochs: int, callback: LRSchedulerCallback | None) -> float:
-    """Train from scratch and return the test accuracy in percent."""
+def train(out: Path, name: str, seed: int, epochs: int) -> float:
+    """Train from scratch, print how it ended, and return the test accuracy in percent."""
+    start = time.perf_counter()
     seed_everything(seed, verbose=False)
     module, (train_data, test_data) = Digits(), loaders(seed)
-    run = trainer(out, f"{name}_seed{seed}", epochs, callback)
-    run.fit(module, train_data)
-    return 100 * run.test(module, test_data, verbose=False)[0]["test_accuracy"]
+    callbacks = [LRSchedulerCallback()] if name == "one_line" else []
+    trainer = make_trainer(out / "tensorboard", f"{name}_seed{seed}", *callbacks, max_epochs=epochs)
+    if name == "finder":
+        with contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stderr(io.StringIO()):
+            Tuner(trainer).lr_find(module, train_data)  # sets module.lr; its progress bar goes to a terminal only
+    trainer.fit(module, train_data)
+    accuracy = 100 * trainer.test(module, test_data, verbose=False)[0]["test_accuracy"]
+    how = f"lr {module.lr:.2g}"
+    if callbacks:
+        low, high = callbacks[0].range_test_result.bounds()
+        how = f"1Cycle {low:.2g} .. {high:.2g}"
+        if seed == 0:
+            save_pictures(out, callbacks[0])
+    print(
+        f"{seed:>4}  {NAMES[name]:<18}  {how:<24}  {accuracy:6.2f} %  {time.perf_counter() - start:5.1f} s", flush=True
+    )
+    return accuracy
+
+
+def save_pictures(out: Path, schedule: LRSchedulerCallback) -> None:
+    """Save what the range test recorded, its figure, and the schedule that it led to."""
+    result, one_cycle = schedule.range_test_result, schedule.schedulers[0]
+    result.save(out / "range_test.json", overwrite=True)
+    result.plot().savefig(out / "loss_vs_lr.png", dpi=120)
+    steps = preview.picture_steps(one_cycle.last_epoch)
+    preview.draw("OneCycle", preview.rows_of(one_cycle, steps)).savefig(out / "schedule.png", dpi=120)
 
 
 def main() -> None:
@@ -107,44 +116,20 @@ def main() -> None:
     args = parser.parse_args()
     quieten()
     torch.set_num_threads(1)  # a network this small gains nothing from more
-    start = time.perf_counter()
-    total_steps = args.epochs * len(loaders(0)[0])
+    steps = args.epochs * len(loaders(0)[0])
 
-    rows = []
+    print(f"Handwritten digits, small CNN, SGD with momentum, {steps} steps of {BATCH_SIZE} images\n")
+    print("seed  trained with        learning rate             accuracy     time")
+    accuracies: dict[str, list[float]] = {name: [] for name in NAMES}
     for seed in range(args.seeds):
-        result = range_test(args.out, seed)
-        schedule = LRSchedulerCallback(result.one_cycle(total_steps))
-        one_cycle = train(args.out, "one_cycle", seed, args.epochs, schedule)
-        fixed = train(args.out, "fixed_lr", seed, args.epochs, None)
-        rows.append((seed, result, one_cycle, fixed))
-        if seed == 0:
-            result.save(args.out / "range_test.json", overwrite=True)
-            result.plot().savefig(args.out / "loss_vs_lr.png", dpi=120)
-            values = preview.rows_of(schedule.schedulers[0], preview.picture_steps(total_steps))
-            preview.draw("OneCycle", values).savefig(args.out / "schedule.png", dpi=120)
-
-    device = "GPU" if torch.cuda.is_available() else "CPU"
-    print(f"\nHandwritten digits, small CNN, SGD, batch {BATCH_SIZE}, {total_steps} steps, {device}\n")
-    print("seed   range test          suggested lr   1Cycle lr             1Cycle    fixed lr 0.001")
-    for seed, result, one_cycle, fixed in rows:
-        low, high = result.bounds()
-        test = f"{len(result.steps)} steps, {result.stop_reason}"
-        print(
-            f"{seed:>4}   {test:<18}  {result.suggestion():>12.4f}   {low:.4f} .. {high:<10.4f}"
-            f" {one_cycle:>6.2f} %         {fixed:>6.2f} %"
-        )
-    medians = [statistics.median(column) for column in list(zip(*rows, strict=True))[2:]]
-    print(f"{'median':<57}  {medians[0]:>6.2f} %         {medians[1]:>6.2f} %   test accuracy")
-    print(f"\nPictures:  {args.out / 'loss_vs_lr.png'}  {args.out / 'schedule.png'}")
-    print(f"Took {time.perf_counter() - start:.0f} s. See the curves:\n")
-    print(f"    tensorboard --logdir {args.out / 'tensorboard'}\n")
-
-
-def quieten() -> None:
-    """Keep Lightning's start-up messages out of a short report; the progress bars stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+        for name in NAMES:
+            accuracies[name].append(train(args.out, name, seed, args.epochs))
+    print("\nmedian test accuracy")
+    for name, words in NAMES.items():
+        print(f"      {words:<44}  {statistics.median(accuracies[name]):6.2f} %")
+    print(f"\n{args.out / 'loss_vs_lr.png'} shows the range test, {args.out / 'schedule.png'} the schedule.")
+    print("The curves of both, and of the trainings:\n")
+    print(tensorboard_command(args.out / "tensorboard"))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
+from lightning.pytorch import seed_everything
 from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent
@@ -23,8 +24,9 @@ sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[1])]  # the examples, and
 
 import digits  # noqa: E402
 import large_batch  # noqa: E402
+from common import make_trainer, quieten  # noqa: E402
 
-from lightning_lrsched import SchedulerConfig  # noqa: E402
+from lightning_lrsched import LRRangeTestCallback, RangeTestResult, SchedulerConfig  # noqa: E402
 from lightning_lrsched.schedulers import ClosedFormLR  # noqa: E402
 
 GREY = "#808080"
@@ -105,15 +107,22 @@ def save(figure: Figure, name: str) -> None:
     print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
 
 
+def range_test() -> RangeTestResult:
+    """Make the range test of the digits example, in a fit of its own."""
+    seed_everything(0, verbose=False)
+    test = LRRangeTestCallback()
+    with tempfile.TemporaryDirectory() as logs:
+        make_trainer(Path(logs), "range_test", test).fit(digits.Digits(), digits.loaders(0)[0])
+    return test.result
+
+
 def main() -> None:
-    digits.quieten()
+    quieten()
     torch.set_num_threads(1)
     with mpl.rc_context(STYLE):
         for name in SCHEDULES:
             save(draw_schedule(name), name)
-        with tempfile.TemporaryDirectory() as logs:
-            result = digits.range_test(Path(logs), seed=0)
-        save(result.plot(), "range_test")
+        save(range_test().plot(), "range_test")
         record = large_batch.read_record(FOLDER / "large_batch.json")
         tests, trainings = large_batch.draw(record["records"], record["best_lr"])
         save(tests, "large_batch_tests")

@@ -151,18 +151,10 @@ class LRRangeTestCallback(Callback):
         """
         test = copy(self)
         test.optimizer_index, test._at_start, test._several = optimizer_index, at_start, several
-        run_steps = run_length_of(trainer).total_steps
         test.setup(trainer, pl_module, "fit")
         trainer.callbacks = [*trainer.callbacks, test]
         try:
             test.on_fit_start(trainer, pl_module)
-            if run_steps is not None and test._num_steps is not None and run_steps < test._num_steps:
-                log(
-                    trainer,
-                    f"LR range test: it takes up to {test._num_steps} optimizer steps, and the training after it only"
-                    f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
-                    logging.WARNING,
-                )
             trainer.fit_loop.run()
             test.on_fit_end(trainer, pl_module)
         except BaseException as error:
@@ -188,6 +180,8 @@ class LRRangeTestCallback(Callback):
         # The length of the run, before the trainer's own limits are lifted.
         settings = self._settings.resolved(run_length_of(trainer if self._settings.needs_run else None))
         self._num_steps = settings.num_steps
+        if self._at_start is not None:
+            self._report_short_run(trainer)
         self._snapshot.capture(trainer, pl_module)
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
@@ -203,6 +197,16 @@ class LRRangeTestCallback(Callback):
             optimizer=self.optimizer_index if self._several else None,
         )
         self._sweep = self._replace_schedulers(trainer, optimizer, settings)
+
+    def _report_short_run(self, trainer: TrainerLike) -> None:
+        run_steps = run_length_of(trainer).total_steps
+        if run_steps is not None and self._num_steps is not None and run_steps < self._num_steps:
+            log(
+                trainer,
+                f"LR range test: it takes up to {self._num_steps} optimizer steps, and the training after it only"
+                f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
+                logging.WARNING,
+            )
 
     def _replace_schedulers(self, trainer: TrainerLike, optimizer: Any, settings: SweepSettings) -> Sweep:
         """Put the sweep's schedule in place of the module's own for this optimizer; the next fit makes that again."""

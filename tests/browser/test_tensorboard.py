@@ -28,7 +28,7 @@ EPOCHS, BATCHES = 3, 22
 WIDTH, HEIGHT = 780, 525
 """[pixels] Of the range test's figure."""
 
-RANGE_TEST, ONE_CYCLE = "range_test_seed0", "one_cycle_seed0"
+RUN = "one_line_seed0"
 
 # The script that draws the README's pictures of TensorBoard also knows how to start and to drive it.
 spec = spec_from_file_location("tensorboard_pages", ROOT / "examples" / "pictures" / "tensorboard_pages.py")
@@ -86,16 +86,16 @@ def ask(board: str, path: str, **query: str) -> Any:
 def test_the_curves_are_served_with_the_schedules_own_values(board, result):
     total = EPOCHS * BATCHES
     optimizer = torch.optim.SGD([torch.zeros(1)], 0.001, momentum=0.9)
-    schedule = SchedulerConfig.of(result.one_cycle(total)).build(optimizer)
+    schedule = SchedulerConfig.of(result.one_cycle()).build(optimizer, total_steps=total)
     for tag, value_at in (("lr-SGD", schedule.lr_at), ("lr-SGD-momentum", schedule.momentum_at)):
-        points = {step: value for _, step, value in ask(board, "scalars/scalars", run=ONE_CYCLE, tag=tag)}
+        points = {step: value for _, step, value in ask(board, "scalars/scalars", run=RUN, tag=tag)}
         assert list(points) == list(range(4, total, 5))  # log_every_n_steps=5
         assert list(points.values()) == pytest.approx([value_at(step)[0] for step in points], rel=1e-6)
 
 
 def test_the_range_tests_curves_are_served(board, result):
     for tag, values in (("loss", result.losses), ("smoothed_loss", result.smoothed_losses), ("lr", result.lrs)):
-        points = ask(board, "scalars/scalars", run=RANGE_TEST, tag=f"lr_range_test/{tag}")
+        points = ask(board, "scalars/scalars", run=RUN, tag=f"lr_range_test/{tag}")
         assert [step for _, step, _ in points] == result.steps
         assert [value for _, _, value in points] == pytest.approx(values, rel=1e-6)
 
@@ -105,14 +105,14 @@ def test_lr_and_momentum_have_a_chart_each_among_the_custom_scalars(board):
     found = {}
     for chart in category["chart"]:
         [pattern] = chart["multiline"]["tag"]
-        answer = ask(board, "custom_scalars/scalars", run=ONE_CYCLE, tag=pattern)
+        answer = ask(board, "custom_scalars/scalars", run=RUN, tag=pattern)
         assert answer["regex_valid"]
         found[chart["title"]] = list(answer["tag_to_events"])
     assert found == {"lr": ["lr-SGD"], "momentum": ["lr-SGD-momentum"]}
 
 
 def test_the_figure_is_served(board, result):
-    [figure] = ask(board, "images/images", run=RANGE_TEST, tag="lr_range_test/loss_vs_lr")
+    [figure] = ask(board, "images/images", run=RUN, tag="lr_range_test/loss_vs_lr")
     assert figure["step"] == result.steps[-1]
     query = dict(urllib.parse.parse_qsl(figure["query"]))
     picture = Image.open(io.BytesIO(fetch(board, "images/individualImage", **query)))
@@ -122,7 +122,7 @@ def test_the_figure_is_served(board, result):
 
 
 def test_the_table_is_served_with_the_results_values(board, result):
-    [text] = ask(board, "text/text", run=RANGE_TEST, tag="lr_range_test/result/text_summary")
+    [text] = ask(board, "text/text", run=RUN, tag="lr_range_test/result/text_summary")
     rows = dict(re.findall(r"<td>(.*?)</td>\s*<td>(.*?)</td>", text["text"]))
     low, high = result.bounds()
     assert rows["suggested lr"] == f"{result.suggestion():.4g}"

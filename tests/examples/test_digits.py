@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,21 +20,36 @@ EPOCHS, BATCHES = 3, 22
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[Path, str]:
+def demo(tmp_path_factory) -> tuple[Path, str, str]:
     out = tmp_path_factory.mktemp("demo")
     command = [sys.executable, ROOT / "examples" / "digits.py", "--seeds", "1", "--epochs", str(EPOCHS), "--out", out]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert run.returncode == 0, run.stderr
-    return out, run.stdout
+    return out, run.stdout, run.stderr
 
 
-def test_the_report_names_what_was_found_and_the_next_command(demo):
-    out, report = demo
-    result = RangeTestResult.load(out / "range_test.json")
-    assert f"{result.suggestion():.4f}" in report
-    assert "median" in report
-    assert f"tensorboard --logdir {out / 'tensorboard'}" in report
+def test_the_report_has_a_line_for_each_training_and_no_progress_bars(demo):
+    out, report, errors = demo
+    low, high = RangeTestResult.load(out / "range_test.json").bounds()
+    lines = report.splitlines()
+    assert max(len(line) for line in lines[:11]) <= 80
+    for number, (name, how) in enumerate(
+        (
+            ("one line", f"1Cycle {low:.2g} .. {high:.2g}"),
+            ("Lightning's finder", "lr "),
+            ("torch's default", "lr 0.001"),
+        )
+    ):
+        assert re.fullmatch(rf" +0  {name} +{re.escape(how)}.* +\d+\.\d\d % +\d+\.\d s", lines[3 + number])
+    assert "\r" not in report + errors
+    assert "it/s" not in report + errors
+
+
+def test_the_last_line_is_a_command_that_works(demo):
+    command = demo[1].splitlines()[-1]
+    assert command.endswith(f"tensorboard --logdir {demo[0] / 'tensorboard'}")
+    subprocess.run([*command.split()[:-2], "--version"], check=True, capture_output=True, timeout=120)
 
 
 def test_the_pictures_are_there(demo):
@@ -44,11 +60,11 @@ def test_the_pictures_are_there(demo):
 
 
 def test_the_event_files_hold_the_schedules_own_values(demo):
-    out, _ = demo
+    out = demo[0]
     total = EPOCHS * BATCHES
-    config = RangeTestResult.load(out / "range_test.json").one_cycle(total)
-    schedule = SchedulerConfig.of(config).build(torch.optim.SGD([torch.zeros(1)], 0.001, momentum=0.9))
-    events = EventAccumulator(str(out / "tensorboard" / "one_cycle_seed0")).Reload()
+    config = SchedulerConfig.of(RangeTestResult.load(out / "range_test.json").one_cycle())
+    schedule = config.build(torch.optim.SGD([torch.zeros(1)], 0.001, momentum=0.9), total_steps=total)
+    events = EventAccumulator(str(out / "tensorboard" / "one_line_seed0")).Reload()
     expected = list(range(4, total, 5))  # log_every_n_steps=5
     for tag, value_at in (("lr-SGD", schedule.lr_at), ("lr-SGD-momentum", schedule.momentum_at)):
         points = {event.step: event.value for event in events.Scalars(tag)}
@@ -58,9 +74,9 @@ def test_the_event_files_hold_the_schedules_own_values(demo):
 
 
 def test_the_event_files_hold_the_range_test(demo):
-    out, _ = demo
+    out = demo[0]
     result = RangeTestResult.load(out / "range_test.json")
-    events = EventAccumulator(str(out / "tensorboard" / "range_test_seed0"), {"images": 0}).Reload()
+    events = EventAccumulator(str(out / "tensorboard" / "one_line_seed0"), {"images": 0}).Reload()
     for tag, values in (("loss", result.losses), ("lr", result.lrs)):
         points = events.Scalars(f"lr_range_test/{tag}")
         assert [event.step for event in points] == result.steps
