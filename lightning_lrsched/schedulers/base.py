@@ -236,6 +236,14 @@ class ClosedFormLR(Schedule, LRScheduler):
         """
         self._hooks.follow(self.optimizer)
 
+    def follow_engine(self) -> None:
+        """From now on, advance only by :meth:`set_position`, which is called for each step that an engine applied.
+
+        Raises:
+            ValueError: if another schedule follows the same optimizer.
+        """
+        self._hooks.follow(self.optimizer, by_engine=True)
+
     def unfollow_optimizer(self) -> None:
         """Let calls of :meth:`step` advance the schedule again."""
         self._hooks.unfollow()

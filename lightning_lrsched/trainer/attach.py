@@ -17,6 +17,7 @@ from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, 
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.optimizer_hooks import follower_of
+from lightning_lrsched.trainer.deepspeed_engine import follow_engine
 from lightning_lrsched.trainer.protocol import TrainerLike
 
 NEVER = sys.maxsize
@@ -83,7 +84,13 @@ _BEGAN_AT: WeakKeyDictionary[ClosedFormLR, int] = WeakKeyDictionary()
 
 
 def attach(
-    config: SchedulerConfig, optimizer: Optimizer, run: RunLength, *, follow: bool = True, capturable: bool = False
+    config: SchedulerConfig,
+    optimizer: Optimizer,
+    run: RunLength,
+    *,
+    engine: Any = None,
+    follow: bool = True,
+    capturable: bool = False,
 ) -> tuple[LRScheduler, SchedulerConfig]:
     """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it, with its numbers.
 
@@ -94,7 +101,8 @@ def attach(
         config: the schedule.
         optimizer: the optimizer whose lr it sets.
         run: how long the run is.
-        follow: advance with the optimizer's own steps; schedulers of torch's own never do.
+        engine: the DeepSpeed engine that owns the optimizer: then its applied steps are followed.
+        follow: advance with the optimizer's own steps; schedulers of torch's own do so only under an engine.
         capturable: turn lr and scheduled momentum into tensors.
 
     Raises:
@@ -110,8 +118,11 @@ def attach(
     resolved = config.resolve(optimizer, run)
     scheduler = config.build_resolved(resolved, optimizer, capturable=capturable)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
-    if follow and isinstance(scheduler, ClosedFormLR):
+    if engine is not None:
+        follow_engine(scheduler, engine)
+    elif follow and isinstance(scheduler, ClosedFormLR):
         scheduler.follow_optimizer()
+    if isinstance(scheduler, ClosedFormLR):
         _BEGAN_AT[scheduler] = scheduler.last_epoch
     return scheduler, resolved
 

@@ -22,15 +22,15 @@ from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
     check_second_schedulers,
-    check_strategy,
     same_optimizer,
     warn_of_epoch_interval,
     warn_of_finetuning,
 )
+from lightning_lrsched.trainer.deepspeed_engine import applied_steps, engine_of, uses_engine
 from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
-from lightning_lrsched.trainer.run_length import run_length_of, steps_before
+from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
 
 
@@ -74,10 +74,10 @@ class LRSchedulerCallback(Callback):
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
-            scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or DeepSpeedStrategy is
-            in use, if a value depends on the length of a run that the Trainer does not know, if the optimizer cannot be
-            made capturable; or, on a resume, if the checkpoint has another number of optimizers, of param groups or of
-            the module's own schedulers.
+            scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or a scheduler in the
+            config of DeepSpeedStrategy is in use, if a value depends on the length of a run that the Trainer does not
+            know, if the optimizer cannot be made capturable; or, on a resume, if the checkpoint has another number of
+            optimizers, of param groups or of the module's own schedulers.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -106,7 +106,7 @@ class LRSchedulerCallback(Callback):
         self._curves = CurveLogger()
         self._scheduled: list[Scheduled] = []
         self._attached = False
-        self._batches_before = 0
+        self._steps_before = 0
 
     @property
     def schedulers(self) -> list[LRScheduler]:
@@ -127,7 +127,6 @@ class LRSchedulerCallback(Callback):
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
         owner = type(self).__name__
-        check_strategy(trainer, owner)
         targets = self._targets(trainer)
         for index, written in targets:
             check_optimizer(trainer, index, written.config, owner)
@@ -158,10 +157,11 @@ class LRSchedulerCallback(Callback):
     def _attach(self, trainer: TrainerLike, index: int, written: Written, run: RunLength) -> None:
         optimizer = trainer.optimizers[index]
         momenta = read_momenta(optimizer.param_groups)
-        scheduler, resolved = attach(written.config, optimizer, run, capturable=self._capturable)
+        engine = engine_of(trainer)
+        scheduler, resolved = attach(written.config, optimizer, run, engine=engine, capturable=self._capturable)
         scheduled = Scheduled(written, index, scheduler, resolved, run, momenta, steps_before(trainer))
         self._scheduled.append(scheduled)
-        trainer.strategy.lr_scheduler_configs.append(_for_lightning(scheduler))
+        trainer.strategy.lr_scheduler_configs.append(_for_lightning(trainer, scheduler))
         self._report(trainer, scheduled)
         if written.optimizer_section is not None:
             number = index if len(trainer.optimizers) > 1 else None
@@ -192,11 +192,11 @@ class LRSchedulerCallback(Callback):
         earlier, optimizer = scheduled.scheduler, trainer.optimizers[scheduled.index]
         detach(earlier)
         scheduled.scheduler, scheduled.resolved = attach(
-            scheduled.written.config, optimizer, scheduled.run, capturable=self._capturable
+            scheduled.written.config, optimizer, scheduled.run, engine=engine_of(trainer), capturable=self._capturable
         )
         configs = trainer.strategy.lr_scheduler_configs
         configs[:] = [config for config in configs if config.scheduler is not earlier]
-        configs.append(_for_lightning(scheduled.scheduler))
+        configs.append(_for_lightning(trainer, scheduled.scheduler))
         self._report(trainer, scheduled)
 
     def _restore(self, trainer: TrainerLike) -> None:
@@ -209,13 +209,16 @@ class LRSchedulerCallback(Callback):
         if "lr_schedulers" in checkpoint:  # else only weights, which Lightning refuses
             schedules = {each.index: each.scheduler for callback in ours for each in callback._scheduled}
             configs = trainer.lr_scheduler_configs
-            checkpoint["lr_schedulers"] = states_for(configs, schedules, checkpoint, trainer.optimizers)
+            engine = engine_of(trainer)
+            checkpoint["lr_schedulers"] = states_for(
+                configs, schedules, checkpoint, trainer.optimizers, applied_steps(engine) if engine else None
+            )
 
     # During training --------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         check_second_schedulers(trainer, self.schedulers, type(self).__name__)
-        self._batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self._steps_before = steps_made(trainer)
         for scheduled in self._scheduled:
             scheduled.began_at = scheduled.logged = scheduled.scheduler.last_epoch
             scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
@@ -268,7 +271,7 @@ class LRSchedulerCallback(Callback):
 
     def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._curves.flush(trainer)
-        expected = trainer.fit_loop.epoch_loop._batches_that_stepped - self._batches_before
+        expected = steps_made(trainer) - self._steps_before
         for scheduled in self._scheduled:
             config, scheduler = scheduled.written.config, scheduled.scheduler
             line = steps_mismatch(config, scheduler, scheduler.last_epoch - scheduled.began_at, expected)
@@ -289,7 +292,7 @@ class LRSchedulerCallback(Callback):
             detach(scheduler)
 
 
-def _for_lightning(scheduler: LRScheduler) -> LRSchedulerConfig:
+def _for_lightning(trainer: TrainerLike, scheduler: LRScheduler) -> LRSchedulerConfig:
     # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
-    frequency = NEVER if isinstance(scheduler, ClosedFormLR) else 1
+    frequency = NEVER if isinstance(scheduler, ClosedFormLR) or uses_engine(trainer) else 1
     return LRSchedulerConfig(scheduler, interval="step", frequency=frequency)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from lightning_lrsched.trainer.deepspeed_engine import EngineState, engine_of
 from lightning_lrsched.trainer.generators import generator_states
 from lightning_lrsched.trainer.protocol import TrainerLike, is_a
 
@@ -35,6 +36,7 @@ class TrainerSnapshot:
         self._limits = self._read_limits(trainer)
         self._modules: list[ModuleTensors | MetricState] = []
         self._optimizers: list[Any] = []
+        self._engine: EngineState | None = None
         self._reset_generators: list[Callable[[], object]] = []
         self._restored = False
         trainer.callbacks = [callback for callback in trainer.callbacks if not is_a(callback, *DISABLED_CALLBACKS)]
@@ -55,20 +57,27 @@ class TrainerSnapshot:
             ValueError: if the module has lazy parameters, which have no value yet that could be restored.
         """
         refuse_lazy_parameters(module)
+        engine = engine_of(trainer)
+        self._engine = None if engine is None else EngineState(engine, module)
         parts = list(module.modules())
         self._modules = [*map(ModuleTensors, parts), *(MetricState(part) for part in parts if isinstance(part, Metric))]
-        self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        if self._engine is None:
+            self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
         self._reset_generators = generator_states(trainer.fit_loop._data_source.instance)
 
     def restore_model(self, trainer: TrainerLike, module: Any) -> None:
         """Restore weights, buffers, metrics and optimizer states."""
+        if self._engine is not None:
+            self._engine.release_gathered()
         for part in self._modules:
             part.restore()
+        if self._engine is not None:
+            self._engine.restore()
         for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
             del optimizer.param_groups[len(state["param_groups"]) :]  # groups that were added during the trial
             optimizer.load_state_dict(state)
         module.zero_grad(set_to_none=True)
-        self._modules, self._optimizers = [], []
+        self._modules, self._optimizers, self._engine = [], [], None
 
     def restore_trainer(self, trainer: TrainerLike) -> None:
         """Restore callbacks, limits, progress and random states."""
