@@ -113,6 +113,10 @@ def follow_engine(scheduler: LRScheduler, engine: Any) -> None:
 # A trial run -------------------------------------------------------------------------------------------------------
 
 
+PARTIAL_GRADIENTS = ("averaged_gradients", "all_grad_tensors")
+"""Where ZeRO keeps, for each param group, the gradients of batches whose step is still to come, or None."""
+
+
 class EngineState:
     """All that optimizer steps change in an engine besides the module's own tensors: copies in host memory.
 
@@ -153,8 +157,9 @@ class EngineState:
         wrapper = self._engine.optimizer
         if wrapper is not self._optimizer:
             wrapper.zero_grad()
-        for averaged in _dicts(wrapper, "averaged_gradients"):
-            averaged.update(dict.fromkeys(averaged))  # of a group of batches that was not finished
+        for name in PARTIAL_GRADIENTS:
+            gradients = getattr(wrapper, name, {})
+            gradients.update(dict.fromkeys(gradients))
         for tensor, value in self._weights:
             tensor.data.copy_(value)
         self._restore_states()
@@ -206,11 +211,6 @@ class EngineState:
 def _numbers(part: Any) -> dict[str, Any]:
     """Return the counters, flags and scales among the attributes of an object."""
     return {name: value for name, value in vars(part).items() if isinstance(value, (bool, int, float))}
-
-
-def _dicts(thing: Any, name: str) -> list[dict[Any, Any]]:
-    held = getattr(thing, name, None)
-    return [held] if isinstance(held, dict) else []
 
 
 def _host_copy(tensor: Tensor) -> Tensor:

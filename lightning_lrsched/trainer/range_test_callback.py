@@ -209,9 +209,8 @@ class LRRangeTestCallback(Callback):
         automatic = pl_module.automatic_optimization
         loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
         if loss is not None:
-            # Lightning has divided it by the number of accumulated micro-batches; DeepSpeed does so itself, later.
-            divides = automatic and not trainer.strategy.handles_gradient_accumulation
-            divided_by = trainer.accumulate_grad_batches if divides else 1
+            # Lightning has divided it by the number of accumulated micro-batches.
+            divided_by = trainer.accumulate_grad_batches if automatic else 1
             self._sweep.add(loss.detach() if divided_by == 1 else loss.detach() * divided_by)
         skipped = self._has_skipped(trainer, automatic=automatic)
         if self._sweep.advance():
