@@ -11,19 +11,19 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, configure_optimizers
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, WarmupLR, configure_optimizers
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
 
 AUTO = {
@@ -34,11 +34,15 @@ CYCLE = {
     "type": "OneCycle",
     "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 5, "cycle_min_mom": 0.5},
 }
-BATCHES = 10
+STEPS_OF_TORCH = {"type": "StepLR", "params": {"step_size": 3, "gamma": 0.5}}
+SECTION = {"type": "WarmupLR", "params": {"warmup_num_steps": 3}}
+BATCHES = 10  # of an epoch
 SWEEP_STEPS = 24
 TRIAL_BATCHES = 7
-ENVIRONMENT = {key: os.environ[key] for key in ("WORLD_SIZE", "NODE_RANK", "LOCAL_RANK")}
-PROCESSES = int(ENVIRONMENT["WORLD_SIZE"])
+LRS = (0.01, 0.02)  # of the param groups
+
+ENVIRONMENT = {key: os.environ[key] for key in ("WORLD_SIZE", "NODE_RANK", "LOCAL_RANK") if key in os.environ}
+PROCESSES = int(ENVIRONMENT.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Cell:
         manual: manual optimization.
         optimizer: "AdamW" or "SGD".
         helper: the schedule comes from configure_optimizers, not from the callback.
-        overflow: with fp16, batches whose loss overflows.
+        overflow: the batches whose loss overflows; with fp16 alone.
+        overflow_from: from this batch on, all gradients overflow, while the loss is finite.
     """
 
     stage: int
@@ -64,32 +69,40 @@ class Cell:
     optimizer: str = "AdamW"
     helper: bool = False
     overflow: tuple[int, ...] = ()
+    overflow_from: int | None = None
 
 
 TRAINING = {
-    "stage 0": Cell(0, accumulate=3),
-    "stage 0, fp16": Cell(0, "16-mixed", accumulate=3, groups=2, overflow=(4, 14)),
-    "stage 0, bf16, helper": Cell(0, "bf16-mixed", helper=True, groups=2),
-    "stage 1, bf16": Cell(1, "bf16-mixed", accumulate=3, groups=2, optimizer="SGD"),
-    "stage 1, fp16, helper": Cell(1, "16-mixed", accumulate=3, groups=2, helper=True, overflow=(4, 14)),
-    "stage 2, manual, fp16": Cell(2, "16-mixed", groups=2, manual=True, overflow=(4, 5, 14)),
-    "stage 2, helper, manual": Cell(2, groups=2, manual=True, helper=True, optimizer="SGD"),
-    "stage 3, fp16": Cell(3, "16-mixed", accumulate=3, groups=2, overflow=(4, 14)),
-    "stage 3, helper": Cell(3, "bf16-mixed", accumulate=3, groups=2, helper=True),
-    "stage 3, manual": Cell(3, manual=True),
+    "0": Cell(0, accumulate=3),
+    "0 fp16": Cell(0, "16-mixed", accumulate=3, groups=2, overflow=(4, 14)),
+    "0 bf16 helper": Cell(0, "bf16-mixed", helper=True, groups=2),
+    "1 bf16": Cell(1, "bf16-mixed", accumulate=3, groups=2, optimizer="SGD"),
+    "1 fp16 helper": Cell(1, "16-mixed", accumulate=3, groups=2, helper=True, overflow=(4, 14)),
+    "2 fp16 manual": Cell(2, "16-mixed", groups=2, manual=True, overflow=(4, 5, 14)),
+    "2 helper manual": Cell(2, groups=2, manual=True, helper=True, optimizer="SGD"),
+    "3 fp16": Cell(3, "16-mixed", accumulate=3, groups=2, overflow=(4, 14)),
+    "3 bf16 helper": Cell(3, "bf16-mixed", accumulate=3, groups=2, helper=True),
+    "3 manual": Cell(3, manual=True),
 }
-"""The cells in which schedules are tried, in one process and in two."""
+"""Where schedules are tried."""
 
-RANGE_TESTS = {
-    "stage 0": Cell(0, groups=2),
-    "stage 0, fp16": Cell(0, "16-mixed", accumulate=3, groups=2),
-    "stage 1, bf16": Cell(1, "bf16-mixed", accumulate=3, groups=2, optimizer="SGD"),
-    "stage 2, fp16": Cell(2, "16-mixed", accumulate=3, groups=2),
-    "stage 2, manual": Cell(2, manual=True),
-    "stage 3": Cell(3, accumulate=3, groups=2),
-    "stage 3, fp16": Cell(3, "16-mixed", groups=2),
+TRIALS = {
+    "0": Cell(0, groups=2),
+    "0 fp16": Cell(0, "16-mixed", accumulate=3, groups=2),
+    "1 bf16": Cell(1, "bf16-mixed", accumulate=3, groups=2, optimizer="SGD"),
+    "2 fp16": Cell(2, "16-mixed", accumulate=3, groups=2),
+    "2 manual": Cell(2, manual=True),
+    "3": Cell(3, accumulate=3, groups=2),
+    "3 fp16 manual": Cell(3, "16-mixed", groups=2, manual=True),
 }
-"""The cells in which the range test is tried, in one process and in two."""
+"""Where range tests are tried, and a trial before a training in the same engine."""
+
+IN_TWO_PROCESSES = {
+    "training": ("0 fp16", "1 fp16 helper", "2 fp16 manual", "3 fp16", "3 bf16 helper"),
+    "range test": ("0 fp16", "1 bf16", "2 manual", "3", "3 fp16 manual"),
+    "trial": ("0", "1 bf16", "2 fp16", "3", "3 fp16 manual"),
+}
+"""Part -> cells that are tried in two processes too."""
 
 
 class OnCPU(DeepSpeedStrategy):
@@ -104,15 +117,20 @@ class OnCPU(DeepSpeedStrategy):
 
 
 class Module(LightningModule):
-    """Two layers; notes lr and momentum of each step that the engine applied."""
+    """Two layers; notes lr and momentum of each step that the engine has applied."""
 
-    def __init__(self, cell: Cell, config: Any = AUTO) -> None:
+    def __init__(self, cell: Cell, schedule: Callable[[Any, Any], Any] | None = None) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.cell, self.config = cell, config
+        self.cell = cell
+        self.schedule = schedule or (
+            lambda module, optimizer: (
+                configure_optimizers(optimizer, AUTO, trainer=module.trainer) if cell.helper else optimizer
+            )
+        )
         self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
         self.automatic_optimization = not cell.manual
-        self.applied: list[list[Any]] = []
+        self.applied: list[Any] = []
         self.losses: list[float] = []
         self.batches = 0
 
@@ -120,55 +138,50 @@ class Module(LightningModule):
         loss = (self.second(torch.relu(self.first(batch[0]))) - batch[1]).square().mean()
         if self.batches in self.cell.overflow:
             loss = loss * float("inf")
+        if self.cell.overflow_from is not None and self.batches >= self.cell.overflow_from:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
         self.batches += 1
         self.losses.append(float(loss))
-        self._before = self.values()
+        groups = self.trainer.strategy.optimizers[0].param_groups
+        lrs = [group["lr"] for group in groups]
+        momenta = [group["betas"][0] if "betas" in group else group["momentum"] for group in groups]
+        self.values = [lrs, momenta]
         if self.cell.manual:
             self.manual_backward(loss)
             self.optimizers().step()
         return loss
 
-    def values(self) -> list[Any]:
-        groups = self.trainer.strategy.optimizers[0].param_groups
-        return [[group["lr"] for group in groups], [group["betas"][0] if "betas" in group else group["momentum"] for group in groups]]
-
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        applied = applied_steps(self.trainer)
-        if applied > len(self.applied):
-            self.applied.append(self._before)
+        if applied_steps(self.trainer) > len(self.applied):
+            self.applied.append(self.values)
 
-    def configure_optimizers(self) -> Any:
-        layers = [self.first, self.second]
+    def make_optimizer(self) -> torch.optim.Optimizer:
         params: Any = self.parameters()
         if self.cell.groups == 2:
-            params = [{"params": layer.parameters(), "lr": lr} for layer, lr in zip(layers, (0.01, 0.02), strict=True)]
-        optimizer = (
-            torch.optim.SGD(params, lr=0.01, momentum=0.9)
-            if self.cell.optimizer == "SGD"
-            else torch.optim.AdamW(params, lr=0.01)
-        )
-        return configure_optimizers(optimizer, self.config, trainer=self.trainer) if self.cell.helper else optimizer
+            layers = (self.first, self.second)
+            params = [{"params": layer.parameters(), "lr": lr} for layer, lr in zip(layers, LRS, strict=True)]
+        if self.cell.optimizer == "SGD":
+            return torch.optim.SGD(params, lr=LRS[0], momentum=0.9)
+        return torch.optim.AdamW(params, lr=LRS[0])
+
+    def configure_optimizers(self) -> Any:
+        return self.schedule(self, self.make_optimizer())
 
 
-def applied_steps(trainer: Trainer) -> int:
-    engine = trainer.strategy.model
-    return engine.global_steps - engine.skipped_steps
-
-
-def data(batches: int = BATCHES) -> DataLoader:
-    inputs = torch.randn(batches * 2 * PROCESSES, 4, generator=torch.Generator().manual_seed(0))
+def data() -> DataLoader:
+    inputs = torch.randn(BATCHES * 2 * PROCESSES, 4, generator=torch.Generator().manual_seed(0))
     return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), 2)
 
 
-def make_trainer(cell: Cell, *callbacks: Any, strategy: dict[str, Any] | None = None, **options: Any) -> Trainer:
+def make_trainer(cell: Cell, *callbacks: Any, section: Any = None, **options: Any) -> Trainer:
     os.environ.update(ENVIRONMENT)  # Lightning clears it after each fit
-    config = {
+    config: dict[str, Any] = {
         "zero_optimization": {"stage": cell.stage},
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
         "train_micro_batch_size_per_gpu": 2,
-        **(strategy or {}),
     }
+    if section is not None:
+        config["scheduler"] = section
     if cell.precision == "16-mixed":
         config["fp16"] = {"enabled": True, "initial_scale_power": 4, "hysteresis": 1, "min_loss_scale": 1}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -179,79 +192,94 @@ def make_trainer(cell: Cell, *callbacks: Any, strategy: dict[str, Any] | None = 
     )  # fmt: skip
 
 
+def schedules(cell: Cell, config: Any = AUTO) -> list[Callback]:
+    return [] if cell.helper else [LRSchedulerCallback(config)]
+
+
+def applied_steps(trainer: Trainer) -> int:
+    engine = trainer.strategy.model
+    return engine.global_steps - engine.skipped_steps
+
+
 def found_in(module: Module, trainer: Trainer) -> dict[str, Any]:
     (schedule,) = [config.scheduler for config in trainer.lr_scheduler_configs]
     return {
         "applied": module.applied,
         "losses": module.losses,
         "position": schedule.last_epoch,
-        "total": schedule.hyperparameters.get("total_num_steps"),
+        "total": getattr(schedule, "hyperparameters", {}).get("total_num_steps"),
         "steps of the engine": applied_steps(trainer),
         "skipped": trainer.strategy.model.skipped_steps,
-        "weights": values_of(shards(module)),
+        "weights": weights_of(module),
     }
 
 
-def shards(module: Module) -> list[Tensor]:
-    """This process' part of the weights."""
-    held = [getattr(parameter, "ds_tensor", parameter) for parameter in module.parameters()]
-    return [tensor.detach().clone() for tensor in held]
-
-
-def values_of(tensors: list[Tensor]) -> list[list[float]]:
-    return [tensor.double().flatten().tolist() for tensor in tensors]
-
-
-def train(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Train for four epochs, then once more in two halves, the second from the checkpoint of the first."""
-    callbacks = [] if cell.helper else [LRSchedulerCallback(AUTO)]
-    module, trainer = Module(cell), make_trainer(cell, *callbacks, max_epochs=4)
-    trainer.fit(module, data())
-    found = {"whole": found_in(module, trainer)}
-
-    callbacks = [] if cell.helper else [LRSchedulerCallback(AUTO)]
-    module, trainer = Module(cell), make_trainer(cell, *callbacks, max_epochs=2)
-    trainer.fit(module, data())
-    trainer.save_checkpoint(folder / "half.ckpt")
-    found["half"] = found_in(module, trainer)
-    callbacks = [] if cell.helper else [LRSchedulerCallback(AUTO)]
-    module, trainer = Module(cell), make_trainer(cell, *callbacks, max_epochs=4)
-    module.applied = [[] for _ in range(found["half"]["steps of the engine"])]
-    module.batches = 2 * BATCHES
-    trainer.fit(module, data(), ckpt_path=folder / "half.ckpt")
-    found["resumed"] = found_in(module, trainer)
+def weights_of(module: Module) -> list[list[float]]:
+    """Return this process' part of the weights, without padding."""
+    found = []
+    for parameter in module.parameters():
+        values = getattr(parameter, "ds_tensor", parameter).detach().double().flatten()
+        if hasattr(parameter, "ds_tensor"):
+            begin = values.numel() * int(ENVIRONMENT["LOCAL_RANK"])
+            values = values[: max(0, parameter.ds_numel - begin)]
+        found.append(values.tolist())
     return found
 
 
+def held_by(module: Module) -> list[int]:
+    """Return how many numbers of each parameter lie outside its shards."""
+    return [parameter.numel() for parameter in module.parameters() if hasattr(parameter, "ds_tensor")]
+
+
+def train(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train for four epochs; then for two, and two more from the checkpoint of these."""
+    module, trainer = Module(cell), make_trainer(cell, *schedules(cell), max_epochs=4)
+    trainer.fit(module, data())
+    found = {"whole": found_in(module, trainer)}
+    module, trainer = Module(cell), make_trainer(cell, *schedules(cell), max_epochs=2)
+    trainer.fit(module, data())
+    trainer.save_checkpoint(folder / "half.ckpt")
+    found["half"] = found_in(module, trainer)
+    found["resumed"] = resume(cell, folder / "half.ckpt", found["half"]["steps of the engine"], max_epochs=4)
+    return found
+
+
+def resume(cell: Cell, checkpoint: Path, steps: int, config: Any = AUTO, **options: Any) -> dict[str, Any]:
+    module, trainer = Module(cell), make_trainer(cell, *schedules(cell, config), **options)
+    module.applied, module.batches = [None] * steps, 2 * BATCHES
+    trainer.fit(module, data(), ckpt_path=checkpoint)
+    return found_in(module, trainer)
+
+
 def test_range(cell: Cell, folder: Path) -> dict[str, Any]:
-    """A range test, and a training that follows it with the same module."""
+    """Run a range test, and a training with the same module."""
     found: dict[str, Any] = {}
 
     class Look(LRRangeTestCallback):
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-            found["before"] = values_of(shards(pl_module))
+            found["before"] = weights_of(pl_module)
             super().on_fit_start(trainer, pl_module)
+            found["held after capture"] = held_by(pl_module)
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            found["changed"] = values_of(shards(pl_module)) != found["before"]
-            found["gathered"] = [parameter.numel() for parameter in pl_module.parameters()]
+            found["at the end"] = weights_of(pl_module)
             super().on_train_end(trainer, pl_module)
-            found["after"] = values_of(shards(pl_module))
+            found["after"] = weights_of(pl_module)
+            found["held after restoring"] = held_by(pl_module)
 
-    callback = Look(max_lr=1e4 if cell.precision == "16-mixed" else 1.0, num_steps=SWEEP_STEPS)
+    overflows = cell.precision == "16-mixed" or cell.overflow_from is not None
+    callback = Look(max_lr=1e4 if overflows else 1.0, num_steps=SWEEP_STEPS)
     module = Module(cell)
     make_trainer(cell, callback).fit(module, data())
     result = callback.result
-    found["steps"], found["lrs"], found["losses"] = result.steps, result.lrs, result.losses
-    found["stop_reason"], found["batch losses"], found["applied"] = result.stop_reason, module.losses, module.applied
-
-    trained = {}
-    for name, tested in (("fresh", Module(cell)), ("tested", module)):
+    found.update(steps=result.steps, lrs=result.lrs, losses=result.losses, stop_reason=result.stop_reason)
+    found.update({"batch losses": module.losses, "applied": module.applied})
+    module.cell = cell = Cell(**{**vars(cell), "overflow_from": None})
+    for name, tested in (("untested", Module(cell)), ("tested", module)):
         tested.applied, tested.losses, tested.batches = [], [], 0
         trainer = make_trainer(cell, LRSchedulerCallback(CYCLE), max_epochs=1)
         trainer.fit(tested, data())
-        trained[name] = found_in(tested, trainer)
-    found["fresh"], found["tested"] = trained["fresh"], trained["tested"]
+        found[name] = found_in(tested, trainer)
     return found
 
 
@@ -260,57 +288,140 @@ class Trial(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         engine = trainer.strategy.model
-        scheduler = engine.lr_scheduler
+        clock, engine.lr_scheduler = engine.lr_scheduler, None
         snapshot = TrainerSnapshot(trainer)
         snapshot.capture(trainer, pl_module)
         batches = iter(data())
+        dtype = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(trainer.precision, torch.float32)
         for _ in range(TRIAL_BATCHES):
-            loss = trainer.strategy.training_step([part.to(dtype_of(trainer)) for part in next(batches)], 0)
+            loss = trainer.strategy.training_step([part.to(dtype) for part in next(batches)], 0)
             if not pl_module.cell.manual:
                 engine.backward(loss)
                 engine.step()
             for group in trainer.strategy.optimizers[0].param_groups:
                 group["lr"] *= 1.5
-        self.trained = applied_steps(trainer)
-        self.changed = values_of(shards(pl_module))
+        self.steps, self.weights = applied_steps(trainer), weights_of(pl_module)
         snapshot.restore_model(trainer, pl_module)
         snapshot.restore_trainer(trainer)
-        engine.lr_scheduler = scheduler
-        for config in trainer.lr_scheduler_configs:
-            config.scheduler.step(0)  # as far as the trial has moved it
+        engine.lr_scheduler = clock
         pl_module.applied, pl_module.losses, pl_module.batches = [], [], 0
 
 
 def try_first(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Train, and train again after a trial in the same engine."""
-    found = {}
-    for name, callbacks in (("without", []), ("with", [Trial()])):
-        module = Module(cell)
-        trainer = make_trainer(cell, LRSchedulerCallback(CYCLE), *callbacks)
+    """Train, and train after a trial in the same engine."""
+    found: dict[str, Any] = {}
+    trial = Trial()
+    for name, callbacks in (("without", []), ("after a trial", [trial])):
+        module, trainer = Module(cell), make_trainer(cell, LRSchedulerCallback(CYCLE), *callbacks)
         trainer.fit(module, data())
         found[name] = found_in(module, trainer)
-        found[f"{name}, scale"] = getattr(trainer.strategy.optimizers[0], "loss_scale", None)
-        found["steps of the trial"] = callbacks[0].trained if callbacks else 0
+        found[name]["loss scale"] = getattr(trainer.strategy.optimizers[0], "loss_scale", None)
+    found.update({"steps of the trial": trial.steps, "weights in the trial": trial.weights})
     return found
 
 
-def dtype_of(trainer: Trainer) -> torch.dtype:
-    return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(trainer.precision, torch.float32)
+def lengths(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Let runs of several lengths begin, go on, and go on with other settings."""
+    found = {}
+    for name, options in {"max_epochs=3": {"max_epochs": 3}, "max_steps=5": {"max_epochs": -1, "max_steps": 5}}.items():
+        module, trainer = Module(cell), make_trainer(cell, *schedules(cell), **options)
+        trainer.fit(module, data())
+        found[name] = found_in(module, trainer)
+    trainer.save_checkpoint(folder / "stopped.ckpt")
+    steps = found["max_steps=5"]["steps of the engine"]
+    found["after max_steps"] = resume(cell, folder / "stopped.ckpt", steps, max_epochs=4)
+    found["with max_steps=8"] = resume(cell, folder / "stopped.ckpt", steps, max_epochs=-1, max_steps=8)
+    other = Cell(**{**vars(cell), "accumulate": 2})
+    found["with another accumulation"] = resume(other, folder / "stopped.ckpt", steps, max_epochs=4)
+    trainer = make_trainer(cell, *schedules(cell), max_epochs=1)
+    module = Module(cell)
+    trainer.fit(module, data())
+    trainer.fit_loop.max_epochs = 3
+    os.environ.update(ENVIRONMENT)
+    module.applied = []
+    trainer.fit(module, data())
+    found["a second fit"] = found_in(module, trainer)
+    return found
+
+
+def others(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Try what is no matter of the stage: other schedulers, other ways to give them, mistakes."""
+    found: dict[str, Any] = {}
+    module, trainer = Module(cell), make_trainer(cell)
+    trainer.fit(module, data())
+    trainer.save_checkpoint(folder / "without.ckpt")
+    steps = applied_steps(trainer)
+    found["saved without a schedule"] = resume(cell, folder / "without.ckpt", steps, max_epochs=4)
+    found["saved without a schedule"]["before"] = steps
+
+    module, trainer = Module(cell), make_trainer(cell, LRSchedulerCallback(STEPS_OF_TORCH))
+    trainer.fit(module, data())
+    found["torch, callback"] = found_in(module, trainer)
+
+    def helped(module: Any, optimizer: Any) -> Any:
+        return configure_optimizers(optimizer, STEPS_OF_TORCH, trainer=module.trainer)
+
+    module, trainer = Module(cell, helped), make_trainer(cell)
+    trainer.fit(module, data())
+    found["torch, helper"] = found_in(module, trainer)
+
+    def from_cli(module: Any, optimizer: Any) -> Any:
+        from lightning_lrsched.cli import LRSchedulerCLI
+
+        return LRSchedulerCLI.configure_optimizers(module, optimizer, WarmupLR(optimizer, **SECTION["params"]))
+
+    module, trainer = Module(cell, from_cli), make_trainer(cell)
+    trainer.fit(module, data())
+    found["command line"] = found_in(module, trainer)
+
+    def without_trainer(module: Any, optimizer: Any) -> Any:
+        return configure_optimizers(optimizer, CYCLE)
+
+    def with_trainer(module: Any, optimizer: Any) -> Any:
+        return configure_optimizers(optimizer, CYCLE, trainer=module.trainer)
+
+    mistakes = {
+        "helper without trainer": (Module(cell, without_trainer), make_trainer(cell)),
+        "section and callback": (Module(cell), make_trainer(cell, LRSchedulerCallback(CYCLE), section=SECTION)),
+        "section and helper": (Module(cell, with_trainer), make_trainer(cell, section=SECTION)),
+        "callback and helper": (Module(cell, with_trainer), make_trainer(cell, LRSchedulerCallback(CYCLE))),
+    }
+    for name, (module, trainer) in mistakes.items():
+        os.environ.update(ENVIRONMENT)
+        try:
+            trainer.fit(module, data())
+            found[name] = "no error"
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+PARTS: dict[str, tuple[Callable[[Cell, Path], dict[str, Any]], dict[str, Cell]]] = {
+    "training": (train, TRAINING),
+    "range test": (test_range, {**TRIALS, "2 smallest scale": Cell(2, "16-mixed", groups=2, overflow_from=6)}),
+    "trial": (try_first, TRIALS),
+    "lengths": (lengths, {"1": Cell(1, accumulate=4), "1 helper": Cell(1, accumulate=4, helper=True)}),
+    "others": (others, {"2 fp16": Cell(2, "16-mixed", accumulate=3, overflow=(4, 14))}),
+}
+"""Part -> what is done, and in which cells."""
+
+
+def cells_for(processes: int, part: str) -> list[str]:
+    return list(PARTS[part][1] if processes == 1 else IN_TWO_PROCESSES.get(part, ()))
 
 
 def main(folder: Path) -> None:
-    found: dict[str, Any] = {}
+    from deepspeed.accelerator import get_accelerator
+
     get_accelerator().is_fp16_supported = lambda: True  # slowly, on any CPU
-    parts = {
-        "training": (train, TRAINING), "range test": (test_range, RANGE_TESTS), "trial": (try_first, RANGE_TESTS)
-    }
-    for part, (run, cells) in parts.items():
-        for name, cell in cells.items():
-            at = folder / f"{part} {name}"
+    found: dict[str, dict[str, Any]] = {}
+    for part, (run, cells) in PARTS.items():
+        found[part] = {}
+        for name in cells_for(PROCESSES, part):
             try:
-                found[f"{part}: {name}"] = run(cell, at)
+                found[part][name] = run(cells[name], folder / part / name)
             except Exception:  # noqa: BLE001 - the other cells are tried too
-                found[f"{part}: {name}"] = {"error": traceback.format_exc()}
+                found[part][name] = {"error": traceback.format_exc()}
     (folder / f"rank{ENVIRONMENT['LOCAL_RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
