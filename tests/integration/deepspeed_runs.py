@@ -12,7 +12,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, WarmupLR, configure_optimizers
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, OneCycle, WarmupLR, configure_optimizers
+from lightning_lrsched.__main__ import main as command_line
 from lightning_lrsched.trainer.snapshot import TrainerSnapshot
+from tests.kit.records import sweep
 
 AUTO = {
     "type": "WarmupCosineLR",
@@ -396,18 +400,102 @@ def others(cell: Cell, folder: Path) -> dict[str, Any]:
     return found
 
 
+def plain(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Drive an engine without Lightning: with our schedule, with one that follows the optimizer, with our files."""
+    folder.mkdir(parents=True)
+    (folder / "auto.json").write_text(json.dumps({"scheduler": AUTO}), encoding="utf-8")
+    with redirect_stdout(StringIO()) as converted:
+        command_line(["convert", str(folder / "auto.json"), "--to", "json", "--steps", "12"])
+    sections = {
+        "one_cycle": sweep(ratios=(0.5, 1.0)).one_cycle(12),
+        "convert": json.loads(converted.getvalue())["scheduler"],
+    }
+    found: dict[str, Any] = {"sections": sections, "base lrs": LRS}
+    for name, section in sections.items():
+        found[name] = drive(cell, lambda optimizer: None, section)
+    found["ours"] = drive(cell, lambda optimizer: OneCycle(optimizer, **CYCLE["params"]))
+    try:
+        drive(cell, followed)
+    except ValueError as error:
+        found["followed"] = str(error)
+    return found
+
+
+def followed(optimizer: torch.optim.Optimizer) -> OneCycle:
+    schedule = OneCycle(optimizer, **CYCLE["params"])
+    schedule.follow_optimizer()
+    return schedule
+
+
+def drive(cell: Cell, make: Callable[[torch.optim.Optimizer], Any], section: Any = None) -> dict[str, Any]:
+    import deepspeed
+
+    os.environ.update(ENVIRONMENT)
+    module = Module(cell)
+    optimizer = module.make_optimizer()
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": cell.accumulate,
+        "zero_optimization": {"stage": cell.stage},
+        "zero_allow_untested_optimizer": True,
+    }
+    if section:
+        config["scheduler"] = section
+    if cell.precision == "16-mixed":
+        config["fp16"] = {"enabled": True, "initial_scale_power": 4, "hysteresis": 1}
+    network = nn.Sequential(module.first, nn.ReLU(), module.second)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        schedule = make(optimizer)
+        # Lightning has begun the communication, in the parts before this.
+        engine, *_ = deepspeed.initialize(
+            model=network, optimizer=optimizer, lr_scheduler=schedule, config=config, dist_init_required=False
+        )
+        applied: list[Any] = []
+        for index, batch in enumerate([*data(), *data()]):
+            groups = engine.optimizer.param_groups
+            values = [[group["lr"] for group in groups], [group["betas"][0] for group in groups]]
+            inputs, target = (part.to(next(network.parameters()).dtype) for part in batch)
+            loss = (engine(inputs) - target).square().mean()
+            engine.backward(loss * float("inf") if index in cell.overflow else loss)
+            engine.step()
+            if engine.global_steps - engine.skipped_steps > len(applied):
+                applied.append(values)
+    ours = [
+        str(each.message) for each in caught if "lightning_lrsched" in each.filename or "step()" in str(each.message)
+    ]
+    return {"applied": applied, "position": getattr(schedule, "last_epoch", None), "warnings": ours}
+
+
 PARTS: dict[str, tuple[Callable[[Cell, Path], dict[str, Any]], dict[str, Cell]]] = {
     "training": (train, TRAINING),
     "range test": (test_range, {**TRIALS, "2 smallest scale": Cell(2, "16-mixed", groups=2, overflow_from=6)}),
     "trial": (try_first, TRIALS),
     "lengths": (lengths, {"1": Cell(1, accumulate=4), "1 helper": Cell(1, accumulate=4, helper=True)}),
     "others": (others, {"2 fp16": Cell(2, "16-mixed", accumulate=3, overflow=(4, 14))}),
+    "plain": (
+        plain,
+        {
+            "0": Cell(0, groups=2),
+            "0 fp16": Cell(0, "16-mixed", accumulate=3, groups=2, overflow=(4, 14)),
+            "1": Cell(1, accumulate=3, groups=2),
+            "2 fp16": Cell(2, "16-mixed", accumulate=3, groups=2, overflow=(4, 14)),
+            "3": Cell(3, groups=2),
+        },
+    ),
 }
 """Part -> what is done, and in which cells."""
 
 
 def cells_for(processes: int, part: str) -> list[str]:
     return list(PARTS[part][1] if processes == 1 else IN_TWO_PROCESSES.get(part, ()))
+
+
+def found_or_error(run: Callable[[Cell, Path], dict[str, Any]], cell: Cell, folder: Path) -> dict[str, Any]:
+    try:
+        return run(cell, folder)
+    except Exception:  # noqa: BLE001 - the other cells are tried too
+        return {"error": traceback.format_exc()}
 
 
 def main(folder: Path) -> None:
@@ -418,10 +506,7 @@ def main(folder: Path) -> None:
     for part, (run, cells) in PARTS.items():
         found[part] = {}
         for name in cells_for(PROCESSES, part):
-            try:
-                found[part][name] = run(cells[name], folder / part / name)
-            except Exception:  # noqa: BLE001 - the other cells are tried too
-                found[part][name] = {"error": traceback.format_exc()}
+            found[part][name] = found_or_error(run, cells[name], folder / part / name)
     (folder / f"rank{ENVIRONMENT['LOCAL_RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
