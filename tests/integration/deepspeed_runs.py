@@ -39,7 +39,7 @@ CYCLE = {
     "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 5, "cycle_min_mom": 0.5},
 }
 STEPS_OF_TORCH = {"type": "StepLR", "params": {"step_size": 3, "gamma": 0.5}}
-SECTION = {"type": "WarmupLR", "params": {"warmup_num_steps": 3}}
+SECTION = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.02, "warmup_num_steps": 3}}
 BATCHES = 10  # of an epoch
 SWEEP_STEPS = 24
 TRIAL_BATCHES = 7
