@@ -232,7 +232,8 @@ class ClosedFormLR(Schedule, LRScheduler):
         loop do not count. Calling it twice is the same as calling it once.
 
         Raises:
-            ValueError: if another schedule follows the same optimizer.
+            ValueError: if another schedule follows the same optimizer; or, at the first step, if a DeepSpeed engine
+                steps the optimizer: pass the schedule to the engine instead, as ``lr_scheduler``.
         """
         self._hooks.follow(self.optimizer)
 

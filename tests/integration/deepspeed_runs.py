@@ -384,8 +384,13 @@ def others(cell: Cell, folder: Path) -> dict[str, Any]:
     def with_trainer(module: Any, optimizer: Any) -> Any:
         return configure_optimizers(optimizer, CYCLE, trainer=module.trainer)
 
+    def adagrad(module: Any, optimizer: Any) -> Any:
+        another = torch.optim.Adagrad(module.parameters(), lr=LRS[0])  # ZeRO replaces these
+        return configure_optimizers(another, SECTION, trainer=module.trainer)
+
     mistakes = {
         "helper without trainer": (Module(cell, without_trainer), make_trainer(cell)),
+        "helper and Adagrad": (Module(cell, adagrad), make_trainer(cell)),
         "section and callback": (Module(cell), make_trainer(cell, LRSchedulerCallback(CYCLE), section=SECTION)),
         "section and helper": (Module(cell, with_trainer), make_trainer(cell, section=SECTION)),
         "callback and helper": (Module(cell, with_trainer), make_trainer(cell, LRSchedulerCallback(CYCLE))),

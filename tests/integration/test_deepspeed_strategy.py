@@ -199,6 +199,10 @@ def test_the_schedule_of_a_command_line_follows_the_engine(case):
     ("mistake", "message"),
     [
         ("helper without trainer", "in Lightning use LRSchedulerCallback, or pass the module (or trainer=...)"),
+        (
+            "helper and Adagrad",
+            "DeepSpeed trains with another one (Adagrad of 1 param groups): use LRSchedulerCallback",
+        ),
         ("section and callback", "LRSchedulerCallback: the config of DeepSpeedStrategy has a 'scheduler' section"),
         ("section and helper", "configure_optimizers: the config of DeepSpeedStrategy has a 'scheduler' section"),
         ("callback and helper", "the module's configure_optimizers already returns a scheduler (OneCycle)"),

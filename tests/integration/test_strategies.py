@@ -115,7 +115,8 @@ def test_after_the_range_test_the_weights_of_both_ranks_are_bit_for_bit_those_be
 def test_deepspeed_strategy_through_configure_optimizers(tmp_path: Path) -> None:
     class Configured(Module):
         def configure_optimizers(self) -> Any:
-            return configure_optimizers(torch.optim.AdamW(self.parameters(), lr=0.001), {"scheduler": CONFIG})
+            optimizer = torch.optim.AdamW(self.parameters(), lr=0.001)
+            return configure_optimizers(optimizer, {"scheduler": CONFIG}, trainer=self.trainer)
 
     module = Configured()
     trainer = make_trainer(
