@@ -42,7 +42,7 @@ test-all: .venv/ready-test
 	$(PYTEST)
 
 bench: .venv/ready-test
-	for name in scheduler_step fit_loop range_test_cost compile_and_import gpu_step; do \
+	for name in scheduler_step fit_loop range_test_cost snapshot_memory compile_and_import gpu_step; do \
 	  $(BIN)/python tests/benchmarks/$$name.py --out build/benchmarks || exit 1; done
 
 coverage: .venv/ready-coverage

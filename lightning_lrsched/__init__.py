@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_lrsched.config.arguments import override_params as override_params
     from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
     from lightning_lrsched.config.trainer_arguments import trainer_arguments as trainer_arguments
+    from lightning_lrsched.range_test.loop import RangeTest as RangeTest
     from lightning_lrsched.range_test.result import RangeTestResult as RangeTestResult
     from lightning_lrsched.schedulers import LR_RANGE_TEST as LR_RANGE_TEST
     from lightning_lrsched.schedulers import ONE_CYCLE as ONE_CYCLE
@@ -40,6 +41,7 @@ _MODULES = {
     "trainer.configure_optimizers": ["configure_optimizers"],
     "config.scheduler_config": ["SchedulerConfig"],
     "config.trainer_arguments": ["trainer_arguments"],
+    "range_test.loop": ["RangeTest"],
     "range_test.result": ["RangeTestResult"],
     "schedulers": [
         *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],

@@ -27,7 +27,7 @@ from lightning_lrsched.schedulers import (
 from lightning_lrsched.schedulers.checks import to_number
 from lightning_lrsched.schedulers.durations import EPOCHS, is_auto
 from lightning_lrsched.schedulers.parameters import Parameter
-from lightning_lrsched.schedulers.rules import OWN_LR, Choice, Switch
+from lightning_lrsched.schedulers.rules import OWN_LR, Choice, Switch, is_from_range_test
 
 LR_SCHEDULE = "lr_schedule"
 
@@ -169,6 +169,8 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
     lr = checked.to_dict()["params"].get(top[0].name, top[0].default) if top else None
     if lr is None or is_auto(lr):
         return None, f"{checked.type} uses the optimizer's own learning rate; the configuration has none"
+    if is_from_range_test(lr):
+        return None, f"an LR range test will find the learning rate of {checked.type}; the configuration has none"
     return lr, ""
 
 
@@ -234,7 +236,7 @@ def _number(text: str) -> int | float:
 
 
 def _number_or_word(text: str) -> Any:
-    if is_auto(text) or EPOCHS.fullmatch(text):
+    if is_auto(text) or is_from_range_test(text) or EPOCHS.fullmatch(text):
         return text
     number = to_number(text)
     if number is None:

@@ -68,10 +68,12 @@ class ConfigFile:
     def resolved(self) -> SchedulerConfig:
         """Return the schedule with numbers for everything that depends on the run or on the optimizer's lr.
 
+        What a range test would find is taken to be ``"auto"``.
+
         Raises:
             ValueError: if the run's length is not known.
         """
-        schedule = self.schedule()
+        schedule = self.schedule().without_range_test()
         known = self.known_lr()
         return schedule.resolve_numbers(self.run, [DEFAULT_BASE_LR if known is None else known] * _groups(schedule))
 
@@ -99,7 +101,8 @@ class ConfigFile:
         """Return the file's content with numbers where they are known, and the keys of the schedule without one."""
         known = self.known_lr()
         schedule = self.schedule().resolve_numbers(self.run, None if known is None else [known], leave_unknown=True)
-        section, left = schedule.to_dict(), schedule.needs_run + schedule.needs_optimizer
+        section = schedule.to_dict()
+        left = schedule.needs_run + schedule.needs_optimizer + schedule.needs_range_test
         if self.sections.scheduler is self.content:
             return section, left
         if self.sections.prefix:
@@ -121,7 +124,7 @@ class ConfigFile:
             optimizer, has_momentum = check_optimizer(module, self.sections.optimizer, self.sections.prefix)
         if self.sections.scheduler is not None:
             schedule = self.schedule()
-            later = schedule.needs_run + schedule.needs_optimizer
+            later = schedule.needs_run + schedule.needs_optimizer + schedule.needs_range_test
             found = [f"scheduler {schedule.type}" + (f" ({', '.join(later)}: when training starts)" if later else "")]
             remarks = [f"warning: {remark}" for remark in self._remarks(schedule, None if has_momentum else optimizer)]
         if optimizer is not None:

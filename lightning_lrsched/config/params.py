@@ -13,7 +13,16 @@ from lightning_lrsched.schedulers.durations import is_auto
 from lightning_lrsched.schedulers.errors import ParameterError, ParameterTypeError, ParameterValueError, key_path
 from lightning_lrsched.schedulers.group_values import check_order
 from lightning_lrsched.schedulers.parameters import POSITION, REQUIRED, Parameter
-from lightning_lrsched.schedulers.rules import AnyValue, AutoLr, Count, Steps
+from lightning_lrsched.schedulers.rules import (
+    FROM_RANGE_TEST,
+    AnyValue,
+    AutoLr,
+    Count,
+    Finding,
+    Number,
+    Steps,
+    is_from_range_test,
+)
 
 PARAMS = "scheduler.params."
 
@@ -45,9 +54,13 @@ def parameters_for(type_name: Any) -> Mapping[str, Parameter]:
 
 def read_value(parameter: Parameter, value: Any) -> Any:
     """Return a value as the constructor takes it, or unchanged where it depends on the run or the optimizer."""
-    if is_auto(value) and not isinstance(parameter.rule, AnyValue) and not parameter.waits_for(value):
-        meant = [p.name for schedule in SCHEDULERS.values() for p in schedule.parameters().values() if p.rule.auto]
-        raise ParameterValueError(parameter.name, f': "auto" is possible for {", ".join(dict.fromkeys(meant))} only')
+    checks_itself = isinstance(parameter.rule, AnyValue)
+    if (is_auto(value) and not checks_itself) or is_from_range_test(value):
+        if parameter.waits_for(value):
+            return value
+        every = [p for schedule in SCHEDULERS.values() for p in schedule.parameters().values()]
+        meant = ", ".join(dict.fromkeys(p.name for p in every if p.waits_for(value)))
+        raise ParameterValueError(parameter.name, f': "{value.strip().lower()}" is possible for {meant} only')
     try:
         value = parameter.read(value)
         if parameter.waits_for(value):
@@ -78,6 +91,28 @@ def check_together(
         check_order({**defaults, **values}, None, low_and_high)
 
 
+def fill_in(
+    parameters: Mapping[str, Parameter], params: Mapping[str, Any], findings: Mapping[Finding, Any] | None
+) -> dict[str, Any]:
+    """Return ``params`` with what a range test has found in place of ``"lr_range_test"``.
+
+    Raises:
+        ValueError: if there was no test; the message says who runs one.
+    """
+    filled = dict(params)
+    for key, value in params.items():
+        rule = parameters[key].rule
+        if isinstance(rule, Number) and rule.finding is not None and is_from_range_test(value):
+            if findings is None:
+                raise ParameterValueError(
+                    key,
+                    f': "{FROM_RANGE_TEST}" needs LRSchedulerCallback, which runs the test before the first batch; here'
+                    " write a number (LRRangeTestCallback finds one in a fit of its own)",
+                )
+            filled[key] = findings[rule.finding]
+    return filled
+
+
 def resolve_lrs(
     parameters: Mapping[str, Parameter], params: Mapping[str, Any], base_lrs: list[float]
 ) -> dict[str, Any]:
@@ -88,6 +123,8 @@ def resolve_lrs(
     for key, auto in sorted(waiting, key=lambda item: item[1].of is not None):  # first those that others refer to
         if is_auto(params[key]):
             base = own if auto.of is None else resolved[auto.of]
+            if is_from_range_test(base):
+                continue  # not known yet
             several = isinstance(base, tuple)
             resolved[key] = tuple(auto.fraction * lr for lr in base) if several else auto.fraction * base
     return resolved

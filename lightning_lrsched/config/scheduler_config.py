@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_lrsched.config.deepspeed import Sections, short, type_and_params
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.key_hints import explain
-from lightning_lrsched.config.params import PARAMS, check_together, parameters_for, read_value, resolve_lrs
+from lightning_lrsched.config.params import PARAMS, check_together, fill_in, parameters_for, read_value, resolve_lrs
 from lightning_lrsched.config.torch_schedulers import (
     build_torch_scheduler,
     torch_schedulers,
@@ -23,7 +23,7 @@ from lightning_lrsched.config.torch_schedulers import (
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
-from lightning_lrsched.schedulers.rules import OWN_LR
+from lightning_lrsched.schedulers.rules import OWN_LR, Finding
 
 FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 
@@ -146,56 +146,105 @@ class SchedulerConfig:
         """The keys whose values depend on the optimizer's own learning rates."""
         return self._waiting_for("optimizer")
 
+    @property
+    def needs_range_test(self) -> list[str]:
+        """The keys whose values an LR range test at the start of the fit finds."""
+        return self._waiting_for("range test")
+
+    def without_range_test(self) -> SchedulerConfig:
+        """Return the same configuration with ``"auto"`` in place of ``"lr_range_test"``, where no test is run."""
+        return SchedulerConfig(self.type, {**self.params, **dict.fromkeys(self.needs_range_test, "auto")})
+
     def _waiting_for(self, what: str) -> list[str]:
         parameters = parameters_for(self.type)
         return [key for key, value in self.params.items() if parameters[key].waits_for(value) == what]
 
-    def resolve(self, optimizer: Optimizer, trainer: Any = None) -> SchedulerConfig:
+    def resolve(
+        self,
+        optimizer: Optimizer,
+        trainer: Any = None,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        findings: Mapping[Finding, Any] | None = None,
+    ) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
         Args:
             optimizer: the optimizer whose learning rates ``"auto"`` means.
             trainer: the Trainer that is about to fit, or a
                 :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
+            steps_per_epoch: length of one epoch there [optimizer steps].
+            findings: what ``"lr_range_test"`` means: ``"low"``, ``"high"`` and ``"suggestion"`` -> lr (one float, or
+                one per param group), as :meth:`RangeTestResult.learning_rates` returns them; None: no test was run.
 
         Raises:
-            ValueError: if the run's length is not known; the message names the key and the remedy.
+            TypeError: if a length is no number.
+            ValueError: if the run's length is not known, or given twice, or no test was run; the message names the key
+                and the remedy.
+
+        Example:
+            >>> import torch
+            >>> config = SchedulerConfig("WarmupDecayLR", total_num_steps="auto", warmup_num_steps="2ep")
+            >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+            >>> dict(config.resolve(optimizer, total_steps=1000, steps_per_epoch=50).params)
+            {'total_num_steps': 1000, 'warmup_num_steps': 100}
         """
-        if not self.needs_run and not self.needs_optimizer:
+        given = _given_length(trainer, total_steps, steps_per_epoch)
+        if not self.needs_run and not self.needs_optimizer and not self.needs_range_test:
             return self
-        run = _run_length(trainer) if self.needs_run else RunLength()
+        run = _run_length(given) if self.needs_run else RunLength()
         base_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-        return self.resolve_numbers(run, base_lrs)
+        return self.resolve_numbers(run, base_lrs, findings)
 
     def resolve_numbers(
-        self, run: RunLength, base_lrs: list[float] | None, *, leave_unknown: bool = False
+        self,
+        run: RunLength,
+        base_lrs: list[float] | None,
+        findings: Mapping[Finding, Any] | None = None,
+        *,
+        leave_unknown: bool = False,
     ) -> SchedulerConfig:
         """Return the same configuration with numbers, as far as they follow from a run and from learning rates.
 
         Args:
             run: how long the run is.
             base_lrs: the lr of each of the optimizer's param groups; None: not known, ``"auto"`` stays.
-            leave_unknown: leave lengths as they are where the run's length is not known.
+            findings: what a range test has found; None: no test was run.
+            leave_unknown: leave lengths as they are where the run's length is not known, and ``"lr_range_test"``.
 
         Raises:
-            ValueError: if the run's length is not known; the message names the key and the remedy.
+            ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
         """
         parameters, params = parameters_for(self.type), dict(self.params)
         for key, value in self.params.items():
             with key_path(PARAMS):
                 params[key] = parameters[key].resolve(value, run, leave_unknown=leave_unknown)
+        if findings is not None or not leave_unknown:
+            with key_path(PARAMS):
+                params = fill_in(parameters, params, findings)
         if base_lrs is not None:
             params = resolve_lrs(parameters, params, base_lrs)
         return SchedulerConfig(self.type, params)
 
     def build(
-        self, optimizer: Optimizer, trainer: Any = None, *, follow: bool = False, capturable: bool = False
+        self,
+        optimizer: Optimizer,
+        trainer: Any = None,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        follow: bool = False,
+        capturable: bool = False,
     ) -> LRScheduler:
         """Make the schedule for ``optimizer`` and write its first values.
 
         Args:
             optimizer: the optimizer whose learning rate is scheduled.
             trainer: the Trainer that is about to fit (or a RunLength); needed only where a value depends on the run.
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
+            steps_per_epoch: length of one epoch there [optimizer steps].
             follow: have one of this package's schedules advance by the optimizer's own steps.
             capturable: turn lr and scheduled momentum into tensors, for a compiled or captured optimizer step.
 
@@ -207,7 +256,8 @@ class SchedulerConfig:
             ValueError: if a value is out of range, the run's length is not known, or the optimizer or the scheduler
                 cannot be made capturable.
         """
-        return self.build_resolved(self.resolve(optimizer, trainer), optimizer, follow=follow, capturable=capturable)
+        resolved = self.resolve(optimizer, trainer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return self.build_resolved(resolved, optimizer, follow=follow, capturable=capturable)
 
     def build_resolved(
         self, resolved: SchedulerConfig, optimizer: Optimizer, *, follow: bool = False, capturable: bool = False
@@ -270,6 +320,16 @@ def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
 def in_file(given: object) -> AbstractContextManager[None]:
     """Put the name of a file before the key paths of errors, if ``given`` is one."""
     return key_path(f"{given}: " if isinstance(given, (str, Path)) else "")
+
+
+def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | None) -> Any:
+    """Return the Trainer, or the RunLength that the two numbers mean."""
+    given = RunLength.given(total_steps, steps_per_epoch)
+    if trainer is None:
+        return given
+    if given != RunLength():
+        raise ValueError("total_steps, steps_per_epoch: not together with a trainer, which has lengths of its own")
+    return trainer
 
 
 def _run_length(trainer: Any) -> RunLength:

@@ -12,13 +12,16 @@ MIN_STEPS = 10
 
 
 def one_cycle(
-    low: float, high: float, ratios: Sequence[float], total_num_steps: int | None, cycle_momentum: bool
+    low: Any, high: Any, ratios: Sequence[float], total_num_steps: int | None, cycle_momentum: bool
 ) -> dict[str, Any]:
-    """Return a OneCycle configuration; lengths are fractions of the run where ``total_num_steps`` is None."""
+    """Return a OneCycle configuration; lengths are fractions of the run where ``total_num_steps`` is None.
+
+    ``low`` and ``high`` are numbers, or ``"lr_range_test"`` for those that a test is still to find.
+    """
     first, second, decay = _one_cycle_lengths(total_num_steps)
     params: dict[str, Any] = {
-        "cycle_min_lr": _for_groups(low, ratios),
-        "cycle_max_lr": _for_groups(high, ratios),
+        "cycle_min_lr": for_groups(low, ratios),
+        "cycle_max_lr": for_groups(high, ratios),
         "cycle_first_step_size": first,
         "cycle_second_step_size": second,
         "decay_step_size": decay,
@@ -43,8 +46,8 @@ def warmup_decay(lr: float, ratios: Sequence[float], total_num_steps: int | None
     total, warmup = _warmup_decay_lengths(total_num_steps)
     params = {
         "total_num_steps": total,
-        "warmup_min_lr": _for_groups(0.0, ratios),
-        "warmup_max_lr": _for_groups(lr, ratios),
+        "warmup_min_lr": for_groups(0.0, ratios),
+        "warmup_max_lr": for_groups(lr, ratios),
         "warmup_num_steps": warmup,
         "warmup_type": "linear",
     }
@@ -58,5 +61,6 @@ def _warmup_decay_lengths(total_num_steps: int | None) -> tuple[int | str, float
     return total, round(0.1 * total)
 
 
-def _for_groups(lr: float, ratios: Sequence[float]) -> float | list[float]:
+def for_groups(lr: float, ratios: Sequence[float]) -> float | list[float]:
+    """Return one lr, or one for each param group where their ratios differ."""
     return lr if len(set(ratios)) == 1 else [lr * ratio for ratio in ratios]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_lrsched.range_test import caveats, configurations, plots, suggestions, tables
 from lightning_lrsched.range_test.divergence import StopReason
 from lightning_lrsched.schedulers.checks import choice
+from lightning_lrsched.schedulers.rules import Finding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ class RangeTestResult:
         smoothed_losses: its running average.
         stop_reason: why the test ended: ``"diverged"``, ``"non-finite loss"``, ``"skipped steps"`` (a gradient scaler
             found no finite gradients any more), ``"max_lr"``, ``"num_steps"``, ``"trainer"`` (the Trainer's limits),
-            ``"interrupted"`` (an exception, or Ctrl+C).
+            ``"interrupted"`` (an exception, Ctrl+C, or a loop of one's own that was left early).
         mode: how the lr grew, ``"linear"`` or ``"exponential"``.
         group_ratios: each param group's lr as a fraction of the largest.
         momentum: where the optimizer keeps its momentum: ``"momentum"`` (SGD, RMSprop), ``"betas"`` (the Adam family),
@@ -85,6 +86,18 @@ class RangeTestResult:
             ValueError: if the record does not show them; the message says what to change.
         """
         return suggestions.bounds(self.curve())
+
+    def learning_rates(self) -> dict[Finding, float | list[float]]:
+        """Return the two bounds (``"low"``, ``"high"``) and the ``"suggestion"``, each with one lr per param group.
+
+        One float where all groups have the same.
+
+        Raises:
+            ValueError: if the record does not show them; the message says what to change.
+        """
+        (low, high), suggestion = self.bounds(), self.suggestion()
+        found: dict[Finding, float] = {"low": low, "high": high, "suggestion": suggestion}
+        return {name: configurations.for_groups(lr, self.group_ratios) for name, lr in found.items()}
 
     def caveats(self) -> list[str]:
         """Return, as sentences, what makes the suggestions less certain; empty where nothing does.
@@ -182,12 +195,14 @@ class RangeTestResult:
             FileExistsError: if there is such a file already, unless ``overwrite``.
         """
         path = _new_file(path, overwrite)
-        # JSON has no NaN and no infinity: they are written as strings, which float() reads back.
-        record = {
+        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as lists, numbers and strings; what is not finite as a string, because JSON lacks it."""
+        return {
             key: [_plain(item) for item in value] if isinstance(value, list) else value
-            for key, value in asdict(self).items()
+            for key, value in {**asdict(self), "stop_reason": str(self.stop_reason)}.items()
         }
-        path.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> RangeTestResult:
@@ -198,7 +213,20 @@ class RangeTestResult:
         """
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not a range test record: {error!r}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, content: Any) -> RangeTestResult:
+        """Read what :meth:`to_dict` returned.
+
+        Raises:
+            ValueError: if it is not a complete record.
+        """
+        try:
             lists = {key: [float(item) for item in content[key]] for key in ("lrs", "losses", "smoothed_losses")}
             ratios = [float(item) for item in content["group_ratios"]]
             steps = [int(item) for item in content["steps"]]
@@ -209,9 +237,9 @@ class RangeTestResult:
                 choice("momentum", momentum, ("momentum", "betas"))
         except (ValueError, KeyError, TypeError) as error:
             names = ", ".join(f.name for f in fields(cls))
-            raise ValueError(f"{path}: not a range test record (a JSON object with {names}): {error!r}") from None
+            raise ValueError(f"not a range test record (a JSON object with {names}): {error!r}") from None
         if {len(values) for values in lists.values()} != {len(steps)}:
-            raise ValueError(f"{path}: steps, lrs, losses and smoothed_losses must be equally long")
+            raise ValueError("steps, lrs, losses and smoothed_losses must be equally long")
         return cls(steps, **lists, stop_reason=reason, mode=mode, group_ratios=ratios, momentum=momentum)
 
     def plot(self) -> Figure:

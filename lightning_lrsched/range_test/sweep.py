@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -18,12 +17,15 @@ from lightning_lrsched.range_test.smoothing import SmoothedLoss
 from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.curves import exponential_growth
 from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.param_groups import has_momentum, momentum_key
+from lightning_lrsched.schedulers.param_groups import momentum_kind
+from lightning_lrsched.schedulers.ranks import warn
 from lightning_lrsched.schedulers.rules import Number, Steps
 
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
 
+MAX_BATCHES_WITHOUT_STEP = 1000
+"""In a loop that decides itself when an optimizer steps, some step on every nth batch only."""
 
 LONG_TEST = 10_000
 """[optimizer steps] A linear test that takes longer to reach ``max_lr`` gets a warning."""
@@ -133,7 +135,7 @@ class Sweep:
         assert settings.divergence_factor is not None
         self._divergence = Divergence(settings.divergence_factor, VALIDATION_RISE if settings.by_validation else 0.0)
         self._rows: list[Row] = []
-        self._momentum = momentum_key(optimizer.param_groups[0]) if has_momentum(optimizer) else None
+        self._momentum = momentum_kind(optimizer)
         self.finished = self.stalled = 0
         self.stop_reason: StopReason | None = None
         self.schedule = make_schedule(settings, optimizer)
@@ -152,7 +154,7 @@ class Sweep:
         """
         steps, max_lr = self._settings.linear_steps, self._settings.max_lr
         if steps is not None and steps > LONG_TEST:
-            warnings.warn(
+            warn(
                 f"the LR range test will take {steps:,} optimizer steps to reach max_lr={max_lr:g}; a smaller"
                 " lr_range_test_step_size or a larger lr_range_test_step_rate makes it shorter",
                 stacklevel=2,
@@ -162,7 +164,7 @@ class Sweep:
         ends += [] if last_step is None else [self._lr(last_step - 1)]
         first, last = self._lr(0), min(ends, default=math.inf)
         if last < 10 * first:
-            warnings.warn(
+            warn(
                 f"the LR range test goes only from {first:g} to {last:g}, less than one decade: it can hardly show"
                 " where the loss begins to fall and where it diverges; raise max_lr or the growth, or lower the min lr",
                 stacklevel=2,
@@ -203,6 +205,10 @@ class Sweep:
         self._reader.send(self.finished - 1, loss)
         self._take()
 
+    def wait(self) -> None:
+        """Take in the losses that are still on their way from the device."""
+        self._take(wait=True)
+
     def _limit_reached(self) -> StopReason | None:
         num_steps, max_lr = self._settings.num_steps, self._settings.max_lr
         if num_steps is not None and self.finished >= num_steps:
@@ -237,7 +243,7 @@ class Sweep:
         """Stop following the optimizer and return the result; ``reason`` is used where the test has none of its own."""
         self.schedule.unfollow_optimizer()
         if reason is not StopReason.INTERRUPTED:  # after an error a device may no longer answer
-            self._take(wait=True)
+            self.wait()
         lrs = self.schedule.lr_at(0)
         return RangeTestResult(
             steps=[row.step for row in self._rows],

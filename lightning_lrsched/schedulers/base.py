@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from lightning_lrsched.schedulers.param_groups import (
     torch_optimizer,
     write_momenta,
 )
+from lightning_lrsched.schedulers.ranks import warn
 from lightning_lrsched.schedulers.schedule import Circumstances, Schedule
 from lightning_lrsched.schedulers.state import changes_since, position_in
 
@@ -91,7 +91,7 @@ class ClosedFormLR(Schedule, LRScheduler):
         without_momentum = None if self._cycles_momentum else type(self.optimizer).__name__
         base_lrs = [float(lr) for lr in self.base_lrs]
         for remark in self.remarks(Circumstances(self.hyperparameters, defaulted, base_lrs, without_momentum)):
-            warnings.warn(remark, stacklevel=3)
+            warn(remark, stacklevel=3)
 
     def _bound(self) -> ParamGroupWriter:
         """Return the writer for the optimizer's current param groups."""
@@ -301,7 +301,7 @@ class ClosedFormLR(Schedule, LRScheduler):
         now = {"type": type(self).__name__, "hyperparameters": self.hyperparameters}
         changed = changes_since(state_dict, now, self._own_lrs())
         if changed:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} resumes at step {position} with hyperparameters that differ from the saved"
                 f" ones; the current ones are used: {'; '.join(changed)}",
                 stacklevel=2,

@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_lrsched.schedulers.checks import to_number
+from lightning_lrsched.schedulers.checks import count, to_number
 from lightning_lrsched.schedulers.errors import ParameterValueError
 
 EPOCHS = re.compile(r" *(\d+\.?\d*|\.\d+) *(ep|epochs?) *", re.IGNORECASE | re.ASCII)
 
-NOT_KNOWN = "the length of the run is not known here: pass trainer=..., or write a number of optimizer steps"
+NOT_KNOWN = (
+    "the length of the run is not known here: pass total_steps=... and steps_per_epoch=... [optimizer steps]"
+    " (with Lightning, trainer=...), or write a number of optimizer steps"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,18 @@ class RunLength:
     steps_per_epoch: int | None = None
     why_no_total: str = NOT_KNOWN
     why_no_epoch: str = NOT_KNOWN
+
+    @classmethod
+    def given(cls, total_steps: int | None, steps_per_epoch: int | None) -> RunLength:
+        """Return the length that a loop without a Trainer gives; None where it gives none.
+
+        Raises:
+            TypeError: if a length is no number.
+            ValueError: if it is no whole number, or below 1.
+        """
+        lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+        known = {key: count(key, length, at_least=1) for key, length in lengths.items() if length is not None}
+        return cls(known.get("total_steps"), known.get("steps_per_epoch"))
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,10 @@ class OneCycle(ClosedFormLR):
     def __init__(
         self,
         optimizer: Optimizer,
-        cycle_min_lr: Annotated[float | list[float], Number(at_least=0, auto=AutoLr(0.1, of="cycle_max_lr"))],
-        cycle_max_lr: Annotated[float | list[float], Number(at_least=0, auto=OWN_LR)],
+        cycle_min_lr: Annotated[
+            float | list[float], Number(at_least=0, auto=AutoLr(0.1, of="cycle_max_lr"), finding="low")
+        ],
+        cycle_max_lr: Annotated[float | list[float], Number(at_least=0, auto=OWN_LR, finding="high")],
         decay_lr_rate: Annotated[float, Number(at_least=0)] = 0.0,
         cycle_first_step_size: Annotated[int, Steps(at_least=1, auto=0.3)] = 2000,
         cycle_second_step_size: Annotated[int | None, Steps(auto=0.6)] = None,

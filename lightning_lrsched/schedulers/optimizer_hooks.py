@@ -7,7 +7,6 @@ longer needed stays but does nothing. The optimizer's reference to the schedule 
 from __future__ import annotations
 
 import sys
-import warnings
 import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from lightning_lrsched.schedulers.ranks import warn
 
 if TYPE_CHECKING:
     from lightning_lrsched.schedulers.base import ClosedFormLR
@@ -134,7 +135,7 @@ class OptimizerHooks:
         schedule = self.schedule
         if schedule is None:
             self.following = False
-            warnings.warn(
+            warn(
                 f"{self._name} followed this {type(optimizer).__name__} and no longer exists, so the lr stays as it is:"
                 " keep a reference to the schedule, or call unfollow_optimizer() before you drop it",
                 stacklevel=2,
@@ -167,7 +168,7 @@ class OptimizerHooks:
         if before is None:
             if self._first_position is not None and schedule.last_epoch > self._first_position:
                 self.watching = False
-                warnings.warn(
+                warn(
                     f"the step() of {self._name} was called before the first optimizer.step(), so its first value was"
                     " not used: call optimizer.step() first, then step() of the schedule",
                     stacklevel=2,
@@ -175,7 +176,7 @@ class OptimizerHooks:
             return
         self.watching = False
         if before == schedule.last_epoch:
-            warnings.warn(
+            warn(
                 f"{self._name} counts optimizer steps, but its step() was not called between two of them: call it after"
                 " each, or follow_optimizer() once (in Lightning: interval 'step', not 'epoch', or what"
                 " lightning_lrsched.configure_optimizers returns)",
@@ -192,7 +193,7 @@ class OptimizerHooks:
 
     def _warn_not_restored(self, schedule: ClosedFormLR) -> None:
         self._state_loaded = False
-        warnings.warn(
+        warn(
             f"the state of {type(schedule.optimizer).__name__} was loaded, but none for {self._name}, which goes on"
             f" from step {schedule.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
             stacklevel=2,

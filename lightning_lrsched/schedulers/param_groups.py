@@ -34,6 +34,11 @@ def has_momentum(optimizer: Optimizer) -> bool:
     return any("betas" in group or bool(group.get("momentum", 0.0)) for group in optimizer.param_groups)
 
 
+def momentum_kind(optimizer: Optimizer) -> str | None:
+    """Return where ``optimizer`` keeps its momentum: ``"momentum"``, ``"betas"``, or None if it has none."""
+    return momentum_key(optimizer.param_groups[0]) if has_momentum(optimizer) else None
+
+
 def check_groups(optimizer: Optimizer) -> None:
     """Raise ValueError for an optimizer that has no learning rate to schedule."""
     for number, group in enumerate(optimizer.param_groups):

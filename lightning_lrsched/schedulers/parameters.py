@@ -19,9 +19,26 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from lightning_lrsched.schedulers.checks import MAX_TEXT, to_number
 from lightning_lrsched.schedulers.durations import Duration, RunLength, is_auto, resolve_steps
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
-from lightning_lrsched.schedulers.rules import AutoLr, Choice, Count, Rule, Steps, Switch
+from lightning_lrsched.schedulers.rules import (
+    FROM_RANGE_TEST,
+    AutoLr,
+    Choice,
+    Count,
+    Finding,
+    Number,
+    Rule,
+    Steps,
+    Switch,
+    is_from_range_test,
+)
 
 MAX_NUMBER = 10**300
+
+FINDINGS: dict[Finding, str] = {
+    "low": "the low bound of a range test",
+    "high": "the high bound of a range test",
+    "suggestion": "what a range test suggests",
+}
 
 POSITION = "last_batch_iteration"
 """Where a schedule starts: every constructor has it, and it is not a hyperparameter."""
@@ -73,7 +90,12 @@ class Parameter:
         return self.rule.check(self.name, value)
 
     def waits_for(self, value: Any) -> str | None:
-        """Return what must be known before ``value`` is a number: ``"run"``, ``"optimizer"`` or None."""
+        """Return what must be known before ``value`` is a number; None: it is one already, or wrong.
+
+        That is ``"run"``, ``"optimizer"`` or ``"range test"``.
+        """
+        if isinstance(self.rule, Number) and self.rule.finding is not None and is_from_range_test(value):
+            return "range test"
         if isinstance(self.rule, Steps) and Duration.of(value, self.rule.auto) is not None:
             return "run"
         return "optimizer" if isinstance(self.rule.auto, AutoLr) and is_auto(value) else None
@@ -133,6 +155,8 @@ class Parameter:
             auto = f' "auto": {fraction}.'
         elif isinstance(self.rule.auto, AutoLr):
             auto = f' "auto": {self.rule.auto}.'
+        if isinstance(self.rule, Number) and self.rule.finding is not None:
+            auto += f' "{FROM_RANGE_TEST}": {FINDINGS[self.rule.finding]}.'
         default = "required" if self.required else str(self.default).lower()
         return f"{self.help}{auto} (default: {default})"
 

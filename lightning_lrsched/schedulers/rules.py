@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lightning_lrsched.schedulers.checks import choice, count, flag, number
 
@@ -26,16 +26,31 @@ class AutoLr:
 OWN_LR = AutoLr(1.0)
 ZERO = AutoLr(0.0)
 
+FROM_RANGE_TEST = "lr_range_test"
+"""The word for a learning rate that an LR range test at the start of the fit finds."""
+
+Finding = Literal["low", "high", "suggestion"]
+"""What a range test finds: the two bounds for 1Cycle, and a good fixed lr."""
+
+
+def is_from_range_test(value: Any) -> bool:
+    """Return whether ``value`` is the word for a learning rate that a range test finds, in any case."""
+    return isinstance(value, str) and value.strip().lower() == FROM_RANGE_TEST
+
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number within limits; where the type allows a list, one number for each param group."""
+    """A finite number within limits; where the type allows a list, one number for each param group.
+
+    ``finding`` is what ``"lr_range_test"`` means for a learning rate; None: the word is not allowed.
+    """
 
     at_least: float = -math.inf
     above: float = -math.inf
     below: float = math.inf
     at_most: float = math.inf
     auto: AutoLr | None = None
+    finding: Finding | None = None
 
     metavar = "X"
 

@@ -16,8 +16,8 @@ from lightning_lrsched.schedulers.schedule import Circumstances
 
 DEFAULT_WARMUP_MAX_LR = 0.001
 
-MinLr = Annotated[float | list[float], Number(at_least=0, auto=ZERO)]
-MaxLr = Annotated[float | list[float] | None, Number(at_least=0, auto=OWN_LR)]
+MinLr = Annotated[float | list[float], Number(at_least=0, auto=ZERO, finding="low")]
+MaxLr = Annotated[float | list[float] | None, Number(at_least=0, auto=OWN_LR, finding="suggestion")]
 WarmupSteps = Annotated[int, Steps(auto=0.1)]
 TotalSteps = Annotated[int, Steps(at_least=1, auto=1.0)]
 WarmupType = Literal["log", "linear"]

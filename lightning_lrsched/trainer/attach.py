@@ -17,6 +17,7 @@ from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, 
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.optimizer_hooks import follower_of
+from lightning_lrsched.schedulers.rules import Finding
 from lightning_lrsched.trainer.deepspeed_engine import follow_engine
 from lightning_lrsched.trainer.protocol import TrainerLike
 
@@ -57,11 +58,11 @@ class Scheduled:
     Args:
         written: the schedule as the user gave it.
         index: of the optimizer, counted from 0.
-        scheduler: what was built.
-        resolved: the configuration with the numbers that it was built from.
         run: the length of the run that it was built for.
         own_momenta: the momentum of each param group before the schedule was attached.
         axis: position 0 of the schedule on the trainer's step axis; not 0 in a second fit.
+        scheduler: what was built; until a range test has found its lrs, a placeholder that changes nothing.
+        resolved: the configuration with the numbers that it was built from; None for the placeholder.
         began_at: position when training started.
         logged: position up to which the curves are logged.
         lrs_in_force: the lrs of the next optimizer step.
@@ -69,11 +70,11 @@ class Scheduled:
 
     written: Written
     index: int
-    scheduler: LRScheduler
-    resolved: SchedulerConfig
     run: RunLength
     own_momenta: list[float | None]
     axis: int = 0
+    scheduler: Any = None
+    resolved: SchedulerConfig | None = None
     began_at: int = 0
     logged: int = 0
     lrs_in_force: list[Any] = field(default_factory=list)
@@ -87,6 +88,7 @@ def attach(
     config: SchedulerConfig,
     optimizer: Optimizer,
     run: RunLength,
+    findings: Mapping[Finding, Any] | None = None,
     *,
     engine: Any = None,
     follow: bool = True,
@@ -101,6 +103,7 @@ def attach(
         config: the schedule.
         optimizer: the optimizer whose lr it sets.
         run: how long the run is.
+        findings: what a range test has found, for ``"lr_range_test"``.
         engine: the DeepSpeed engine that owns the optimizer: then its applied steps are followed.
         follow: advance with the optimizer's own steps; schedulers of torch's own do so only under an engine.
         capturable: turn lr and scheduled momentum into tensors.
@@ -115,7 +118,7 @@ def attach(
             f"{config.type} cannot follow this {type(optimizer).__name__}: {type(earlier).__name__} follows it already,"
             " and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
         )
-    resolved = config.resolve(optimizer, run)
+    resolved = config.resolve(optimizer, run, findings=findings)
     scheduler = config.build_resolved(resolved, optimizer, capturable=capturable)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
     if engine is not None:

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.state import is_own_state
 
@@ -19,12 +20,31 @@ Checkpoint = Mapping[str, Any]
 Schedules = Mapping[int, LRScheduler]
 """Index of an optimizer -> the scheduler that a callback has attached to it."""
 
+Tests = dict[int, RangeTestResult]
+"""Index of an optimizer -> what a range test at the start of the fit has found for it."""
 
-def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any]) -> None:
-    """Record in ``checkpoint`` which of its scheduler states are ours, as pairs of place and optimizer index."""
+
+def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], tests: Tests) -> None:
+    """Record in ``checkpoint`` which of its scheduler states are ours, and what range tests have found.
+
+    Args:
+        checkpoint: what is about to be saved.
+        schedules: those that a callback has attached.
+        configs: the Trainer's LRSchedulerConfigs, in Lightning's order.
+        tests: the results of the range tests at the start of the fit.
+    """
     places = {id(config.scheduler): place for place, config in enumerate(configs)}
     pairs = [[places[id(scheduler)], index] for index, scheduler in schedules.items() if id(scheduler) in places]
-    checkpoint.setdefault(KEY, {"places": []})["places"] += pairs
+    entry = checkpoint.setdefault(KEY, {"places": []})
+    entry["places"] += pairs
+    if tests:
+        entry.setdefault("range_tests", {}).update({index: result.to_dict() for index, result in tests.items()})
+
+
+def saved_tests(checkpoint: Checkpoint) -> Tests:
+    """Return what range tests had found when ``checkpoint`` was saved."""
+    records = checkpoint.get(KEY, {}).get("range_tests", {})
+    return {index: RangeTestResult.from_dict(record) for index, record in records.items()}
 
 
 def states_for(

@@ -17,7 +17,7 @@ from lightning_lrsched.trainer.protocol import TrainerLike
 
 
 def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConfig, optimizer: str) -> None:
-    """Log the values that depend on the run or on the optimizer.
+    """Log the values that depend on the run or on the optimizer, or that a range test has found.
 
     Args:
         trainer: the Trainer that is about to fit.
@@ -25,7 +25,7 @@ def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConf
         resolved: the same configuration with numbers.
         optimizer: name of the optimizer that it schedules.
     """
-    keys = written.needs_run + written.needs_optimizer
+    keys = written.needs_range_test + written.needs_run + written.needs_optimizer
     if keys:
         as_written = {key: written.params[key] for key in keys}
         table = resolution_table(written.type, as_written, resolved.to_dict()["params"])
@@ -82,9 +82,16 @@ def resolution_table(name: str, written: Mapping[str, Any], resolved: Mapping[st
     warmup_num_steps | auto       | 30
     """
     rows = [(name, "as written", "in this run")]
-    rows += [(key, str(value), str(resolved[key])) for key, value in written.items()]
+    rows += [(key, str(value), _shown(resolved[key])) for key, value in written.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{a:<{widths[0]}} | {b:<{widths[1]}} | {c}" for a, b, c in rows)
+
+
+def _shown(value: Any) -> str:
+    """Return ``value`` as text; of a number that was computed, as many digits as can mean something."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def name_of(optimizer: Optimizer, index: int | None = None) -> str:

@@ -18,8 +18,9 @@ from lightning_lrsched.range_test.sweep import Row
 from lightning_lrsched.range_test.tables import findings
 from lightning_lrsched.trainer.protocol import TrainerLike
 
-RESULT = "lr_range_test/result"
-FIGURE = "lr_range_test/loss_vs_lr"
+PREFIX = "lr_range_test"
+RESULT = "result"
+FIGURE = "loss_vs_lr"
 
 
 class RangeTestBoard:
@@ -32,19 +33,25 @@ class RangeTestBoard:
         log: whether they show it.
         bar: whether the terminal has a progress bar.
         steps: length of the test [optimizer steps], None: not known.
+        optimizer: index of the tested optimizer, where each of several is tested; None: there is one test.
     """
 
-    def __init__(self, trainer: TrainerLike, *, log: bool, bar: bool, steps: int | None) -> None:
+    def __init__(
+        self, trainer: TrainerLike, *, log: bool, bar: bool, steps: int | None, optimizer: int | None = None
+    ) -> None:
         self._trainer = trainer
+        self._prefix = PREFIX if optimizer is None else f"{PREFIX}_{optimizer}"
+        name = "LR range test" if optimizer is None else f"LR range test of optimizer {optimizer}"
+        self._name = name
         self._loggers = list(trainer.loggers) if log else []
         self._bar: Any = None
         if bar and trainer.is_global_zero:
-            self._bar = Tqdm(total=steps, desc="LR range test", file=sys.stdout, dynamic_ncols=True)
+            self._bar = Tqdm(total=steps, desc=name, file=sys.stdout, dynamic_ncols=True)
 
     def show_row(self, row: Row) -> None:
         """Send one recorded step to every logger and to the progress bar, without touching the device."""
         values = {"loss": row.loss, "smoothed_loss": row.smoothed_loss, "lr": row.lr}
-        metrics = {f"lr_range_test/{name}": value for name, value in values.items()}
+        metrics = {f"{self._prefix}/{name}": value for name, value in values.items()}
         self._each(lambda logger: logger.log_metrics(metrics, step=row.step))
         # Module.log would make a tensor on the device for each value, and wait for it.
         self._trainer._logger_connector._progress_bar_metrics.update(lr=row.lr, smoothed_loss=row.smoothed_loss)
@@ -56,11 +63,11 @@ class RangeTestBoard:
         """Send figure and table to every logger, and end the progress bar."""
         if self._bar is not None:
             self._bar.total = self._bar.n  # complete, also where the test stopped before its last step
-            self._bar.set_description_str(f"LR range test ({result.stop_reason})")
+            self._bar.set_description_str(f"{self._name} ({result.stop_reason})")
         self.close()
         if self._loggers and result.steps and self._trainer.is_global_zero:
             figure = _figure_of(result)
-            self._each(lambda logger: _show_findings(logger, result, figure))
+            self._each(lambda logger: _show_findings(logger, self._prefix, result, figure))
 
     def close(self) -> None:
         """End the progress bar."""
@@ -84,34 +91,36 @@ class RangeTestBoard:
             )
 
 
-def _show_findings(logger: Any, result: RangeTestResult, figure: Any) -> None:
+def _show_findings(logger: Any, prefix: str, result: RangeTestResult, figure: Any) -> None:
     """Log figure and table as the logger allows: as image and text, or as files in its folder."""
     experiment: Any = getattr(logger, "experiment", None)
     step = result.steps[-1]
     if hasattr(experiment, "add_text"):  # TensorBoard
-        experiment.add_text(RESULT, result.to_markdown(), global_step=step)
+        experiment.add_text(f"{prefix}/{RESULT}", result.to_markdown(), global_step=step)
         if figure is not None:
             figure.set_dpi(150)  # used by add_figure; sharp when enlarged
-            experiment.add_figure(FIGURE, figure, global_step=step)
+            experiment.add_figure(f"{prefix}/{FIGURE}", figure, global_step=step)
     elif hasattr(logger, "log_image") and hasattr(logger, "log_table"):  # Weights & Biases
-        logger.log_table(RESULT, columns=["LR range test", "value"], data=[list(row) for row in findings(result)])
+        rows = [list(row) for row in findings(result)]
+        logger.log_table(f"{prefix}/{RESULT}", columns=["LR range test", "value"], data=rows)
         if figure is not None:
-            logger.log_image(FIGURE, [_image(figure)])
+            logger.log_image(f"{prefix}/{FIGURE}", [_image(figure)])
     elif hasattr(experiment, "log_figure") and hasattr(experiment, "log_text") and hasattr(logger, "run_id"):  # MLflow
-        experiment.log_text(logger.run_id, result.to_markdown(), f"{RESULT}.md")
+        experiment.log_text(logger.run_id, result.to_markdown(), f"{prefix}/{RESULT}.md")
         if figure is not None:
-            experiment.log_figure(logger.run_id, figure, f"{FIGURE}.png")
+            experiment.log_figure(logger.run_id, figure, f"{prefix}/{FIGURE}.png")
     elif getattr(logger, "log_dir", None):
-        _write_files(Path(logger.log_dir), result, figure)
+        _write_files(Path(logger.log_dir), prefix.removeprefix(PREFIX), result, figure)
 
 
-def _write_files(folder: Path, result: RangeTestResult, figure: Any) -> None:
-    if (folder / "range_test.json").exists():
+def _write_files(folder: Path, suffix: str, result: RangeTestResult, figure: Any) -> None:
+    record = folder / f"range_test{suffix}.json"
+    if record.exists():
         rank_zero_info(f"LR range test: replacing the files of an earlier one in {folder}")
-    result.save(folder / "range_test.json", overwrite=True)
-    (folder / "range_test.md").write_text(result.to_markdown(), encoding="utf-8")
+    result.save(record, overwrite=True)
+    record.with_suffix(".md").write_text(result.to_markdown(), encoding="utf-8")
     if figure is not None:
-        figure.savefig(folder / "loss_vs_lr.png", dpi=120)
+        figure.savefig(folder / f"{FIGURE}{suffix}.png", dpi=120)
 
 
 def _image(figure: Any) -> Any:

@@ -4,9 +4,12 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
+import logging
 import math
+from copy import copy
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -16,21 +19,20 @@ from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR, SETTLING_
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
-from lightning_lrsched.range_test.sweep import Sweep
+from lightning_lrsched.range_test.sweep import MAX_BATCHES_WITHOUT_STEP, Sweep
 from lightning_lrsched.range_test.tables import caveats_of, hyperparameters, summarize
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
+from lightning_lrsched.trainer.child_result import ChildResult
 from lightning_lrsched.trainer.conflicts import same_optimizer
 from lightning_lrsched.trainer.deepspeed_engine import engine_of, follow_engine
+from lightning_lrsched.trainer.log_resolved import log
 from lightning_lrsched.trainer.protocol import TrainerLike
 from lightning_lrsched.trainer.range_test_board import RangeTestBoard
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.run_report import store_hyperparameters
-from lightning_lrsched.trainer.snapshot import TrainerSnapshot
-
-MAX_BATCHES_WITHOUT_STEP = 1000
-"""Under manual optimization, where some optimizers step on every nth batch only."""
+from lightning_lrsched.trainer.snapshot import RandomStates, TrainerSnapshot
 
 
 class LRRangeTestCallback(Callback):
@@ -106,14 +108,19 @@ class LRRangeTestCallback(Callback):
             mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, monitor is not None
         )
         self._monitor = monitor
-        self._optimizer_index = optimizer_index
+        self.optimizer_index = optimizer_index
         self._log = log
+        self._at_start: RandomStates | None = None  # where the test is made inside the fit that it is for
+        self._several = False
         self._snapshot: TrainerSnapshot | None = None
         self._board: Any = None  # a RangeTestBoard, while there is one
         self._sweep: Any = None  # a Sweep, while there is one
         self._num_steps: int | None = None
         self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
+        self._since_last_step: list[Tensor] = []
+        self._of_batch: list[Tensor] = []
         self._result: RangeTestResult | None = None
+        self._child_result = ChildResult()
 
     @property
     def result(self) -> RangeTestResult:
@@ -122,11 +129,47 @@ class LRRangeTestCallback(Callback):
         Raises:
             RuntimeError: if no test has ended yet.
         """
-        if self._result is None:
+        result = self._child_result.instead_of(self._result)
+        if result is None:
             raise RuntimeError(
-                "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first; a test that"
-                " ran in child processes (ddp_spawn, ddp_fork, ddp_notebook) leaves its result there"
+                "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first"
             )
+        return result
+
+    def run_inside(
+        self, trainer: TrainerLike, pl_module: Any, optimizer_index: int, at_start: RandomStates, *, several: bool
+    ) -> RangeTestResult:
+        """Make a test with the settings of this one at the start of a fit that is already under way; restore that fit.
+
+        Callbacks other than Lightning's GradientAccumulationScheduler do not take part.
+
+        Args:
+            trainer: the Trainer, in ``on_train_start``.
+            pl_module: its module.
+            optimizer_index: which of its optimizers to sweep.
+            at_start: the random states from which the fit goes on.
+            several: whether there is a test for each of several optimizers.
+        """
+        test = copy(self)
+        test.optimizer_index, test._at_start, test._several = optimizer_index, at_start, several
+        run_steps = run_length_of(trainer).total_steps
+        test.setup(trainer, pl_module, "fit")
+        trainer.callbacks = [*trainer.callbacks, test]
+        try:
+            test.on_fit_start(trainer, pl_module)
+            if run_steps is not None and test._num_steps is not None and run_steps < test._num_steps:
+                log(
+                    trainer,
+                    f"LR range test: it takes up to {test._num_steps} optimizer steps, and the training after it only"
+                    f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
+                    logging.WARNING,
+                )
+            trainer.fit_loop.run()
+            test.on_fit_end(trainer, pl_module)
+        except BaseException as error:
+            test.on_exception(trainer, pl_module, error)
+            raise
+        self._result = test.result
         return self._result
 
     # Before -----------------------------------------------------------------------------------------------------------
@@ -134,12 +177,14 @@ class LRRangeTestCallback(Callback):
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self._sweep = self._board = self._result = None
-            self._snapshot = TrainerSnapshot(trainer)
+            self._since_last_step, self._of_batch = [], []
+            self._child_result.begin(trainer)
+            self._snapshot = TrainerSnapshot(trainer, self._at_start)
 
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         assert self._snapshot is not None
         owner = type(self).__name__
-        _, optimizer = pick_optimizer(trainer, self._optimizer_index, owner)
+        _, optimizer = pick_optimizer(trainer, self.optimizer_index, owner)
         # The length of the run, before the trainer's own limits are lifted.
         settings = self._settings.resolved(run_length_of(trainer if self._settings.needs_run else None))
         self._num_steps = settings.num_steps
@@ -151,7 +196,11 @@ class LRRangeTestCallback(Callback):
             # The trainer's own limits may end the run in the middle of the sweep.
             self._snapshot.set_limits(trainer, max_epochs=-1, max_steps=-1)
         self._board = RangeTestBoard(
-            trainer, log=self._log, bar=self._snapshot.had_progress_bar(), steps=self._num_steps
+            trainer,
+            log=self._log,
+            bar=self._snapshot.had_progress_bar(),
+            steps=self._num_steps,
+            optimizer=self.optimizer_index if self._several else None,
         )
         self._sweep = self._replace_schedulers(trainer, optimizer, settings)
 
@@ -203,15 +252,24 @@ class LRRangeTestCallback(Callback):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
+    def on_before_backward(self, trainer: TrainerLike, pl_module: Any, loss: Tensor) -> None:
+        if not pl_module.automatic_optimization:
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            factor = 1 if scaler is None else scaler.scale(torch.ones_like(loss.detach()))
+            self._since_last_step.append(loss.detach() / factor)
+
+    def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: Any, optimizer: Any) -> None:
+        # Under manual optimization the losses since the last step, of whichever optimizer, belong to this one.
+        if same_optimizer(self._sweep.schedule, optimizer):
+            self._of_batch += self._since_last_step
+        self._since_last_step.clear()
+
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         automatic = pl_module.automatic_optimization
-        loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
-        if loss is not None:
-            # Lightning has divided it by the number of accumulated micro-batches.
-            divided_by = trainer.accumulate_grad_batches if automatic else 1
-            self._sweep.add(loss.detach() if divided_by == 1 else loss.detach() * divided_by)
+        for loss in self._losses_of_batch(trainer, pl_module, outputs):
+            self._sweep.add(loss)
         skipped = self._has_skipped(trainer, automatic=automatic)
         if self._sweep.advance():
             self._check_that_there_are_losses()
@@ -219,7 +277,7 @@ class LRRangeTestCallback(Callback):
             self._sweep.skip()
         elif not automatic and self._sweep.stalled == MAX_BATCHES_WITHOUT_STEP:
             raise ValueError(
-                f"optimizer_index={self._optimizer_index}: the module has not stepped this optimizer in"
+                f"optimizer_index={self.optimizer_index}: the module has not stepped this optimizer in"
                 f" {self._sweep.stalled} batches"
             )
         self._stop_if_due(trainer)
@@ -232,11 +290,24 @@ class LRRangeTestCallback(Callback):
         before, self._skipped_steps = self._skipped_steps, engine.skipped_steps
         return bool(engine.skipped_steps > before)
 
+    def _losses_of_batch(self, trainer: TrainerLike, pl_module: Any, outputs: Any) -> list[Tensor]:
+        """Return what training_step returned; under manual optimization, where that says less, what went backward."""
+        backward, self._of_batch = self._of_batch, []
+        returned = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
+        if backward and (returned is None or len(trainer.optimizers) > 1):
+            return backward
+        if returned is None:
+            return []
+        # Lightning has divided it by the number of accumulated micro-batches.
+        divided_by = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+        return [returned.detach() if divided_by == 1 else returned.detach() * divided_by]
+
     def _check_that_there_are_losses(self) -> None:
         if self._monitor is None and not self._sweep.has_losses and self._sweep.finished >= SETTLING_STEPS:
             raise ValueError(
                 f"training_step returned no loss in {self._sweep.finished} optimizer steps: have it return the loss (or"
-                " a dict with the key 'loss'), or give monitor, the name of a metric logged in validation"
+                " a dict with the key 'loss') or pass it to self.manual_backward; or give monitor, the name of a metric"
+                " logged in validation"
             )
 
     def _stop_if_due(self, trainer: TrainerLike) -> None:
@@ -261,13 +332,14 @@ class LRRangeTestCallback(Callback):
         assert self._snapshot is not None
         assert self._board is not None
         self._result = self._sweep.finish()
-        self._snapshot.restore_model(trainer, pl_module)
+        self._snapshot.restore_model(trainer)
         self._board.show_result(self._result)
-        store_hyperparameters(
-            trainer,
-            {"lr_range_test": hyperparameters(self._result)} if self._log else {},
-            with_own=self._snapshot.logs_hyperparameters,
-        )
+        if self._at_start is None:  # else they belong to the record of the training
+            store_hyperparameters(
+                trainer,
+                {"lr_range_test": hyperparameters(self._result)} if self._log else {},
+                with_own=self._snapshot.logs_hyperparameters,
+            )
 
     def on_fit_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         # Before the teardown hooks, so that the disabled callbacks get theirs.
@@ -280,7 +352,7 @@ class LRRangeTestCallback(Callback):
         if self._sweep is not None and self._result is None:
             self._result = self._sweep.finish(StopReason.INTERRUPTED)
         try:
-            self._snapshot.restore_model(trainer, pl_module)
+            self._snapshot.restore_model(trainer)
         finally:
             self._restore_trainer(trainer)
 
@@ -288,6 +360,8 @@ class LRRangeTestCallback(Callback):
         assert self._snapshot is not None
         self._snapshot.restore_trainer(trainer)
         self._snapshot = self._sweep = None
+        if self._result is not None:
+            self._child_result.leave(trainer, self._result)
         if self._board is not None:
             self._board.close()
         if self._result is not None and (self._result.steps or self._result.stop_reason != StopReason.INTERRUPTED):

@@ -14,6 +14,7 @@ from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.deepspeed_engine import applied_steps, batches_for_steps, engine_of, uses_engine
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 
+NO_TRAINER = "the length of the run is not known here: pass trainer=..., or write a number of optimizer steps"
 REMEDY = "set Trainer(max_steps=<number of steps>), or write a number of optimizer steps"
 
 
@@ -36,7 +37,7 @@ def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None =
     if isinstance(trainer, RunLength):
         return trainer
     if trainer is None:
-        return RunLength()
+        return RunLength(why_no_total=NO_TRAINER, why_no_epoch=NO_TRAINER)
     batches = _batches_per_epoch(trainer)
     accumulation = _accumulation(trainer)
     start = (Start.of(trainer) if start is None else start).for_epochs_of(batches)

@@ -41,6 +41,7 @@ class RunReport(Callback):
         self._written = False
         self._start = Start()
         self._schedules: dict[int, tuple[SchedulerConfig, LRScheduler]] = {}
+        self._waits = self._autolog = False
 
     @staticmethod
     def of(trainer: Any) -> RunReport | None:
@@ -74,15 +75,30 @@ class RunReport(Callback):
         if self._written:
             self._write(trainer)
 
+    def wait_for_range_test(self) -> None:
+        """Write the record only when training starts: a range test is still to find some of its numbers."""
+        self._waits = True
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._start = Start.of(trainer)
-        self._write(trainer)
+        self._autolog = trainer.enable_autolog_hparams
+        if self._waits:
+            trainer.enable_autolog_hparams = False  # loggers keep the first record
+        else:
+            self._write(trainer)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._start = Start.of(trainer)  # strategies that shard the optimizer load it after on_fit_start
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        waited = self._waits
         self._leave(trainer)
+        if waited:
+            self._write(trainer)
+            if self._autolog:  # what Lightning does beside
+                for logger in trainer.loggers:
+                    logger.log_graph(pl_module)
+                    logger.save()
         # Under manual optimization only the loop knows how often an optimizer steps.
         if self._schedules and not trainer.fast_dev_run and pl_module.automatic_optimization:
             run = run_length_of(trainer, self._start)
@@ -98,6 +114,8 @@ class RunReport(Callback):
         self._leave(trainer)  # if there was nothing to train
 
     def _leave(self, trainer: TrainerLike) -> None:
+        if self._waits:
+            self._waits, trainer.enable_autolog_hparams = False, self._autolog
         # A new list: Lightning iterates over the present one.
         trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
 

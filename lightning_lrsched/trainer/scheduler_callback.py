@@ -11,13 +11,19 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.range_test.configurations import one_cycle
+from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.tables import hyperparameters
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
-from lightning_lrsched.schedulers.param_groups import read_momenta, write_momenta
+from lightning_lrsched.schedulers.param_groups import momentum_kind, read_momenta, torch_optimizer, write_momenta
+from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, attach, detach, pick_optimizer
-from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, states_for
+from lightning_lrsched.trainer.checkpoint import Tests, check_optimizers, mark, saved_tests, states_for
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
@@ -30,12 +36,19 @@ from lightning_lrsched.trainer.deepspeed_engine import applied_steps, engine_of,
 from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
+from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
+from lightning_lrsched.trainer.snapshot import RandomStates
 
 
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
+
+    Without arguments it finds the learning rates too: before the first batch it makes an LR range test (up to 200
+    optimizer steps), puts everything back, and trains with 1Cycle between the bounds of that test, as long as the run.
+    Each of several optimizers gets a test and a schedule of its own. The same in any configuration: the word
+    ``"lr_range_test"`` for a learning rate stands for what the test finds.
 
     Before the first batch the schedule's first values are set; after every finished optimizer step the next ones. Not
     counted are accumulated micro-batches and steps that a gradient scaler skipped; under manual optimization each
@@ -57,6 +70,13 @@ class LRSchedulerCallback(Callback):
     those still to come. The loggers store the schedule with its numbers among the hyperparameters. A schedule that is
     much shorter or longer than the run is reported in the log, with both numbers.
 
+    In the range test the module's own hooks run as in training (except ``on_fit_start``, which has run already);
+    callbacks do not, other than Lightning's GradientAccumulationScheduler, and what the module logs does not reach the
+    loggers. They get the curves, the figure and the table of the test, then those of the training, in one run. The
+    test takes its batches from the training data; a stream that cannot begin again has lost them. On a resume there is
+    no second test: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
+    ``"lr_range_test"`` means the same as ``"auto"``.
+
     A class of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer
     steps. An ``optimizer`` section beside the schedule is not used, and the log reports that;
     :func:`configure_optimizers` reads it.
@@ -64,9 +84,10 @@ class LRSchedulerCallback(Callback):
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
             :class:`SchedulerConfig`; or a list of these, one for each of the module's optimizers (None: leave that
-            optimizer alone).
-        optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and
-            ``scheduler`` is not a list.
+            optimizer alone). None: 1Cycle from an LR range test, for every optimizer.
+        optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and one
+            ``scheduler``.
+        range_test: an :class:`LRRangeTestCallback` with the settings of the range test; None: its defaults.
         log: send the lr and momentum curves to the trainer's loggers.
         capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
             CUDA graph; only for optimizers that have torch's option ``capturable``.
@@ -76,8 +97,9 @@ class LRSchedulerCallback(Callback):
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
             scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or a scheduler in the
             config of DeepSpeedStrategy is in use, if a value depends on the length of a run that the Trainer does not
-            know, if the optimizer cannot be made capturable; or, on a resume, if the checkpoint has another number of
-            optimizers, of param groups or of the module's own schedulers.
+            know, if the optimizer cannot be made capturable, if the range test shows no learning rate (the message says
+            what to change); or, on a resume, if the checkpoint has another number of optimizers, of param groups or of
+            the module's own schedulers, or no range test where one is asked for.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -87,9 +109,10 @@ class LRSchedulerCallback(Callback):
 
     def __init__(
         self,
-        scheduler: Given | Sequence[Given | None],
+        scheduler: Given | Sequence[Given | None] | None = None,
         *,
         optimizer_index: int | None = None,
+        range_test: LRRangeTestCallback | None = None,
         log: bool = True,
         capturable: bool = False,
     ) -> None:
@@ -99,28 +122,73 @@ class LRSchedulerCallback(Callback):
             raise ValueError("optimizer_index: not together with a list of schedulers, whose order already decides")
         listed: list[Given | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
         self._written = [None if item is None else Written.read(item) for item in listed]
+        self._from_range_test = scheduler is None
         self._one_for_each = several
         self._optimizer_index = optimizer_index
         self._log = log
+        self._range_test = self._check_range_test(range_test)
         self._capturable = capturable
         self._curves = CurveLogger()
         self._scheduled: list[Scheduled] = []
+        self._tests: Tests = {}
+        self._at_start: RandomStates | None = None
         self._attached = False
         self._steps_before = 0
+
+    def _check_range_test(self, range_test: LRRangeTestCallback | None) -> LRRangeTestCallback:
+        if range_test is None:
+            return LRRangeTestCallback(log=self._log)
+        if not isinstance(range_test, LRRangeTestCallback):
+            raise TypeError(f"range_test must be an LRRangeTestCallback, got {type(range_test).__name__}")
+        if range_test.optimizer_index != 0:
+            raise ValueError(
+                "range_test: give optimizer_index to LRSchedulerCallback, which tests each optimizer that it schedules"
+            )
+        if not self._from_range_test and not any(w is not None and w.config.needs_range_test for w in self._written):
+            raise ValueError(
+                f'range_test: no learning rate of the schedule is "{FROM_RANGE_TEST}", so there is nothing to test for'
+            )
+        return range_test
 
     @property
     def schedulers(self) -> list[LRScheduler]:
         """The schedules of the current fit, in the order of ``scheduler``; afterwards, those of the last fit.
 
-        After a fit they no longer follow their optimizers.
+        After a fit they no longer follow their optimizers. A fit in child processes (ddp_spawn, ddp_fork, ddp_notebook)
+        makes optimizers and schedules there, and this list stays as it was before; the position is in the checkpoint.
         """
         return [scheduled.scheduler for scheduled in self._scheduled]
+
+    @property
+    def range_test_results(self) -> dict[int, RangeTestResult]:
+        """What the range tests at the start of the fit have found: index of the optimizer -> result.
+
+        On a resume it comes from the checkpoint. Empty where no learning rate was to be tested, and after a fit in
+        child processes (ddp_spawn, ddp_fork, ddp_notebook), which leaves its results there; loggers have them.
+        """
+        return dict(self._tests)
+
+    @property
+    def range_test_result(self) -> RangeTestResult:
+        """What the range test at the start of the fit has found.
+
+        Raises:
+            RuntimeError: if there was none, or one for each of several optimizers.
+        """
+        if len(self._tests) != 1:
+            raise RuntimeError(
+                "this fit made no LR range test"
+                if not self._tests
+                else f"there are {len(self._tests)} results, one per optimizer: see range_test_results"
+            )
+        return next(iter(self._tests.values()))
 
     # Before training --------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         self._attached = False
         if stage == "fit":
+            self._scheduled, self._tests, self._at_start = [], {}, None
             check_callbacks(trainer, type(self).__name__)
             RunReport.of(trainer)  # behind all callbacks of the user
 
@@ -130,9 +198,13 @@ class LRSchedulerCallback(Callback):
         targets = self._targets(trainer)
         for index, written in targets:
             check_optimizer(trainer, index, written.config, owner)
+        if any(written.config.needs_range_test for _, written in targets):
+            self._at_start = RandomStates()  # before the data is loaded to see how long the run is
+            self._at_start.add_data(trainer)
         needs_run = any(written.config.needs_run for _, written in targets)
         run = run_length_of(trainer if needs_run else None)
         self._scheduled = []
+        self._tests = saved_tests(loaded_checkpoint(trainer))
         for index, written in targets:
             self._attach(trainer, index, written, run)
         for content in {id(written.content): written.content for _, written in targets}.values():
@@ -144,6 +216,11 @@ class LRSchedulerCallback(Callback):
         self._restore(trainer)
 
     def _targets(self, trainer: TrainerLike) -> list[tuple[int, Written]]:
+        if self._from_range_test:
+            several = self._optimizer_index is None and len(trainer.optimizers) > 1
+            index, _ = pick_optimizer(trainer, 0 if several else self._optimizer_index, type(self).__name__)
+            indices = range(len(trainer.optimizers)) if several else [index]
+            return [(index, Written(_one_cycle(trainer.optimizers[index]))) for index in indices]
         if not self._one_for_each:
             index, _ = pick_optimizer(trainer, self._optimizer_index, type(self).__name__)
             return [(index, written) for written in self._written if written is not None]
@@ -156,48 +233,77 @@ class LRSchedulerCallback(Callback):
 
     def _attach(self, trainer: TrainerLike, index: int, written: Written, run: RunLength) -> None:
         optimizer = trainer.optimizers[index]
-        momenta = read_momenta(optimizer.param_groups)
-        engine = engine_of(trainer)
-        scheduler, resolved = attach(written.config, optimizer, run, engine=engine, capturable=self._capturable)
-        scheduled = Scheduled(written, index, scheduler, resolved, run, momenta, steps_before(trainer))
+        scheduled = Scheduled(written, index, run, read_momenta(optimizer.param_groups), steps_before(trainer))
         self._scheduled.append(scheduled)
-        trainer.strategy.lr_scheduler_configs.append(_for_lightning(trainer, scheduler))
-        self._report(trainer, scheduled)
+        report = RunReport.of(trainer)
+        if written.config.needs_range_test and index not in self._tests and not loaded_checkpoint(trainer):
+            # Others look at the schedulers before training starts.
+            self._put(trainer, scheduled, ConstantLR(torch_optimizer(optimizer), factor=1.0))
+            if report is not None:
+                report.wait_for_range_test()
+        else:
+            self._build(trainer, scheduled)
         if written.optimizer_section is not None:
             number = index if len(trainer.optimizers) > 1 else None
             log_unused(trainer, type(self).__name__, written.optimizer_section, optimizer, number)
 
-    def _report(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+    def _build(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        """Attach the schedule with all its numbers, in place of one that was attached before."""
         config, index = scheduled.written.config, scheduled.index
+        test = self._tests.get(index)
+        if config.needs_range_test and test is None and loaded_checkpoint(trainer):
+            raise ValueError(
+                f"{type(self).__name__}: {', '.join(config.needs_range_test)} of optimizer {index} is"
+                f' "{FROM_RANGE_TEST}", and the checkpoint, which was saved without a test, cannot tell what it would'
+                " have found: write numbers (LRRangeTestCallback finds them in a fit of its own)"
+            )
+        if scheduled.scheduler is not None:
+            detach(scheduled.scheduler)
         optimizer = trainer.optimizers[index]
-        resolved = scheduled.resolved
-        log_schedule(trainer, config, resolved, name_of(optimizer, index if len(trainer.optimizers) > 1 else None))
+        scheduler, scheduled.resolved = attach(
+            config if test else config.without_range_test(),
+            optimizer,
+            scheduled.run,
+            test.learning_rates() if test and config.needs_range_test else None,
+            engine=engine_of(trainer),
+            capturable=self._capturable,
+        )
+        self._put(trainer, scheduled, scheduler)
+        log_schedule(
+            trainer, config, scheduled.resolved, name_of(optimizer, index if len(trainer.optimizers) > 1 else None)
+        )
         report = RunReport.of(trainer)
         if report is not None:
-            report.add_schedule(trainer, config, resolved, scheduled.scheduler, index)
+            report.add_schedule(trainer, config, scheduled.resolved, scheduler, index)
+            if test and config.needs_range_test:
+                name = f"lr_range_test_{index}" if index else "lr_range_test"
+                report.add_hyperparameters(trainer, name, hyperparameters(test))
+
+    def _put(self, trainer: TrainerLike, scheduled: Scheduled, scheduler: LRScheduler) -> None:
+        """List ``scheduler`` among the Trainer's, in place of the one before."""
+        configs, earlier = trainer.strategy.lr_scheduler_configs, scheduled.scheduler
+        places = [place for place, config in enumerate(configs) if config.scheduler is earlier]
+        scheduled.scheduler = scheduler
+        # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
+        follows = isinstance(scheduler, ClosedFormLR) or uses_engine(trainer)
+        stepped = scheduled.resolved is not None and not follows
+        config = LRSchedulerConfig(scheduler, interval="step", frequency=1 if stepped else NEVER)
+        if places:
+            configs[places[0]] = config
+        else:
+            configs.append(config)
 
     def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # Before on_fit_start; but with strategies that shard the optimizer, after it.
         if self._attached:
+            self._tests = saved_tests(checkpoint)
             for scheduled in self._scheduled:
                 scheduled.axis = 0
-                if scheduled.written.config.needs_run:
+                if scheduled.written.config.needs_run or scheduled.written.config.needs_range_test:
                     scheduled.run = run_length_of(trainer)
-                    write_momenta(scheduled.scheduler.optimizer.param_groups, scheduled.own_momenta)
-                    self._attach_again(trainer, scheduled)
+                    write_momenta(trainer.optimizers[scheduled.index].param_groups, scheduled.own_momenta)
+                    self._build(trainer, scheduled)
             self._restore(trainer)
-
-    def _attach_again(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
-        """Replace a schedule whose run or optimizer has changed."""
-        earlier, optimizer = scheduled.scheduler, trainer.optimizers[scheduled.index]
-        detach(earlier)
-        scheduled.scheduler, scheduled.resolved = attach(
-            scheduled.written.config, optimizer, scheduled.run, engine=engine_of(trainer), capturable=self._capturable
-        )
-        configs = trainer.strategy.lr_scheduler_configs
-        configs[:] = [config for config in configs if config.scheduler is not earlier]
-        configs.append(_for_lightning(trainer, scheduled.scheduler))
-        self._report(trainer, scheduled)
 
     def _restore(self, trainer: TrainerLike) -> None:
         """Pass each scheduler's state to Lightning, which restores them by their order; once for all our callbacks."""
@@ -217,11 +323,33 @@ class LRSchedulerCallback(Callback):
     # During training --------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        self._test(trainer, pl_module)
         check_second_schedulers(trainer, self.schedulers, type(self).__name__)
         self._steps_before = steps_made(trainer)
         for scheduled in self._scheduled:
             scheduled.began_at = scheduled.logged = scheduled.scheduler.last_epoch
             scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
+
+    def _test(self, trainer: TrainerLike, pl_module: Any) -> None:
+        """Make the range tests that the schedules wait for, and attach these."""
+        waiting = [scheduled for scheduled in self._scheduled if scheduled.resolved is None]
+        for scheduled in waiting:
+            result = self._test_one(trainer, pl_module, scheduled, several=len(waiting) > 1)
+            if result is not None:
+                self._tests[scheduled.index] = result
+        for scheduled in waiting:
+            self._build(trainer, scheduled)
+        self._at_start = None
+
+    def _test_one(
+        self, trainer: TrainerLike, pl_module: Any, scheduled: Scheduled, *, several: bool
+    ) -> RangeTestResult | None:
+        assert self._at_start is not None
+        if trainer.fast_dev_run:
+            keys = ", ".join(scheduled.written.config.needs_range_test)
+            log(trainer, f'{type(self).__name__}: no LR range test in a fast_dev_run; {keys} as with "auto"')
+            return None
+        return self._range_test.run_inside(trainer, pl_module, scheduled.index, self._at_start, several=several)
 
     def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -240,7 +368,7 @@ class LRSchedulerCallback(Callback):
                 f"{owner}: optimizer {scheduled.index} has been replaced, and {name}, a scheduler of torch's own,"
                 " cannot begin in the middle of a run; one of this package's can"
             )
-        self._attach_again(trainer, scheduled)
+        self._build(trainer, scheduled)
         scheduled.scheduler.step(position)
         log(
             trainer,
@@ -265,7 +393,7 @@ class LRSchedulerCallback(Callback):
     def on_save_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._curves.flush(trainer)
         schedules = {scheduled.index: scheduled.scheduler for scheduled in self._scheduled}
-        mark(checkpoint, schedules, trainer.lr_scheduler_configs)
+        mark(checkpoint, schedules, trainer.lr_scheduler_configs, self._tests)
 
     # After training ---------------------------------------------------------------------------------------------------
 
@@ -292,7 +420,7 @@ class LRSchedulerCallback(Callback):
             detach(scheduler)
 
 
-def _for_lightning(trainer: TrainerLike, scheduler: LRScheduler) -> LRSchedulerConfig:
-    # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
-    frequency = NEVER if isinstance(scheduler, ClosedFormLR) or uses_engine(trainer) else 1
-    return LRSchedulerConfig(scheduler, interval="step", frequency=frequency)
+def _one_cycle(optimizer: Optimizer) -> SchedulerConfig:
+    """Return the schedule of an optimizer for which none is given: what a range test leads to."""
+    cycle_momentum = momentum_kind(torch_optimizer(optimizer)) == "momentum"
+    return SchedulerConfig.from_dict(one_cycle(FROM_RANGE_TEST, FROM_RANGE_TEST, [1.0], None, cycle_momentum))

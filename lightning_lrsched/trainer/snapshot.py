@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import torch
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
-from torch import Tensor
-from torch.nn.parameter import is_lazy
-from torchmetrics import Metric
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 
+from lightning_lrsched.range_test.generators import generator_states, global_states
+from lightning_lrsched.range_test.snapshot import ModelSnapshot
 from lightning_lrsched.trainer.deepspeed_engine import EngineState, engine_of
-from lightning_lrsched.trainer.generators import generator_states
 from lightning_lrsched.trainer.protocol import TrainerLike, is_a
 
 DISABLED_CALLBACKS = (
@@ -25,26 +21,55 @@ DISABLED_CALLBACKS = (
 )
 
 
-class TrainerSnapshot:
-    """Remembers everything that a trial run of ``fit`` changes, and restores it once, however the run ends."""
+KEPT_INSIDE_FIT = ("GradientAccumulationScheduler", "LRRangeTestCallback")
+"""The callbacks that take part in a trial at the beginning of a fit; all others see only the training."""
 
-    def __init__(self, trainer: TrainerLike) -> None:
+
+class RandomStates:
+    """The states of the random number generators of Python, NumPy and torch, and of those behind a trainer's data."""
+
+    def __init__(self) -> None:
+        self._resets = global_states()
+
+    def add_data(self, trainer: TrainerLike) -> None:
+        """Remember the generators of the trainer's data, too; once the module and its data are set up."""
+        self._resets = [*generator_states(trainer.fit_loop._data_source.instance), *self._resets]
+
+    def restore(self) -> None:
+        """Restore all of them."""
+        for reset in self._resets:
+            reset()
+
+
+class TrainerSnapshot:
+    """Remembers everything that a trial run changes, and restores it once, however the run ends.
+
+    Args:
+        trainer: the trainer that is about to make the trial.
+        at_start: the random states at the start of the fit, where the trial is made inside the fit that it is for;
+            None: the trial is a fit of its own.
+    """
+
+    def __init__(self, trainer: TrainerLike, at_start: RandomStates | None = None) -> None:
         """Remember the trainer's settings and the random states; disable what a trial must not run."""
-        self._rng_states = _collect_rng_states()
+        self._inside_fit = at_start is not None
+        self._random_states = RandomStates() if at_start is None else at_start
         self._callbacks = list(trainer.callbacks)
         self._loops = deepcopy(trainer.fit_loop.state_dict())
         self._limits = self._read_limits(trainer)
-        self._modules: list[ModuleTensors | MetricState] = []
-        self._optimizers: list[Any] = []
+        self._model: ModelSnapshot | None = None
         self._engine: EngineState | None = None
-        self._reset_generators: list[Callable[[], object]] = []
+        self._schedulers: list[tuple[LRSchedulerConfig, dict[str, Any]]] = []
         self._restored = False
-        trainer.callbacks = [callback for callback in trainer.callbacks if not is_a(callback, *DISABLED_CALLBACKS)]
+        trainer.callbacks = [callback for callback in trainer.callbacks if self._takes_part(callback)]
         # Loggers keep the first hyperparameters of a run: at the end of the trial they get them with its findings.
         self.logs_hyperparameters = trainer.enable_autolog_hparams
         trainer.enable_autolog_hparams = False
         # What the module logs would stand among the values of the training.
         trainer._logger_connector.log_metrics = _log_nothing  # type: ignore[method-assign]
+
+    def _takes_part(self, callback: Any) -> bool:
+        return is_a(callback, *KEPT_INSIDE_FIT) if self._inside_fit else not is_a(callback, *DISABLED_CALLBACKS)
 
     def had_progress_bar(self) -> bool:
         """Return whether the trainer shows a progress bar."""
@@ -56,28 +81,34 @@ class TrainerSnapshot:
         Raises:
             ValueError: if the module has lazy parameters, which have no value yet that could be restored.
         """
-        refuse_lazy_parameters(module)
         engine = engine_of(trainer)
         self._engine = None if engine is None else EngineState(engine, module)
-        parts = list(module.modules())
-        self._modules = [*map(ModuleTensors, parts), *(MetricState(part) for part in parts if isinstance(part, Metric))]
-        if self._engine is None:
-            self._optimizers = [copy_of_state(optimizer.state_dict()) for optimizer in trainer.optimizers]
-        self._reset_generators = generator_states(trainer.fit_loop._data_source.instance)
+        # DeepSpeed's optimizers have shards; the precision plugin has the state of a gradient scaler.
+        optimizers = trainer.optimizers if engine is None else []
+        self._model = ModelSnapshot(module, [*optimizers, trainer.precision_plugin])
+        if self._inside_fit:
+            configs = trainer.lr_scheduler_configs
+            self._schedulers = [(config, deepcopy(config.scheduler.state_dict())) for config in configs]
+        else:
+            self._random_states.add_data(trainer)
 
-    def restore_model(self, trainer: TrainerLike, module: Any) -> None:
+    def restore_model(self, trainer: TrainerLike) -> None:
         """Restore weights, buffers, metrics and optimizer states."""
         if self._engine is not None:
             self._engine.release_gathered()
-        for part in self._modules:
-            part.restore()
+        if self._model is not None:
+            self._model.restore()
         if self._engine is not None:
             self._engine.restore()
-        for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
-            del optimizer.param_groups[len(state["param_groups"]) :]  # groups that were added during the trial
-            optimizer.load_state_dict(state)
-        module.zero_grad(set_to_none=True)
-        self._modules, self._optimizers, self._engine = [], [], None
+            self._engine = None
+        if self._schedulers:
+            self._restore_schedulers(trainer)
+
+    def _restore_schedulers(self, trainer: TrainerLike) -> None:
+        """Restore those of the module; a fit that follows a trial of its own makes them anew."""
+        trainer.strategy.lr_scheduler_configs[:] = [config for config, _ in self._schedulers]
+        for config, state in self._schedulers:
+            config.scheduler.load_state_dict(state)
 
     def restore_trainer(self, trainer: TrainerLike) -> None:
         """Restore callbacks, limits, progress and random states."""
@@ -97,9 +128,8 @@ class TrainerSnapshot:
         trainer.enable_autolog_hparams = self.logs_hyperparameters
         vars(trainer._logger_connector).pop("log_metrics", None)  # the class has it
         trainer._logger_connector.reset_metrics()
-        for reset in self._reset_generators:
-            reset()
-        _set_rng_states(self._rng_states)
+        trainer._logger_connector.reset_results()
+        self._random_states.restore()
 
     @staticmethod
     def _read_limits(trainer: TrainerLike) -> dict[str, Any]:
@@ -127,74 +157,6 @@ class TrainerSnapshot:
         for name in ("limit_val_batches", "accumulate_grad_batches"):
             if name in limits:
                 setattr(trainer, name, limits[name])
-
-
-class ModuleTensors:
-    """The parameters and buffers that one module holds itself: which they are, and their values in host memory."""
-
-    def __init__(self, module: Any) -> None:
-        """Remember them; also those that are None, for a buffer may be filled later."""
-        self._module = module
-        self._held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
-        tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
-        self._values = [(tensor, host_copy(tensor), tensor.requires_grad) for tensor in tensors]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the same tensors back into their places, and their values into them."""
-        for kind, held in self._held.items():
-            places = getattr(self._module, kind)
-            places.clear()
-            places.update(held)
-        for tensor, value, requires_grad in self._values:
-            if tensor.shape == value.shape:
-                tensor.copy_(value)
-            else:
-                tensor.data = value.to(tensor.device)
-            tensor.requires_grad_(requires_grad)
-
-
-class MetricState:
-    """The states of one metric of torchmetrics, which are neither parameters nor buffers."""
-
-    def __init__(self, metric: Metric) -> None:
-        """Remember them."""
-        self._metric = metric
-        names = [*metric._defaults, "_update_count", "_computed"]
-        self._state = {name: deepcopy(getattr(metric, name)) for name in names}
-
-    def restore(self) -> None:
-        """Put them back."""
-        for name, value in self._state.items():
-            setattr(self._metric, name, value)
-
-
-def copy_of_state(state: Any) -> Any:
-    """Return a copy of an optimizer's state, its tensors in host memory.
-
-    Loading moves what belongs to a parameter back to its device. The param groups are copied as they are, because a
-    tensor lr would not be moved back.
-    """
-    if isinstance(state, Tensor):
-        return host_copy(state)
-    if isinstance(state, dict):
-        return {key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()}
-    return deepcopy(state)
-
-
-def host_copy(tensor: Tensor) -> Tensor:
-    """Return a copy in host memory: a second model may not fit on the device. A sharded tensor stays where it is."""
-    return tensor.detach().clone() if hasattr(tensor, "to_local") else tensor.detach().to("cpu", copy=True)
-
-
-def refuse_lazy_parameters(module: Any) -> None:
-    """Raise ValueError where a lazy module (LazyLinear, for example) has not seen any data yet."""
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if is_lazy(tensor):
-            raise ValueError(
-                f"{name} of {type(module).__name__} is a lazy parameter without a shape or a value, so the range test"
-                " could not put it back: before fit, call the module once with a batch of data (module(batch))"
-            )
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:

@@ -232,3 +232,49 @@ def test_a_group_that_is_added_later_warms_up_to_its_own_lr():
     schedule = SchedulerConfig("WarmupLR", warmup_max_lr="auto", warmup_num_steps=2).build(optimizer)
     optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 0.7})
     assert schedule.lr_at(10) == [0.1, 0.7]
+
+
+# The length of a run without a Trainer --------------------------------------------------------------------------------
+
+
+AUTO = SchedulerConfig("WarmupDecayLR", total_num_steps="auto", warmup_max_lr=0.1, warmup_num_steps="2ep")
+
+
+def test_a_loop_of_ones_own_says_how_long_it_is():
+    by_keywords = AUTO.build(sgd(), total_steps=200, steps_per_epoch=10)
+    by_run_length = AUTO.build(sgd(), RunLength(200, 10))
+    assert by_keywords.hyperparameters == by_run_length.hyperparameters
+    assert (by_keywords.total_num_steps, by_keywords.warmup_num_steps) == (200, 20)
+    assert AUTO.resolve(sgd(), total_steps=200, steps_per_epoch=10) == AUTO.resolve(sgd(), RunLength(200, 10))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "key"),
+    [
+        ({}, "total_num_steps='auto'"),
+        ({"total_steps": 200}, "warmup_num_steps='2ep'"),
+        ({"steps_per_epoch": 10}, "total_num_steps='auto'"),
+    ],
+)
+def test_a_length_that_is_missing_is_told_with_both_keywords(lengths, key):
+    with pytest.raises(ValueError, match=rf"{key} needs .*pass total_steps=\.\.\. and steps_per_epoch=\.\.\."):
+        AUTO.build(sgd(), **lengths)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "complaint"),
+    [
+        ({"total_steps": 0}, ValueError, "total_steps must be a whole number, at least 1"),
+        ({"steps_per_epoch": 2.5}, ValueError, "steps_per_epoch must be a whole number"),
+        ({"steps_per_epoch": "10"}, TypeError, "steps_per_epoch must be a whole number"),
+        (
+            {"trainer": RunLength(200, 10), "total_steps": 200},
+            ValueError,
+            "total_steps, steps_per_epoch: not together with a trainer",
+        ),
+    ],
+)
+def test_a_length_that_is_wrong_is_refused_also_where_it_is_not_needed(lengths, error, complaint):
+    for config in (AUTO, SchedulerConfig("WarmupLR")):
+        with pytest.raises(error, match=complaint):
+            config.resolve(sgd(), **lengths)

@@ -267,6 +267,7 @@ def test_range(cell: Cell, folder: Path) -> dict[str, Any]:
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             found["at the end"] = weights_of(pl_module)
+            found.update({"batch losses": list(pl_module.losses), "applied": list(pl_module.applied)})
             super().on_train_end(trainer, pl_module)
             found["after"] = weights_of(pl_module)
             found["held after restoring"] = held_by(pl_module)
@@ -277,7 +278,6 @@ def test_range(cell: Cell, folder: Path) -> dict[str, Any]:
     make_trainer(cell, callback).fit(module, data())
     result = callback.result
     found.update(steps=result.steps, lrs=result.lrs, losses=result.losses, stop_reason=result.stop_reason)
-    found.update({"batch losses": module.losses, "applied": module.applied})
     module.cell = cell = Cell(**{**vars(cell), "overflow_from": None})
     for name, tested in (("untested", Module(cell)), ("tested", module)):
         tested.applied, tested.losses, tested.batches = [], [], 0
@@ -305,7 +305,7 @@ class Trial(Callback):
             for group in trainer.strategy.optimizers[0].param_groups:
                 group["lr"] *= 1.5
         self.steps, self.weights = applied_steps(trainer), weights_of(pl_module)
-        snapshot.restore_model(trainer, pl_module)
+        snapshot.restore_model(trainer)
         snapshot.restore_trainer(trainer)
         engine.lr_scheduler = clock
         pl_module.applied, pl_module.losses, pl_module.batches = [], [], 0

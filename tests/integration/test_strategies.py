@@ -83,6 +83,11 @@ def test_one_process_checkpoint_goes_on_in_two(two_ranks: Any) -> None:
         assert found["position"] == STEPS
 
 
+def test_two_processes_checkpoint_goes_on_in_two(two_ranks: Any) -> None:
+    for found in two_ranks[0]:
+        assert found["resumed from two processes"] == expected(STEPS)[HALF:]
+
+
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_two_processes_checkpoint_goes_on_in_one(two_ranks: Any) -> None:
     module = Module()
@@ -106,6 +111,32 @@ def test_a_loss_that_explodes_on_one_rank_stops_the_range_test_on_both_at_the_sa
 
 def test_after_the_range_test_the_weights_of_both_ranks_are_bit_for_bit_those_before(two_ranks: Any) -> None:
     assert [found["range test"]["restored"] for found in two_ranks[0]] == [True, True]
+
+
+def test_after_the_range_test_of_a_trained_module_its_optimizers_state_is_as_before_and_sharded_as_before(
+    two_ranks: Any, request: pytest.FixtureRequest
+) -> None:
+    for found in two_ranks[0]:
+        ours = found["range test of a trained module"]
+        assert ours["steps"] == list(range(12))
+        assert ours["tensors"] == 4 + 4 * 3  # parameters; step and two moments of each
+        assert ours["restored"]
+        sharded = "fsdp2" in request.node.callspec.id
+        assert ours["sharded"] == [False, sharded, sharded] * 4
+
+
+def test_a_fabric_loop_follows_the_schedule_and_its_range_test_is_one_for_all_ranks_and_leaves_nothing_behind(
+    two_ranks: Any,
+) -> None:
+    first, second = (found["fabric"] for found in two_ranks[0])
+    assert first == second
+    assert first["used"] == expected(STEPS)
+    assert first["position"] == STEPS
+    stop_reason, steps, _ = first["range test"]
+    assert stop_reason in ("diverged", "non-finite loss")
+    assert EXPLODES_AT <= steps[-1] < SWEEP_LENGTH
+    assert first["lrs"]
+    assert not first["changed"]
 
 
 @pytest.mark.gpu

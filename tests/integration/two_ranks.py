@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest, SchedulerConfig
 
 STEPS = 8
 HALF = 4
@@ -38,6 +38,7 @@ class Module(LightningModule):
         torch.manual_seed(1)
         self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
         self.seen: list[tuple[float, float]] = []
+        self.kept: Any = None
 
     def configure_model(self) -> None:
         if self.sharded and not isinstance(next(self.parameters()), torch.distributed.tensor.DTensor):
@@ -55,7 +56,8 @@ class Module(LightningModule):
         self.seen.append((group["lr"], group["betas"][0]))
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=0.001)
+        self.kept = self.kept or torch.optim.AdamW(self.parameters(), lr=0.001)
+        return self.kept
 
 
 def make_trainer(*callbacks: Any, **options: Any) -> Trainer:
@@ -68,10 +70,12 @@ def data(samples: int = 160) -> DataLoader:
     return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), 2)
 
 
-def own_part(module: Module) -> list[Tensor]:
-    """This rank's copy, or shard, of the parameters."""
-    local = [p.to_local() if hasattr(p, "to_local") else p for p in module.parameters()]
-    return [p.detach().cpu().clone() for p in local]
+def own_part(module: nn.Module, optimizer: Any = None) -> list[Tensor]:
+    """This rank's copy, or shard, of the parameters and of the optimizer's state."""
+    states = optimizer.state.values() if optimizer else ()
+    tensors = [*module.parameters(), *(tensor for state in states for tensor in state.values())]
+    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    return [tensor.detach().cpu().clone() for tensor in local]
 
 
 def strategy_named(name: str) -> Any:
@@ -84,6 +88,56 @@ def strategy_named(name: str) -> Any:
 
         return FSDPStrategy(state_dict_type="full")
     return name
+
+
+def shard(net: nn.Module, mesh: Any) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh["data_parallel"])
+    return net
+
+
+def in_a_fabric_loop(name: str, accelerator: str) -> dict[str, Any]:
+    """A schedule and a range test in a loop of one's own, with wrapped model and optimizer."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import FSDPStrategy, ModelParallelStrategy
+
+    strategies = {
+        "ddp": lambda: "ddp",
+        "fsdp": FSDPStrategy,
+        "fsdp2": lambda: ModelParallelStrategy(shard, data_parallel_size=2, tensor_parallel_size=1),
+    }
+    fabric = Fabric(accelerator=accelerator, devices=2, strategy=strategies[name]())
+    fabric.launch()
+    torch.manual_seed(1)
+    model = fabric.setup(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)))
+    optimizer = fabric.setup_optimizers(torch.optim.AdamW(model.parameters(), lr=0.001))
+    loader = fabric.setup_dataloaders(data())
+    used: list[list[float]] = []
+
+    def step(batch: list[Tensor]) -> Tensor:
+        loss = (model(batch[0]) - batch[1]).square().mean()
+        fabric.backward(loss)
+        used.append([optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"][0]])
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    schedule = SchedulerConfig.of(CONFIG).build(optimizer, follow=True)
+    for _, batch in zip(range(STEPS), loader, strict=False):
+        step(batch)
+    schedule.unfollow_optimizer()
+    found: dict[str, Any] = {"used": list(used), "position": schedule.last_epoch}
+    before = own_part(model, optimizer)
+    with RangeTest(model, optimizer, max_lr=0.01, num_steps=SWEEP_LENGTH) as test:
+        for number, batch in enumerate(test.batches(loader)):
+            test.record(step(batch) * (1e9 if fabric.global_rank == 1 and number >= EXPLODES_AT else 1.0))
+    found["changed"] = not all(map(torch.equal, before, own_part(model, optimizer)))
+    found["range test"] = [str(test.result.stop_reason), test.result.steps, test.result.losses]
+    found["lrs"] = [lr for lr, _ in used[STEPS:]] == test.result.lrs
+    return found
 
 
 def main(name: str, folder: Path, accelerator: str) -> None:
@@ -102,6 +156,21 @@ def main(name: str, folder: Path, accelerator: str) -> None:
     trainer.fit(module, data(), ckpt_path=folder / "one.ckpt")
     found["resumed from one process"] = module.seen
     found["position"] = callback.schedulers[0].last_epoch
+
+    module, callback = Module(sharded), LRSchedulerCallback(CONFIG)
+    trainer = make_trainer(callback, strategy=strategy_named(name), max_steps=STEPS, **options)
+    trainer.fit(module, data(), ckpt_path=folder / "two.ckpt")
+    found["resumed from two processes"] = list(module.seen)
+    trained = own_part(module, module.kept)
+    range_test = LRRangeTestCallback(max_lr=1.0, num_steps=12)
+    make_trainer(range_test, strategy=strategy_named(name), **options).fit(module, data())
+    after = own_part(module, module.kept)
+    found["range test of a trained module"] = {
+        "steps": range_test.result.steps,
+        "tensors": len(after),
+        "restored": len(after) == len(trained) and all(map(torch.equal, trained, after)),
+        "sharded": [hasattr(value, "to_local") for state in module.kept.state.values() for value in state.values()],
+    }
 
     module, callback = Module(sharded), LRSchedulerCallback(ONE_EPOCH)
     trainer = make_trainer(
@@ -128,6 +197,7 @@ def main(name: str, folder: Path, accelerator: str) -> None:
         "losses": range_test.result.losses,
         "restored": all(map(torch.equal, before, own_part(module))),
     }
+    found["fabric"] = in_a_fabric_loop(name, accelerator)
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 

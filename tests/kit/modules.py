@@ -16,6 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_lrsched import LRRangeTestCallback, RangeTestResult
 
 
+class Notes(list):
+    """What a module notes for a test: a plain list of numbers is put back after a range test."""
+
+
 class Regression(LightningModule):
     """A linear regression; ``optimizer`` makes its optimizer, ``seen`` notes lr and momentum of each step."""
 
@@ -23,7 +27,7 @@ class Regression(LightningModule):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
         self.make_optimizer = optimizer or (lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
-        self.seen: list[tuple[float, float]] = []
+        self.seen: list[tuple[float, float]] = Notes()
 
     def loss(self, batch: list[Tensor]) -> Tensor:
         return nn.functional.mse_loss(self.net(batch[0]), batch[1])

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
-from tests.kit.modules import Regression, data, run
+from tests.kit.modules import Notes, Regression, data, run
 
 
 class Interrupt(Callback):
@@ -126,7 +126,7 @@ def test_a_modules_own_scheduler_and_our_callback_give_way_during_the_test(make_
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     module, callback = Regression(wired), LRRangeTestCallback(num_steps=20)
-    module.seen = []
+    module.seen = Notes()
     module.on_before_optimizer_step = lambda optimizer: module.seen.append(optimizer.param_groups[0]["lr"])
     ours = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
     make_trainer(callback, ours).fit(module, data())

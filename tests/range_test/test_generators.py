@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_lrsched import LRRangeTestCallback
 from tests.kit.modules import Regression, data
+from tests.kit.runs import StatefulLoader
 
 
 def in_a_batch_sampler(generator):
@@ -78,3 +79,15 @@ def test_generators_inside_a_dataset_are_put_back(make_trainer, wrap):
     before = noisy.state()
     make_trainer(LRRangeTestCallback(num_steps=12)).fit(Regression(), torch.utils.data.DataLoader(wrap(noisy), 8))
     assert noisy.state() == before
+
+
+@pytest.mark.parametrize("wrap", [lambda loader: loader, lambda loader: [loader], lambda loader: {"a": loader}])
+def test_a_loader_that_keeps_its_position_begins_where_it_was(make_trainer, wrap):
+    class Any(Regression):
+        def training_step(self, batch, batch_idx):
+            return self.loss(batch["a"] if isinstance(batch, dict) else batch[0] if len(batch) == 1 else batch)
+
+    loader = StatefulLoader(5)
+    loader.load_state_dict({"next": 2})
+    make_trainer(LRRangeTestCallback(num_steps=6)).fit(Any(), wrap(loader))
+    assert loader.state_dict() == {"next": 2}

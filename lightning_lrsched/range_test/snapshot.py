@@ -1,0 +1,204 @@
+"""ModelSnapshot: restores a module and its optimizers after a trial run, bit for bit."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from lightning_lrsched.range_test.generators import MAX_ITEMS
+
+NOT_OF_THE_USER = {*vars(torch.nn.Module()), "_current_fx_name"}
+"""Attributes that torch and Lightning keep up to date themselves."""
+
+
+class ModelSnapshot:
+    """Remembers parameters, buffers, metrics, plain attributes and optimizer states, in host memory.
+
+    Of tensors that are sharded over several devices (DTensors), each rank keeps its own shard. The copies are not in
+    pinned memory: they are copied once in each direction, while to pin takes longer than that, rounds every tensor's
+    size up to a power of two, and is not given back to the system.
+
+    Args:
+        module: the module that a trial run is about to train.
+        optimizers: all of its optimizers, and whatever else has a ``state_dict`` and a ``load_state_dict``.
+
+    Raises:
+        ValueError: if the module has lazy parameters, which have no value yet that could be restored.
+    """
+
+    def __init__(self, module: Any, optimizers: Sequence[Any]) -> None:
+        refuse_lazy_parameters(module)
+        self._module = module
+        parts = list(module.modules())
+        copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
+        self._parts: list[PlainAttributes | ModuleTensors | MetricState] = [PlainAttributes(part) for part in parts]
+        self._parts += [ModuleTensors(part, copies) for part in parts]
+        self._parts += [MetricState(part) for part in parts if isinstance(part, Metric)]
+        self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
+
+    def restore(self) -> None:
+        """Put everything back and drop the copies: a second call changes nothing."""
+        for part in self._parts:
+            part.restore()
+        for optimizer, state in self._optimizers:
+            if isinstance(optimizer, Optimizer):
+                del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
+                optimizer.state.clear()  # before the device gets the old one: it may not hold both
+            optimizer.load_state_dict(original_of(state))
+        self._module.zero_grad(set_to_none=True)
+        self._parts, self._optimizers = [], []
+
+
+class PlainAttributes:
+    """The numbers, switches and texts that a module keeps beside its tensors, also in small containers.
+
+    A module that counts its batches, or collects its losses in a list, goes on from where it was before the trial.
+    """
+
+    def __init__(self, module: Any) -> None:
+        """Remember them."""
+        self._attributes = vars(module)
+        held = {name: value for name, value in self._attributes.items() if name not in NOT_OF_THE_USER}
+        self._plain = {name: (value, deepcopy(value)) for name, value in held.items() if _is_plain(value)}
+        self._names = set(self._attributes)
+
+    def restore(self) -> None:
+        """Put them back, into the same containers; remove those that are new."""
+        for name in [name for name in self._attributes if name not in self._names and not name.startswith("_")]:
+            if _is_plain(self._attributes[name], at_most=None):
+                del self._attributes[name]
+        for name, (value, copied) in self._plain.items():
+            if isinstance(value, (list, deque, set, dict)):
+                value.clear()
+                getattr(value, "extend", getattr(value, "update", None))(copied)  # type: ignore[misc]
+            self._attributes[name] = value
+
+
+def _is_plain(value: Any, at_most: int | None = MAX_ITEMS) -> bool:
+    """Return whether ``value`` is a number, a text or None, or a container of at most so many of these."""
+    if type(value) in (list, tuple, set, deque, dict):
+        inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        return (at_most is None or len(value) <= at_most) and all(_is_plain(item, at_most) for item in inside)
+    return value is None or isinstance(value, (bool, int, float, complex, str))
+
+
+class ModuleTensors:
+    """The parameters and buffers that one module holds itself: which they are, and their values in host memory.
+
+    Args:
+        module: the module.
+        copies: the copies of all tensors so far, by the identity of the tensor; those of this module are added.
+    """
+
+    def __init__(self, module: Any, copies: dict[int, HostCopy]) -> None:
+        self._module, self._training = module, module.training
+        # Also those that are None: a buffer may be filled later.
+        self._held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
+        tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
+        for tensor in tensors:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = HostCopy(tensor)
+        self._values = [(copies[id(tensor)], tensor, tensor.requires_grad) for tensor in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the same tensors back into their places, and their values into them."""
+        self._module.training = self._training
+        for kind, held in self._held.items():
+            places = getattr(self._module, kind)
+            places.clear()
+            places.update(held)
+        for copy, tensor, requires_grad in self._values:
+            copy.write_into(tensor)
+            tensor.requires_grad_(requires_grad)
+
+
+class HostCopy:
+    """The value of one tensor in host memory; of a sharded one (DTensor), this rank's shard, and how it is sharded."""
+
+    def __init__(self, tensor: Any) -> None:
+        """Copy it."""
+        tensor = tensor.detach()
+        self._value = _own_part(tensor).to("cpu", copy=True)
+        self._sharding: Any = None
+        if hasattr(tensor, "to_local"):
+            self._device = tensor.device
+            self._sharding = {"device_mesh": tensor.device_mesh, "placements": tensor.placements}
+            self._sharding |= {"shape": tensor.shape, "stride": tensor.stride()}
+            self._from_local = type(tensor).from_local
+
+    def write_into(self, tensor: Tensor) -> None:
+        """Give ``tensor`` the copied value, in its own memory where it still has the size."""
+        part = _own_part(tensor)
+        if part.shape == self._value.shape:
+            part.copy_(self._value)
+        else:
+            tensor.data = self._value.to(tensor.device)
+
+    def original(self) -> Any:
+        """Return a tensor with the value: in host memory; a sharded one on its devices."""
+        if self._sharding is None:
+            return self._value
+        return self._from_local(self._value.to(self._device), run_check=False, **self._sharding)
+
+
+def _own_part(tensor: Any) -> Any:
+    """Return ``tensor``, or the shard of it that this rank holds; the same memory, where gradients are off."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+class MetricState:
+    """The states of one metric of torchmetrics, which are neither parameters nor buffers."""
+
+    def __init__(self, metric: Metric) -> None:
+        """Remember them."""
+        self._metric = metric
+        names = [*metric._defaults, "_update_count", "_computed"]
+        self._state = {name: deepcopy(getattr(metric, name)) for name in names}
+
+    def restore(self) -> None:
+        """Put them back."""
+        for name, value in self._state.items():
+            setattr(self._metric, name, value)
+
+
+def copy_of_state(state: Any) -> Any:
+    """Return a copy of an optimizer's state with a :class:`HostCopy` in the place of each tensor.
+
+    The param groups are copied as they are: loading moves what belongs to a parameter back to its device, but not a
+    tensor lr.
+    """
+    if isinstance(state, Tensor):
+        return HostCopy(state)
+    if isinstance(state, dict):
+        return {key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(map(copy_of_state, state))
+    return deepcopy(state)
+
+
+def original_of(copied: Any) -> Any:
+    """Return the state that :func:`copy_of_state` has copied, to be loaded."""
+    if isinstance(copied, HostCopy):
+        return copied.original()
+    if isinstance(copied, dict):
+        return {key: of if key == "param_groups" else original_of(of) for key, of in copied.items()}
+    return type(copied)(map(original_of, copied)) if type(copied) in (list, tuple) else copied
+
+
+def refuse_lazy_parameters(module: Any) -> None:
+    """Raise ValueError where a lazy module (LazyLinear, for example) has not seen any data yet."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} of {type(module).__name__} is a lazy parameter without a shape or a value, so the range test"
+                " could not put it back: before fit, call the module once with a batch of data (module(batch))"
+            )

@@ -1,0 +1,623 @@
+"""LRSchedulerCallback() alone: an LR range test inside the fit, then 1Cycle between what it found."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from lightning_lrsched import (
+    LRRangeTestCallback,
+    LRSchedulerCallback,
+    RangeTestResult,
+    SchedulerConfig,
+    configure_optimizers,
+)
+from tests.kit.modules import Notes, Regression, ValidatedRegression, data
+from tests.kit.runs import RestoresLater
+
+EPOCHS, BATCHES = 6, 10
+STEPS = EPOCHS * BATCHES
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.002)
+
+
+def weights(module: Any) -> list[torch.Tensor]:
+    return [value.clone() for value in module.state_dict().values()]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def shuffled() -> Any:
+    """Data in another order in every epoch, from the global generator."""
+    return data(BATCHES, shuffle=True)
+
+
+def separate_test(make_trainer: Any, module: Any, loader: Any = None, **options: Any) -> RangeTestResult:
+    """A test in a fit of its own, from the state in which a fit with LRSchedulerCallback() begins."""
+    test = LRRangeTestCallback(**options)
+    make_trainer(test).fit(module, shuffled() if loader is None else loader)
+    return test.result
+
+
+# The training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [None, adam])
+def test_one_line_trains_with_1cycle_between_the_bounds_of_a_range_test(make_trainer, optimizer):
+    seed_everything(3, verbose=False)
+    module, callback = Regression(optimizer), LRSchedulerCallback()
+    trainer = make_trainer(callback, max_epochs=EPOCHS)
+    trainer.fit(module, shuffled())
+
+    assert (trainer.global_step, trainer.current_epoch) == (STEPS, EPOCHS)
+    schedule = callback.schedulers[0]
+    assert type(schedule).__name__ == "OneCycle"
+    trained_at = module.seen[-STEPS:]
+    assert [lr for lr, _ in trained_at] == [schedule.lr_at(step)[0] for step in range(STEPS)]
+    if optimizer is None:
+        assert [momentum for _, momentum in trained_at] == [schedule.momentum_at(step)[0] for step in range(STEPS)]
+    else:
+        assert {momentum for _, momentum in trained_at} == {0.9}
+
+    low, high = callback.range_test_result.bounds()
+    assert (schedule.lr_at(0)[0], max(lr for lr, _ in trained_at)) == pytest.approx((low, high))
+    lengths = ("cycle_first_step_size", "cycle_second_step_size", "decay_step_size")
+    assert sum(schedule.hyperparameters[key] for key in lengths) == STEPS
+
+
+def test_it_is_what_a_test_and_then_a_new_fit_are(make_trainer):
+    seed_everything(3, verbose=False)
+    module, callback = Regression(), LRSchedulerCallback()
+    make_trainer(callback, max_epochs=EPOCHS).fit(module, shuffled())
+    random_after = torch.get_rng_state()
+
+    seed_everything(3, verbose=False)
+    other = Regression()
+    result = separate_test(make_trainer, other)
+    assert result == callback.range_test_result
+    make_trainer(LRSchedulerCallback(result.one_cycle()), max_epochs=EPOCHS).fit(other, shuffled())
+    assert same(weights(module), weights(other))
+    assert torch.equal(torch.get_rng_state(), random_after)
+
+
+def test_data_of_a_datamodule_in_a_random_order_of_its_own(make_trainer):
+    class Data(LightningDataModule):
+        def __init__(self):
+            super().__init__()
+            self.order = torch.Generator().manual_seed(7)
+
+        def train_dataloader(self):
+            return data(BATCHES, shuffle=True, generator=self.order)
+
+    trained = []
+    for separate in (False, True):
+        seed_everything(3, verbose=False)
+        module, source = Regression(), Data()
+        schedule = separate_test(make_trainer, module, source).one_cycle() if separate else None
+        make_trainer(LRSchedulerCallback(schedule), max_epochs=EPOCHS).fit(module, datamodule=source)
+        trained.append(weights(module))
+    assert same(*trained)
+
+
+def test_accumulated_batches_count_as_one_step(make_trainer):
+    for options, callbacks in (({"accumulate_grad_batches": 4}, ()), ({}, (GradientAccumulationScheduler({0: 4}),))):
+        module, callback = Regression(), LRSchedulerCallback()
+        trainer = make_trainer(callback, *callbacks, max_epochs=EPOCHS, **options)
+        trainer.fit(module, data(BATCHES))
+        assert trainer.global_step == callback.schedulers[0].last_epoch == EPOCHS * 3
+        result = callback.range_test_result
+        assert len(module.seen) - EPOCHS * 3 == result.steps[-1] + 1  # one record per step, not per batch
+
+
+def test_the_ratio_of_param_groups_is_kept(make_trainer):
+    module, callback = Regression(), LRSchedulerCallback()
+    module.make_optimizer = lambda _: torch.optim.SGD(
+        [{"params": module.net[0].parameters(), "lr": 0.01}, {"params": module.net[1:].parameters(), "lr": 0.04}],
+        momentum=0.9,
+    )
+    make_trainer(callback, max_epochs=EPOCHS).fit(module, data())
+    schedule = callback.schedulers[0]
+    for step in (0, 10, 30, 59):
+        first, second = schedule.lr_at(step)
+        assert first / second == pytest.approx(0.25)
+    assert max(schedule.lr_at(18)) == pytest.approx(callback.range_test_result.bounds()[1])
+
+
+class Gan(LightningModule):
+    """Two networks against each other; returns no loss and counts its batches."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.critic = torch.nn.Linear(4, 2), torch.nn.Linear(2, 1)
+        self.batches = 0
+        self.used = [Notes(), Notes()]
+
+    def training_step(self, batch, batch_idx):
+        first, second = self.optimizers()
+        real, fake = batch[0][:, :2], self.generator(batch[0])
+        loss = torch.nn.functional.softplus
+        self.used[0].append(first.param_groups[0]["lr"])
+        first.zero_grad()
+        self.manual_backward(loss(-self.critic(real)).mean() + loss(self.critic(fake.detach())).mean())
+        first.step()
+        self.batches += 1
+        if self.batches % 2:
+            self.used[1].append(second.param_groups[0]["lr"])
+            second.zero_grad()
+            self.manual_backward(loss(-self.critic(fake)).mean() + (fake.mean() - real.mean()).square())
+            second.step()
+
+    def configure_optimizers(self):
+        return [
+            torch.optim.Adam(self.critic.parameters(), 1e-3),
+            torch.optim.Adam(self.generator.parameters(), 1e-3),
+        ]
+
+
+def test_each_of_several_optimizers_gets_a_test_and_a_schedule(make_trainer):
+    module, callback = Gan(), LRSchedulerCallback()
+    trainer = make_trainer(callback, max_epochs=EPOCHS)
+    trainer.fit(module, data())
+    assert module.batches == STEPS
+    assert list(callback.range_test_results) == [0, 1]
+    assert [schedule.last_epoch for schedule in callback.schedulers] == [STEPS, STEPS // 2]
+    for used, schedule in zip(module.used, callback.schedulers, strict=True):
+        steps = schedule.last_epoch
+        assert used[-steps:] == [schedule.lr_at(step)[0] for step in range(steps)]
+    with pytest.raises(RuntimeError, match="2 results, one per optimizer: see range_test_results"):
+        _ = callback.range_test_result
+
+
+def test_the_losses_of_each_optimizer_are_its_own(make_trainer):
+    class Constant(Gan):
+        """The losses of the two are 1 and 2, whatever the weights are."""
+
+        def training_step(self, batch, batch_idx):
+            for number, (net, optimizer) in enumerate(
+                zip((self.critic, self.generator), self.optimizers(), strict=True)
+            ):
+                optimizer.zero_grad()
+                inputs = batch[0][:, : net.in_features]
+                self.manual_backward(0.0 * net(inputs).sum() + number + 1.0)
+                optimizer.step()
+
+    for index in (0, 1):
+        result = separate_test(make_trainer, Constant(), num_steps=20, optimizer_index=index)
+        assert set(result.losses) == {index + 1.0}
+        assert len(result.losses) == 20
+
+
+# What else is there sees only the training ---------------------------------------------------------------------------
+
+
+class Hooks(Callback):
+    """Notes every hook that is called."""
+
+    def __init__(self):
+        self.called = []
+        for name in dir(Callback):
+            if name.startswith("on_"):
+                setattr(self, name, self._noting(name))
+
+    def _noting(self, name):
+        return lambda *_, **__: self.called.append(name)
+
+
+def test_callbacks_of_the_user_and_loggers_see_only_the_training(make_trainer, tmp_path):
+    called = {}
+    for name, schedule in (("given", {"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}}), ("tested", None)):
+        hooks, logger = Hooks(), CSVLogger(tmp_path, name=name)
+        checkpoints = ModelCheckpoint(tmp_path / f"{name}_checkpoints", every_n_train_steps=20, save_top_k=-1)
+        module = ValidatedRegression()
+        module.training_step = lambda batch, _, module=module: (
+            module.log("train_loss", loss := module.loss(batch)) or loss
+        )
+        make_trainer(
+            LRSchedulerCallback(schedule),
+            *(hooks, checkpoints, EarlyStopping("val_loss", patience=100), LearningRateMonitor("step")),
+            max_epochs=EPOCHS,
+            logger=logger,
+            log_every_n_steps=10,
+            enable_checkpointing=True,
+        ).fit(module, data(), data())
+        called[name] = hooks.called
+        assert sorted(path.name for path in (tmp_path / f"{name}_checkpoints").iterdir()) == [
+            f"epoch={epoch}-step={step}.ckpt" for epoch, step in ((1, 20), (3, 40), (5, 60))
+        ]
+        with (Path(logger.log_dir) / "metrics.csv").open() as lines:
+            rows = list(csv.DictReader(lines))
+        for tag in ("train_loss", "lr-SGD"):
+            assert [int(row["step"]) for row in rows if row[tag]] == [9, 19, 29, 39, 49, 59]
+        assert sum(bool(row["val_loss"]) for row in rows) == EPOCHS
+    assert called["tested"] == called["given"]
+    assert sum(bool(row["lr_range_test/loss"]) for row in rows) > 50
+
+
+def test_a_counter_of_the_module_goes_on_where_it_was(make_trainer):
+    class Counting(Regression):
+        def __init__(self):
+            super().__init__()
+            self.batches, self.history = 5, {"losses": []}
+
+        def training_step(self, batch, batch_idx):
+            self.batches += 1
+            loss = self.loss(batch)
+            self.history["losses"].append(loss.item())
+            self.epoch_at_end = self.current_epoch
+            return loss
+
+    module = Counting()
+    history = module.history
+    separate_test(make_trainer, module)
+    assert (module.batches, history, hasattr(module, "epoch_at_end")) == (5, {"losses": []}, False)
+    make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS).fit(module, data())
+    assert (module.batches, len(module.history["losses"]), module.epoch_at_end) == (5 + STEPS, STEPS, EPOCHS - 1)
+    assert module.history is history
+
+
+def test_the_modules_on_fit_start_runs_once_and_before_the_test(make_trainer):
+    class Prepared(Regression):
+        prepared = Notes()
+
+        def on_fit_start(self):
+            self.prepared.append(self.global_step)
+
+        def training_step(self, batch, batch_idx):
+            assert self.prepared
+            return super().training_step(batch, batch_idx)
+
+    module = Prepared()
+    make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS).fit(module, data())
+    assert module.prepared == [0]
+
+
+def test_the_schedulers_of_other_optimizers_go_on_from_the_start(make_trainer):
+    class Two(Gan):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            if self.batches % 2:
+                self.lr_schedulers()[0].step()  # ours is there too
+
+        def configure_optimizers(self):
+            first, second = super().configure_optimizers()
+            return [first, second], [torch.optim.lr_scheduler.StepLR(second, step_size=1, gamma=0.5)]
+
+    module, callback = Two(), LRSchedulerCallback(optimizer_index=0)
+    make_trainer(callback, max_epochs=1).fit(module, data())
+    assert module.used[1][-5:] == [1e-3 * 0.5**step for step in range(5)]
+
+
+def test_one_tensorboard_run_holds_the_test_the_training_and_what_was_found(make_trainer, tmp_path):
+    class Saved(Regression):
+        def __init__(self):
+            super().__init__()
+            self.save_hyperparameters({"width": 8})
+
+    callback, logger = LRSchedulerCallback(), TensorBoardLogger(tmp_path, name="", version="")
+    module = Saved()
+    graphs = []
+    logger.log_graph = graphs.append
+    make_trainer(callback, logger=logger, log_every_n_steps=5, max_epochs=EPOCHS).fit(module, data())
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path), {"images": 0, "scalars": 0}).Reload()
+    result = callback.range_test_result
+    assert [event.step for event in events.Scalars("lr_range_test/loss")] == result.steps
+    assert [event.step for event in events.Scalars("lr-SGD")] == list(range(4, STEPS, 5))
+    assert len(events.Images("lr_range_test/loss_vs_lr")) == 1
+    assert graphs == [module]
+    started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    found = {k: v.number_value for k, v in HParamsPluginData.FromString(started).session_start_info.hparams.items()}
+    low, high = result.bounds()
+    assert found["width"] == 8
+    assert found["lr_scheduler/cycle_max_lr"] == found["lr_range_test/high"] == pytest.approx(high)
+    assert found["lr_scheduler/cycle_min_lr"] == found["lr_range_test/low"] == pytest.approx(low)
+
+
+def test_the_log_says_what_was_found_and_what_it_became(make_trainer, caplog):
+    callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": "lr_range_test"}})
+    with caplog.at_level(logging.INFO):
+        make_trainer(callback, max_epochs=EPOCHS).fit(Regression(), data())
+    suggestion = callback.range_test_result.suggestion()
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("LR range test:") and f"suggested lr {suggestion:.3g}" in line for line in lines) == 1
+    assert sum(f"warmup_max_lr | lr_range_test | {suggestion:.6g}" in line for line in lines) == 1
+
+
+# The word in a configuration -----------------------------------------------------------------------------------------
+
+WORD = "lr_range_test"
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"type": "WarmupLR", "params": {"warmup_max_lr": WORD}}, {"warmup_max_lr": "suggestion"}),
+        (
+            {
+                "type": "WarmupDecayLR",
+                "params": {"total_num_steps": "auto", "warmup_num_steps": "auto", "warmup_max_lr": "LR_range_test"},
+            },
+            {"warmup_max_lr": "suggestion"},
+        ),
+        (
+            {"type": "WarmupLR", "params": {"warmup_min_lr": WORD, "warmup_max_lr": WORD}},
+            {"warmup_min_lr": "low", "warmup_max_lr": "suggestion"},
+        ),
+        (
+            {"type": "OneCycle", "params": {"cycle_min_lr": 1e-5, "cycle_max_lr": WORD, "cycle_first_step_size": 0.5}},
+            {"cycle_max_lr": "high"},
+        ),
+        ({"type": "OneCycle", "params": {"cycle_min_lr": "auto", "cycle_max_lr": WORD}}, {"cycle_max_lr": "high"}),
+    ],
+)
+def test_any_learning_rate_of_a_configuration_may_be_found(make_trainer, write, config, found):
+    callback = LRSchedulerCallback(write(config))
+    make_trainer(callback, max_epochs=EPOCHS).fit(Regression(), data())
+    rates = callback.range_test_result.learning_rates()
+    values = callback.schedulers[0].hyperparameters
+    assert {key: values[key] for key in found} == {key: rates[name] for key, name in found.items()}
+    if config["params"].get("cycle_min_lr") == "auto":
+        assert values["cycle_min_lr"] == pytest.approx(rates["high"] / 10)
+
+
+def test_a_list_may_test_for_one_optimizer_and_give_numbers_for_the_other(make_trainer):
+    given = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.01, "warmup_num_steps": 5, "warmup_type": "linear"}}
+    module, callback = Gan(), LRSchedulerCallback([given, {"type": "WarmupLR", "params": {"warmup_max_lr": WORD}}])
+    make_trainer(callback, max_epochs=EPOCHS).fit(module, data())
+    assert list(callback.range_test_results) == [1]
+    assert module.used[0][-STEPS:] == [callback.schedulers[0].lr_at(step)[0] for step in range(STEPS)]
+    assert callback.schedulers[1].hyperparameters["warmup_max_lr"] == callback.range_test_result.suggestion()
+
+
+def test_two_callbacks_each_test_for_their_own_optimizer(make_trainer):
+    module, callbacks = Gan(), [LRSchedulerCallback(optimizer_index=index) for index in (0, 1)]
+    make_trainer(*callbacks, max_epochs=EPOCHS).fit(module, data())
+    for index, callback in enumerate(callbacks):
+        schedule = callback.schedulers[0]
+        steps = schedule.last_epoch
+        assert steps == (STEPS, STEPS // 2)[index]
+        assert module.used[index][-steps:] == [schedule.lr_at(step)[0] for step in range(steps)]
+
+
+def test_the_settings_of_the_test_may_be_given(make_trainer):
+    test = LRRangeTestCallback(max_lr=1.0, num_steps=40, divergence_factor=None)
+    callback = LRSchedulerCallback(range_test=test)
+    make_trainer(callback, max_epochs=EPOCHS).fit(Regression(), data())
+    assert callback.range_test_result.lrs[-1] == pytest.approx(1.0)
+    assert len(callback.range_test_result.lrs) == 40
+
+
+def test_the_test_may_follow_a_validation_loss(make_trainer):
+    test = LRRangeTestCallback(monitor="val_loss", num_steps=100)
+    module, callback = ValidatedRegression(), LRSchedulerCallback(range_test=test)
+    trainer = make_trainer(callback, max_epochs=EPOCHS, val_check_interval=2)
+    trainer.fit(module, data(), data())
+    assert callback.range_test_result.steps[:3] == [1, 3, 5]
+    assert trainer.global_step == callback.schedulers[0].last_epoch == STEPS
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: LRSchedulerCallback(
+                {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}, range_test=LRRangeTestCallback()
+            ),
+            ValueError,
+            'range_test: no learning rate of the schedule is "lr_range_test"',
+        ),
+        (
+            lambda: LRSchedulerCallback(range_test={"num_steps": 10}),
+            TypeError,
+            "range_test must be an LRRangeTestCallback, got dict",
+        ),
+        (
+            lambda: LRSchedulerCallback(range_test=LRRangeTestCallback(optimizer_index=1)),
+            ValueError,
+            "range_test: give optimizer_index to LRSchedulerCallback",
+        ),
+        (
+            lambda: SchedulerConfig("WarmupLR", warmup_num_steps=WORD),
+            ValueError,
+            'lr_range_test" is possible for cycle_min_lr, cycle_max_lr, warmup_min_lr, warmup_max_lr only',
+        ),
+        (
+            lambda: SchedulerConfig("LRRangeTest", lr_range_test_min_lr=WORD),
+            ValueError,
+            '"lr_range_test" is possible for cycle_min_lr',
+        ),
+        (lambda: SchedulerConfig("CyclicLR", base_lr=WORD, max_lr=1.0), ValueError, '"lr_range_test" is possible for'),
+        (
+            lambda: configure_optimizers(
+                torch.optim.SGD([torch.zeros(1)], 0.1), {"type": "WarmupLR", "params": {"warmup_max_lr": WORD}}
+            ),
+            ValueError,
+            r'scheduler\.params\.warmup_max_lr: "lr_range_test" needs LRSchedulerCallback.*here write a number',
+        ),
+    ],
+)
+def test_mistakes_are_told(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_module_that_wires_the_schedule_itself_is_sent_to_the_callback(make_trainer):
+    module = Regression()
+    module.configure_optimizers = lambda: configure_optimizers(
+        torch.optim.SGD(module.parameters(), 0.1), {"type": "WarmupLR", "params": {"warmup_max_lr": WORD}}
+    )
+    with pytest.raises(ValueError, match="needs LRSchedulerCallback, which runs the test before the first batch"):
+        make_trainer().fit(module, data())
+
+
+# Resuming ------------------------------------------------------------------------------------------------------------
+
+
+DECAY = {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto", "warmup_num_steps": 5, "warmup_max_lr": WORD}}
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("config", [None, DECAY])
+def test_a_resume_makes_no_second_test_and_goes_on_with_what_was_found(make_trainer, tmp_path, config, later):
+    path = tmp_path / "at20.ckpt"
+
+    class Save(Callback):
+        def on_train_epoch_end(self, trainer, *_):
+            if trainer.global_step == 20:
+                trainer.save_checkpoint(path)
+
+    def fit(*callbacks, ckpt_path=None):
+        options = {"strategy": RestoresLater(torch.device("cpu"))} if later else {}
+        module, callback = Regression(), LRSchedulerCallback(config)
+        trainer = make_trainer(callback, *callbacks, max_epochs=EPOCHS, **options)
+        trainer.fit(module, data(), ckpt_path=ckpt_path)
+        assert trainer.global_step == STEPS
+        return module, callback.range_test_result
+
+    whole, found = fit(Save())
+    torch.load(path, weights_only=True)  # plain values only
+    resumed, known = fit(ckpt_path=path)
+    assert known == found
+    assert resumed.seen == whole.seen[-(STEPS - 20) :]
+
+
+def test_a_resume_with_another_configuration_uses_that(make_trainer, tmp_path):
+    trainer = make_trainer(LRSchedulerCallback(), max_epochs=2)
+    trainer.fit(Regression(), data())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    module, callback = Regression(), LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": WORD}})
+    with pytest.warns(UserWarning, match="WarmupLR"):
+        make_trainer(callback, max_epochs=EPOCHS).fit(module, data(), ckpt_path=tmp_path / "saved.ckpt")
+    assert callback.schedulers[0].hyperparameters["warmup_max_lr"] == callback.range_test_result.suggestion()
+    assert len(module.seen) == STEPS - 20
+
+
+def test_a_checkpoint_without_a_test_cannot_tell_what_it_would_have_found(make_trainer, tmp_path):
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(Regression(), data())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    with pytest.raises(ValueError, match=r"saved without a test.*write numbers"):
+        make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS).fit(
+            Regression(), data(), ckpt_path=tmp_path / "saved.ckpt"
+        )
+
+
+def test_a_second_fit_tests_again_from_where_the_module_is(make_trainer):
+    module, callback = Regression(), LRSchedulerCallback()
+    trainer = make_trainer(callback, max_epochs=EPOCHS)
+    trainer.fit(module, data())
+    first = callback.range_test_result
+    trainer.fit_loop.max_epochs = 2 * EPOCHS
+    trainer.fit(module, data())
+    assert callback.range_test_result.losses[0] < first.losses[0]
+    assert (trainer.global_step, callback.schedulers[0].last_epoch) == (2 * STEPS, STEPS)
+
+
+# Short and failing runs ----------------------------------------------------------------------------------------------
+
+
+def test_a_fast_dev_run_makes_no_test_and_says_so(make_trainer, caplog):
+    module, callback = Regression(), LRSchedulerCallback()
+    with caplog.at_level(logging.INFO):
+        make_trainer(callback, fast_dev_run=True).fit(module, data())
+    assert "no LR range test in a fast_dev_run" in caplog.text
+    assert len(module.seen) == 1
+    assert callback.range_test_results == {}
+    with pytest.raises(RuntimeError, match="this fit made no LR range test"):
+        _ = callback.range_test_result
+
+
+def test_a_fit_that_has_nothing_to_do_makes_no_test(make_trainer):
+    for options in ({"max_epochs": 0}, {"max_steps": 0}, {"limit_train_batches": 0}):
+        module = Regression()
+        make_trainer(LRSchedulerCallback(), **options).fit(module, data())
+        assert module.seen == []
+
+
+def test_a_training_shorter_than_its_test_is_reported(make_trainer, caplog):
+    module, callback = Regression(), LRSchedulerCallback()
+    with caplog.at_level(logging.WARNING):
+        make_trainer(callback, max_steps=30, max_epochs=-1).fit(module, data())
+    assert "it takes up to 200 optimizer steps, and the training after it only 30" in caplog.text
+    assert callback.schedulers[0].last_epoch == 30
+
+
+def test_a_loss_that_shows_nothing_ends_the_fit_with_what_to_do(make_trainer):
+    class Flat(Regression):
+        def loss(self, batch):
+            return 0.0 * super().loss(batch) + 1.0
+
+    module = Flat()
+    before = weights(module)
+    trainer = make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS)
+    with pytest.raises(ValueError, match="loss"):
+        trainer.fit(module, data())
+    assert same(before, weights(module))
+    assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_exception_in_the_test_leaves_everything_as_it_was(make_trainer, error):
+    class Failing(Regression):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step == 15:
+                raise error
+            return super().training_step(batch, batch_idx)
+
+    module, hooks = Failing(), Hooks()
+    trainer = make_trainer(LRSchedulerCallback(), hooks, max_epochs=EPOCHS)
+    before = weights(module)
+    with pytest.raises((error, SystemExit)):
+        trainer.fit(module, data())
+    assert same(before, weights(module))
+    assert (trainer.global_step, trainer.max_epochs, trainer.enable_autolog_hparams) == (0, EPOCHS, True)
+    assert hooks in trainer.callbacks
+    assert "on_exception" in hooks.called
+
+
+def test_on_the_command_line(tmp_path, monkeypatch, write):
+    pytest.importorskip("jsonargparse", reason="jsonargparse, which LightningCLI needs, is not installed")
+    from lightning_lrsched.cli import LRSchedulerCLI
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    section = write({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": WORD}}}, "scheduler.json")
+    quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+    quiet += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=6"]
+
+    class WithData(Regression):
+        def __init__(self, width: int = 8) -> None:
+            super().__init__()
+
+        def train_dataloader(self):
+            return data()
+
+    for args in (
+        [f"--scheduler={section}"],
+        ["--scheduler.type=WarmupLR", f"--scheduler.params={json.dumps({'warmup_max_lr': WORD})}"],
+    ):
+        cli = LRSchedulerCLI(WithData, args=["fit", *args, *quiet], save_config_callback=None)
+        callback = next(c for c in cli.trainer.callbacks if isinstance(c, LRSchedulerCallback))
+        assert callback.schedulers[0].hyperparameters["warmup_max_lr"] == callback.range_test_result.suggestion()
