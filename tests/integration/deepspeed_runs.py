@@ -104,6 +104,7 @@ TRIALS = {
 IN_TWO_PROCESSES = {
     "training": ("0 fp16", "1 fp16 helper", "2 fp16 manual", "3 fp16", "3 bf16 helper"),
     "range test": ("0 fp16", "1 bf16", "2 manual", "3", "3 fp16 manual"),
+    "inside": ("1 bf16", "3"),
     "trial": ("0", "1 bf16", "2 fp16", "3", "3 fp16 manual"),
 }
 """Part -> cells that are tried in two processes too."""
@@ -324,6 +325,34 @@ def try_first(cell: Cell, folder: Path) -> dict[str, Any]:
     return found
 
 
+def test_inside(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train with the range test inside the fit, resume it, and train with what the test has found."""
+    found: dict[str, Any] = {"results": []}
+
+    def fit(callback: Any, name: str, steps: int = 0, ckpt_path: Path | None = None, **options: Any) -> Trainer:
+        module, trainer = Module(cell), make_trainer(cell, callback, **options)
+        module.applied = [None] * steps
+        trainer.fit(module, data(), ckpt_path=ckpt_path)
+        if isinstance(callback, LRRangeTestCallback):
+            found["results"].append([callback.result.lrs, callback.result.losses, callback.result.stop_reason])
+            return trainer
+        (schedule,) = callback.schedulers
+        config = {"type": type(schedule).__name__, "params": schedule.hyperparameters}
+        found[name] = {**found_in(module, trainer), "config": config}
+        for result in callback.range_test_results.values():
+            found["results"].append([result.lrs, result.losses, result.stop_reason])
+        return trainer
+
+    settings = {"max_lr": 1.0, "num_steps": 60}
+    fit(LRRangeTestCallback(**settings), "alone")
+    trainer = fit(LRSchedulerCallback(range_test=LRRangeTestCallback(**settings)), "inside")
+    trainer.save_checkpoint(folder / "inside.ckpt")
+    fit(LRSchedulerCallback(found["inside"]["config"]), "with what it found")
+    again = LRSchedulerCallback(range_test=LRRangeTestCallback(**settings))
+    fit(again, "resumed", found["inside"]["position"], folder / "inside.ckpt", max_epochs=4)
+    return found
+
+
 def lengths(cell: Cell, folder: Path) -> dict[str, Any]:
     """Let runs of several lengths begin, go on, and go on with other settings."""
     found = {}
@@ -476,6 +505,7 @@ PARTS: dict[str, tuple[Callable[[Cell, Path], dict[str, Any]], dict[str, Cell]]]
     "training": (train, TRAINING),
     "range test": (test_range, {**TRIALS, "2 smallest scale": Cell(2, "16-mixed", groups=2, overflow_from=6)}),
     "trial": (try_first, TRIALS),
+    "inside": (test_inside, {name: cell for name, cell in TRIALS.items() if name != "2 manual"}),  # too noisy
     "lengths": (lengths, {"1": Cell(1, accumulate=4), "1 helper": Cell(1, accumulate=4, helper=True)}),
     "others": (others, {"2 fp16": Cell(2, "16-mixed", accumulate=3, overflow=(4, 14))}),
     "plain": (

@@ -271,6 +271,26 @@ def test_the_same_engine_trains_after_a_trial_as_if_there_had_been_none(case):
         assert found["weights in the trial"] != found["without"]["weights"]
 
 
+@cells("inside")
+def test_a_range_test_inside_the_fit_is_as_one_of_its_own_and_a_training_with_what_it_found(case):
+    for found in case.ranks:
+        alone, inside, resumed = found["results"]
+        assert alone == inside == resumed
+        assert found["inside"] == found["with what it found"]
+        applied, config = found["inside"]["applied"], found["inside"]["config"]
+        assert len(applied) == found["inside"]["position"] == 2 * BATCHES // case.cell.accumulate
+        assert as_array(applied) == close(values(config, case.cell, range(len(applied))))
+
+
+@cells("inside")
+def test_a_resume_uses_what_the_range_test_inside_the_fit_found(case):
+    for found in case.ranks:
+        begin, here = found["inside"]["position"], found["resumed"]
+        assert here["position"] == here["steps of the engine"] == begin + 2 * BATCHES // case.cell.accumulate
+        steps = range(begin, here["position"])
+        assert as_array(here["applied"][begin:]) == close(values(here["config"], case.cell, steps))
+
+
 # A plain engine -----------------------------------------------------------------------------------------------------
 
 
