@@ -41,6 +41,7 @@ class OptimizerHooks:
     def __init__(self, schedule: ClosedFormLR, *, watch_steps: bool) -> None:
         self._schedule = weakref.ref(schedule)
         self._name = type(schedule).__name__
+        self._groups = schedule.optimizer.param_groups  # loading a state replaces them
         self._first_position: int | None = schedule.last_epoch
         self._position_before: int | None = None
         self._state_loaded = False
@@ -159,7 +160,8 @@ class OptimizerHooks:
     def _check_calls_of_step(self, optimizer: Optimizer) -> None:
         """Warn, at the optimizer's first two steps, where the schedule's ``step`` is not called after each."""
         schedule = self.schedule
-        if schedule is None or schedule.last_epoch < 0:  # at -1 it waits for its turn in SequentialLR
+        # One that waits for its turn in SequentialLR is at -1; in a loaded state it may be another scheduler's turn.
+        if schedule is None or schedule.last_epoch < 0 or optimizer.param_groups is not self._groups:
             return
         if not torch.compiler.is_compiling() and _is_stepped_by_deepspeed():
             self.watching = False  # the engine calls the schedule's step, and the optimizer's more often than that
