@@ -117,8 +117,9 @@ class LRRangeTestCallback(Callback):
         self._sweep: Any = None  # a Sweep, while there is one
         self._num_steps: int | None = None
         self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
-        self._since_last_step: list[Tensor] = []
+        self._backward_losses: list[Tensor] = []
         self._of_batch: list[Tensor] = []
+        self._stepped = False
         self._result: RangeTestResult | None = None
         self._child_result = ChildResult()
 
@@ -177,7 +178,7 @@ class LRRangeTestCallback(Callback):
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self._sweep = self._board = self._result = None
-            self._since_last_step, self._of_batch = [], []
+            self._backward_losses, self._of_batch, self._stepped = [], [], False
             self._child_result.begin(trainer)
             self._snapshot = TrainerSnapshot(trainer, self._at_start)
 
@@ -252,17 +253,21 @@ class LRRangeTestCallback(Callback):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
+    # Under manual optimization the losses of a step are those of the backward passes right before it, with no step of
+    # any optimizer between them; one backward pass may serve several optimizers.
+
     def on_before_backward(self, trainer: TrainerLike, pl_module: Any, loss: Tensor) -> None:
         if not pl_module.automatic_optimization:
+            if self._stepped:
+                self._backward_losses, self._stepped = [], False
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            factor = 1 if scaler is None else scaler.scale(torch.ones_like(loss.detach()))
-            self._since_last_step.append(loss.detach() / factor)
+            scale = 1 if scaler is None else scaler.scale(torch.ones_like(loss.detach()))
+            self._backward_losses.append(loss.detach() / scale)
 
     def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: Any, optimizer: Any) -> None:
-        # Under manual optimization the losses since the last step, of whichever optimizer, belong to this one.
+        self._stepped = True
         if same_optimizer(self._sweep.schedule, optimizer):
-            self._of_batch += self._since_last_step
-        self._since_last_step.clear()
+            self._of_batch += self._backward_losses
 
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

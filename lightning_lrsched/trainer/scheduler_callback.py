@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -21,7 +21,7 @@ from lightning_lrsched.range_test.tables import hyperparameters
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.param_groups import momentum_kind, read_momenta, torch_optimizer, write_momenta
-from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST
+from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST, Finding
 from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, attach, detach, pick_optimizer
 from lightning_lrsched.trainer.checkpoint import Tests, check_optimizers, mark, saved_tests, states_for
 from lightning_lrsched.trainer.conflicts import (
@@ -47,8 +47,9 @@ class LRSchedulerCallback(Callback):
 
     Without arguments it finds the learning rates too: before the first batch it makes an LR range test (up to 200
     optimizer steps), puts everything back, and trains with 1Cycle between the bounds of that test, as long as the run.
-    Each of several optimizers gets a test and a schedule of its own. The same in any configuration: the word
-    ``"lr_range_test"`` for a learning rate stands for what the test finds.
+    Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
+    happens in a GAN, whose losses oppose each other, the optimizer's own lr is used, and a warning says so. The same in
+    any configuration: the word ``"lr_range_test"`` for a learning rate stands for what the test finds.
 
     Before the first batch the schedule's first values are set; after every finished optimizer step the next ones. Not
     counted are accumulated micro-batches and steps that a gradient scaler skipped; under manual optimization each
@@ -260,11 +261,12 @@ class LRSchedulerCallback(Callback):
         if scheduled.scheduler is not None:
             detach(scheduled.scheduler)
         optimizer = trainer.optimizers[index]
+        findings = self._findings(trainer, scheduled) if config.needs_range_test else None
         scheduler, scheduled.resolved = attach(
-            config if test else config.without_range_test(),
+            config.without_range_test() if findings is None else config,
             optimizer,
             scheduled.run,
-            test.learning_rates() if test and config.needs_range_test else None,
+            findings,
             engine=engine_of(trainer),
             capturable=self._capturable,
         )
@@ -278,6 +280,25 @@ class LRSchedulerCallback(Callback):
             if test and config.needs_range_test:
                 name = f"lr_range_test_{index}" if index else "lr_range_test"
                 report.add_hyperparameters(trainer, name, hyperparameters(test))
+
+    def _findings(self, trainer: TrainerLike, scheduled: Scheduled) -> Mapping[Finding, Any] | None:
+        """Return the lrs that a range test has found; None: there was none, or it shows nothing."""
+        index, test = scheduled.index, self._tests.get(scheduled.index)
+        if test is None:
+            return None
+        try:
+            return test.learning_rates()
+        except ValueError as reason:
+            if len(trainer.optimizers) == 1:
+                raise ValueError(f"{type(self).__name__}: the LR range test shows no learning rate: {reason}") from None
+            log(
+                trainer,
+                f"{type(self).__name__}: the LR range test of optimizer {index} shows no learning rate, as happens"
+                f" where the losses of several optimizers oppose each other ({reason}); its own lr is used:"
+                f' {", ".join(scheduled.written.config.needs_range_test)} as with "auto"',
+                logging.WARNING,
+            )
+            return None
 
     def _put(self, trainer: TrainerLike, scheduled: Scheduled, scheduler: LRScheduler) -> None:
         """List ``scheduler`` among the Trainer's, in place of the one before."""

@@ -12,6 +12,7 @@ from lightning.pytorch import callbacks as lightnings
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig
+from tests.kit.modules import Notes
 from tests.kit.runs import (
     BATCHES,
     CONFIGS,
@@ -167,7 +168,7 @@ def test_in_pytorch_lightnings_trainer_both_callbacks_work_and_resume(tmp_path):
             super().__init__()
             torch.manual_seed(1)
             self.net = torch.nn.Linear(4, 1)
-            self.used: list[Any] = []
+            self.used: list[Any] = Notes()
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
-from tests.kit.modules import QUIET
+from tests.kit.modules import QUIET, Notes
 from tests.kit.schedules import SMALL, values_of
 
 CONFIGS = {name: {"type": name, "params": dict(params)} for name, params in SMALL.items()}
@@ -57,7 +57,7 @@ class Net(LightningModule):
         torch.manual_seed(1)
         self.backbone, self.head = nn.Linear(4, 8), nn.Linear(8, 1)
         self.configure = configure or sgd
-        self.used: list[Used] = []
+        self.used: list[Used] = Notes()
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(torch.tanh(self.backbone(inputs)))
