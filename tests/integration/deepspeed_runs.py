@@ -62,6 +62,7 @@ class Cell:
         optimizer: "AdamW" or "SGD".
         helper: the schedule comes from configure_optimizers, not from the callback.
         overflow: the batches whose loss overflows; with fp16 alone.
+        offload: DeepSpeed keeps the optimizer, and in stage 3 the weights, in host memory.
         overflow_from: from this batch on, all gradients overflow, while the loss is finite.
     """
 
@@ -73,6 +74,7 @@ class Cell:
     optimizer: str = "AdamW"
     helper: bool = False
     overflow: tuple[int, ...] = ()
+    offload: bool = False
     overflow_from: int | None = None
 
 
@@ -87,6 +89,7 @@ TRAINING = {
     "3 fp16": Cell(3, "16-mixed", accumulate=3, groups=2, overflow=(4, 14)),
     "3 bf16 helper": Cell(3, "bf16-mixed", accumulate=3, groups=2, helper=True),
     "3 manual": Cell(3, manual=True),
+    "3 offloaded": Cell(3, accumulate=3, groups=2, offload=True),
 }
 """Where schedules are tried."""
 
@@ -98,6 +101,8 @@ TRIALS = {
     "2 manual": Cell(2, manual=True),
     "3": Cell(3, accumulate=3, groups=2),
     "3 fp16 manual": Cell(3, "16-mixed", groups=2, manual=True),
+    "2 fp16 offloaded": Cell(2, "16-mixed", accumulate=3, groups=2, offload=True),
+    "3 offloaded": Cell(3, accumulate=3, groups=2, offload=True),
 }
 """Where range tests are tried, and a trial before a training in the same engine."""
 
@@ -185,6 +190,10 @@ def make_trainer(cell: Cell, *callbacks: Any, section: Any = None, **options: An
         "zero_allow_untested_optimizer": True,
         "train_micro_batch_size_per_gpu": 2,
     }
+    if cell.offload:
+        parts = ("offload_optimizer", "offload_param") if cell.stage == 3 else ("offload_optimizer",)
+        config["zero_optimization"].update({part: {"device": "cpu"} for part in parts})
+        config["zero_force_ds_cpu_optimizer"] = False
     if section is not None:
         config["scheduler"] = section
     if cell.precision == "16-mixed":
@@ -505,7 +514,7 @@ PARTS: dict[str, tuple[Callable[[Cell, Path], dict[str, Any]], dict[str, Cell]]]
     "training": (train, TRAINING),
     "range test": (test_range, {**TRIALS, "2 smallest scale": Cell(2, "16-mixed", groups=2, overflow_from=6)}),
     "trial": (try_first, TRIALS),
-    "inside": (test_inside, {name: cell for name, cell in TRIALS.items() if name != "2 manual"}),  # too noisy
+    "inside": (test_inside, {name: TRIALS[name] for name in ("0", "1 bf16", "2 fp16", "3", "3 fp16 manual")}),
     "lengths": (lengths, {"1": Cell(1, accumulate=4), "1 helper": Cell(1, accumulate=4, helper=True)}),
     "others": (others, {"2 fp16": Cell(2, "16-mixed", accumulate=3, overflow=(4, 14))}),
     "plain": (
