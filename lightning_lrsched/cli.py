@@ -25,7 +25,8 @@ from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
 from lightning_lrsched.schedulers.checks import choice, count, to_number
 from lightning_lrsched.schedulers.durations import Duration, resolve_steps
-from lightning_lrsched.trainer.protocol import is_a
+from lightning_lrsched.trainer.deepspeed_engine import uses_engine
+from lightning_lrsched.trainer.engine_attachment import build_for_trainer
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
@@ -135,8 +136,11 @@ class LRSchedulerCLI(LightningCLI):
         """Return optimizer and scheduler as Lightning wants them, the scheduler stepped per optimizer step."""
         if lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau):
             return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
-        if isinstance(lr_scheduler, ClosedFormLR) and not is_a(lightning_module.trainer.strategy, "DeepSpeedStrategy"):
-            lr_scheduler.follow_optimizer()
+        trainer = lightning_module.trainer
+        if isinstance(lr_scheduler, ClosedFormLR):
+            build_for_trainer(trainer, optimizer, lambda: lr_scheduler)
+            if not uses_engine(trainer):
+                lr_scheduler.follow_optimizer()
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedulers.param_groups import torch_optimizer
 from lightning_lrsched.schedulers.parameters import Parameter
 from lightning_lrsched.schedulers.rules import AnyValue, Count, Rule, Switch
 
@@ -99,6 +100,8 @@ def build_torch_scheduler(
     """
     # torch's constructors change the optimizer before they have checked everything, so a copy of its groups is tried.
     torch_lrs_at(scheduler_class, optimizer.param_groups, params, range(TRIAL_STEPS + 1))
+    if not isinstance(optimizer, Optimizer):  # torch's take no wrapper: DeepSpeed's, for one
+        optimizer = torch_optimizer(optimizer)
     return scheduler_class(optimizer, **{**params, **_counts(scheduler_class, params)})
 
 

@@ -232,9 +232,18 @@ class ClosedFormLR(Schedule, LRScheduler):
         loop do not count. Calling it twice is the same as calling it once.
 
         Raises:
-            ValueError: if another schedule follows the same optimizer.
+            ValueError: if another schedule follows the same optimizer; or, at the first step, if a DeepSpeed engine
+                steps the optimizer: pass the schedule to the engine instead, as ``lr_scheduler``.
         """
         self._hooks.follow(self.optimizer)
+
+    def follow_engine(self) -> None:
+        """From now on, advance only by :meth:`set_position`, which is called for each step that an engine applied.
+
+        Raises:
+            ValueError: if another schedule follows the same optimizer.
+        """
+        self._hooks.follow(self.optimizer, by_engine=True)
 
     def unfollow_optimizer(self) -> None:
         """Let calls of :meth:`step` advance the schedule again."""

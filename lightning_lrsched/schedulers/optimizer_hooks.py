@@ -6,7 +6,9 @@ longer needed stays but does nothing. The optimizer's reference to the schedule 
 
 from __future__ import annotations
 
+import sys
 import weakref
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,12 +41,13 @@ class OptimizerHooks:
     def __init__(self, schedule: ClosedFormLR, *, watch_steps: bool) -> None:
         self._schedule = weakref.ref(schedule)
         self._name = type(schedule).__name__
-        self._groups = schedule.optimizer.param_groups
+        self._groups = schedule.optimizer.param_groups  # loading a state replaces them
         self._first_position: int | None = schedule.last_epoch
         self._position_before: int | None = None
         self._state_loaded = False
         self.watching = watch_steps
-        self.following = False
+        self.following = self._by_engine = False
+        self._stepper_known = False
         self._step_handle: RemovableHandle | None = None
         self._register(schedule.optimizer, steps=watch_steps)
         self._load_handle = schedule.optimizer.register_load_state_dict_post_hook(self._after_load)
@@ -72,8 +75,12 @@ class OptimizerHooks:
         if gone:
             self._load_handle.remove()
 
-    def follow(self, optimizer: Optimizer) -> None:
+    def follow(self, optimizer: Optimizer, *, by_engine: bool = False) -> None:
         """Advance the schedule after each finished step of ``optimizer``.
+
+        Args:
+            optimizer: the schedule's.
+            by_engine: an engine steps the optimizer and advances the schedule itself.
 
         Raises:
             ValueError: if another schedule follows it.
@@ -84,9 +91,9 @@ class OptimizerHooks:
                 f"{self._name} cannot follow this {type(optimizer).__name__}: {type(other).__name__} follows it"
                 " already, and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
             )
-        self.watching, self.following = False, True
+        self.watching, self.following, self._by_engine = False, True, by_engine
         self._advance_uncompiled: Any = torch.compiler.disable(_advance)  # type: ignore[no-untyped-call]
-        self._register(optimizer, steps=True)
+        self._register(optimizer, steps=not by_engine)
 
     def unfollow(self) -> None:
         """Stop advancing the schedule."""
@@ -99,7 +106,7 @@ class OptimizerHooks:
         self._first_position = None
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.following:
+        if self.following and not self._by_engine:
             # A compiled optimizer step would compile its hooks too, and recompile them for every step number.
             if torch.compiler.is_compiling():
                 self._advance_uncompiled(self, optimizer)
@@ -107,6 +114,22 @@ class OptimizerHooks:
                 self.advance(optimizer)
         elif self.watching:
             self._check_calls_of_step(optimizer)
+
+    def _refuse_engine(self) -> None:
+        """Raise ValueError where a DeepSpeed engine steps the optimizer; looked at with the first step.
+
+        ZeRO calls the optimizer's ``step`` once for each param group, and 16-bit optimizers once before training.
+        """
+        if self._stepper_known:
+            return
+        if _is_stepped_by_deepspeed():
+            raise ValueError(
+                f"{self._name} follows an optimizer that a DeepSpeed engine steps, and its steps are not the engine's:"
+                " leave out follow_optimizer() and pass the schedule to the engine, which steps it,"
+                " deepspeed.initialize(..., lr_scheduler=schedule); in Lightning use LRSchedulerCallback, or pass the"
+                " module (or trainer=...) to lightning_lrsched.configure_optimizers"
+            )
+        self._stepper_known = True
 
     def advance(self, optimizer: Optimizer) -> None:
         """Advance the schedule, unless a gradient scaler has made the step do nothing."""
@@ -119,6 +142,7 @@ class OptimizerHooks:
                 stacklevel=2,
             )
             return
+        self._refuse_engine()
         if schedule.writes_on_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 f"{self._name} follows an optimizer whose step is being captured in a CUDA graph: a replay runs no"
@@ -136,8 +160,11 @@ class OptimizerHooks:
     def _check_calls_of_step(self, optimizer: Optimizer) -> None:
         """Warn, at the optimizer's first two steps, where the schedule's ``step`` is not called after each."""
         schedule = self.schedule
-        # One that waits for its turn in SequentialLR is at -1; ZeRO steps with one param group after the other.
+        # One that waits for its turn in SequentialLR is at -1; in a loaded state it may be another scheduler's turn.
         if schedule is None or schedule.last_epoch < 0 or optimizer.param_groups is not self._groups:
+            return
+        if not torch.compiler.is_compiling() and _is_stepped_by_deepspeed():
+            self.watching = False  # the engine calls the schedule's step, and the optimizer's more often than that
             return
         before, self._position_before = self._position_before, schedule.last_epoch
         if before is None:
@@ -173,6 +200,17 @@ class OptimizerHooks:
             f" from step {schedule.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
             stacklevel=2,
         )
+
+
+def _is_stepped_by_deepspeed() -> bool:
+    """Return whether DeepSpeed called the optimizer's ``step`` that runs now; nothing on the optimizer shows it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith("deepspeed.runtime."):
+            # Not where a module steps an optimizer of its own in forward, which the engine calls.
+            return any(part in frame.f_code.co_name for part in ("step", "initialize"))
+        frame = frame.f_back
+    return False
 
 
 def _advance(hooks: OptimizerHooks, optimizer: Optimizer) -> None:

@@ -18,6 +18,7 @@ from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.optimizer_hooks import follower_of
 from lightning_lrsched.schedulers.rules import Finding
+from lightning_lrsched.trainer.deepspeed_engine import follow_engine
 from lightning_lrsched.trainer.protocol import TrainerLike
 
 NEVER = sys.maxsize
@@ -89,6 +90,7 @@ def attach(
     run: RunLength,
     findings: Mapping[Finding, Any] | None = None,
     *,
+    engine: Any = None,
     follow: bool = True,
     capturable: bool = False,
 ) -> tuple[LRScheduler, SchedulerConfig]:
@@ -102,7 +104,8 @@ def attach(
         optimizer: the optimizer whose lr it sets.
         run: how long the run is.
         findings: what a range test has found, for ``"lr_range_test"``.
-        follow: advance with the optimizer's own steps; schedulers of torch's own never do.
+        engine: the DeepSpeed engine that owns the optimizer: then its applied steps are followed.
+        follow: advance with the optimizer's own steps; schedulers of torch's own do so only under an engine.
         capturable: turn lr and scheduled momentum into tensors.
 
     Raises:
@@ -118,8 +121,11 @@ def attach(
     resolved = config.resolve(optimizer, run, findings=findings)
     scheduler = config.build_resolved(resolved, optimizer, capturable=capturable)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
-    if follow and isinstance(scheduler, ClosedFormLR):
+    if engine is not None:
+        follow_engine(scheduler, engine)
+    elif follow and isinstance(scheduler, ClosedFormLR):
         scheduler.follow_optimizer()
+    if isinstance(scheduler, ClosedFormLR):
         _BEGAN_AT[scheduler] = scheduler.last_epoch
     return scheduler, resolved
 

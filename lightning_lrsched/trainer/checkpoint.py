@@ -48,7 +48,11 @@ def saved_tests(checkpoint: Checkpoint) -> Tests:
 
 
 def states_for(
-    configs: list[Any], schedules: Schedules, checkpoint: Checkpoint, optimizers: list[Optimizer]
+    configs: list[Any],
+    schedules: Schedules,
+    checkpoint: Checkpoint,
+    optimizers: list[Optimizer],
+    finished: int | None = None,
 ) -> list[Any]:
     """Return the state from which to restore each scheduler of a Trainer.
 
@@ -60,6 +64,7 @@ def states_for(
         schedules: those that our callbacks have attached.
         checkpoint: as it was loaded, with ``lr_schedulers``.
         optimizers: the Trainer's.
+        finished: steps that the only optimizer has made, where that is known without the checkpoint.
 
     Raises:
         ValueError: if the checkpoint has other schedulers of the module, or holds neither the position of a schedule
@@ -80,7 +85,7 @@ def states_for(
         if index is None:
             states.append(next(rest))
         else:
-            states.append(_state_of(index, config.scheduler, ours.get(index), checkpoint, len(optimizers)))
+            states.append(_state_of(index, config.scheduler, ours.get(index), checkpoint, len(optimizers), finished))
     return states
 
 
@@ -122,7 +127,9 @@ def _split(checkpoint: Checkpoint, optimizers: int) -> tuple[dict[int, Any], lis
     return ours, [state for place, state in enumerate(states) if place not in index_at]
 
 
-def _state_of(index: int, scheduler: LRScheduler, state: Any, checkpoint: Checkpoint, optimizers: int) -> Any:
+def _state_of(
+    index: int, scheduler: LRScheduler, state: Any, checkpoint: Checkpoint, optimizers: int, finished: int | None
+) -> Any:
     """Return the state to restore ``scheduler`` from: the saved one, or one with the position that can be known."""
     name = type(scheduler).__name__
     if not isinstance(scheduler, ClosedFormLR):
@@ -139,7 +146,7 @@ def _state_of(index: int, scheduler: LRScheduler, state: Any, checkpoint: Checkp
     elif scheduler.last_epoch > 0:
         return {"last_epoch": scheduler.last_epoch}  # given in the configuration, as last_batch_iteration
     else:
-        position = _finished_steps(index, checkpoint, optimizers, name)
+        position = _finished_steps(index, checkpoint, optimizers, name) if finished is None else finished
     if position:
         rank_zero_warn(
             f"LRSchedulerCallback: the checkpoint was saved without {name} for optimizer {index}; the schedule"

@@ -13,10 +13,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_lrsched.config.deepspeed import Sections
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.config.torch_optimizers import build_optimizer
-from lightning_lrsched.trainer.attach import attach, release
+from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.trainer.attach import NEVER, attach, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
+from lightning_lrsched.trainer.deepspeed_engine import uses_engine
+from lightning_lrsched.trainer.engine_attachment import build_for_trainer
 from lightning_lrsched.trainer.log_resolved import log_optimizer, log_schedule, log_trainer_arguments, name_of
-from lightning_lrsched.trainer.protocol import is_a
 from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.run_report import RunReport
 
@@ -33,7 +35,8 @@ def configure_optimizers(
 
     The schedule follows the optimizer's actual steps, so accumulation, skipped fp16 steps and manual optimization need
     no special treatment. A scheduler of torch's own is stepped by Lightning after every optimizer step that Lightning
-    makes. Under Lightning's DeepSpeedStrategy, where DeepSpeed owns the optimizer, Lightning steps every schedule.
+    makes. Under Lightning's DeepSpeedStrategy, where DeepSpeed owns the optimizer, both follow the steps that DeepSpeed
+    applies; pass the module, or ``trainer``, so that the strategy is known.
 
     The values of ``"auto"`` in either section are logged as a table. The loggers store the schedule's numbers among the
     hyperparameters, and a line in the log reports a schedule whose length does not fit the run.
@@ -94,8 +97,14 @@ def _configure(
     check_callbacks(trainer, "configure_optimizers")
     if RunReport.of(trainer) is not None and not isinstance(content, SchedulerConfig):
         log_trainer_arguments(trainer, "configure_optimizers", content)
-    scheduler = _attach(schedule, optimizer, trainer, capturable)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
+
+    def build() -> LRScheduler:
+        return _attach(schedule, optimizer, trainer, capturable)
+
+    scheduler = build_for_trainer(trainer, optimizer, build, needs_run=bool(schedule.needs_run))
+    frequency = NEVER if uses_engine(trainer) and not isinstance(scheduler, ClosedFormLR) else 1
+    entry = {"scheduler": scheduler, "interval": "step", "frequency": frequency}
+    return {"optimizer": optimizer, "lr_scheduler": entry}
 
 
 def _optimizer(target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any) -> Optimizer:
@@ -116,11 +125,10 @@ def _optimizer(target: Any, sections: Sections, params: Iterable[Any] | None, tr
 
 def _attach(schedule: SchedulerConfig, optimizer: Optimizer, trainer: Any, capturable: bool) -> LRScheduler:
     run = run_length_of(trainer if schedule.needs_run else None)
-    # ZeRO may call the inner optimizer's step once per param group: its steps cannot be counted by a hook.
-    follow = not is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy")
-    scheduler, resolved = attach(schedule, optimizer, run, follow=follow, capturable=capturable)
+    to_follow_engine = uses_engine(trainer)
+    scheduler, resolved = attach(schedule, optimizer, run, follow=not to_follow_engine, capturable=capturable)
     report = RunReport.of(trainer)
     if report is not None:
         log_schedule(trainer, schedule, resolved, name_of(optimizer))
-        report.add_schedule(trainer, schedule, resolved, scheduler)
+        report.add_schedule(trainer, schedule, resolved, scheduler, 0 if to_follow_engine else None)
     return scheduler

@@ -9,7 +9,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
+from lightning_lrsched.trainer.deepspeed_engine import check_no_scheduler_section
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
 
 CALLBACKS_THAT_SET_LR = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
@@ -19,21 +20,13 @@ CALLBACKS_THAT_SET_LR = {
 
 
 def check_callbacks(trainer: Any, owner: str) -> None:
-    """Raise ValueError where a callback of ``trainer`` sets the lr too; to be called before any of them begins."""
+    """Raise ValueError where a callback or DeepSpeed's own config sets the lr too; to be called before any begins."""
     if callbacks_named(trainer, "LRRangeTestCallback"):
         return  # it disables all of them, the schedule too
     for name, instead in CALLBACKS_THAT_SET_LR.items():
         if callbacks_named(trainer, name):
             raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")
-
-
-def check_strategy(trainer: TrainerLike, owner: str) -> None:
-    """Raise ValueError where DeepSpeed owns the optimizer and its steps cannot be followed."""
-    if is_a(trainer.strategy, "DeepSpeedStrategy"):
-        raise ValueError(
-            f"{owner} cannot follow the optimizer under DeepSpeedStrategy, because DeepSpeed wraps it; instead,"
-            " return lightning_lrsched.configure_optimizers(self, config) from the module's configure_optimizers"
-        )
+    check_no_scheduler_section(trainer, owner)
 
 
 def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, owner: str) -> None:

@@ -25,7 +25,8 @@ from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
 from lightning_lrsched.trainer.child_result import ChildResult
-from lightning_lrsched.trainer.conflicts import check_strategy, same_optimizer
+from lightning_lrsched.trainer.conflicts import same_optimizer
+from lightning_lrsched.trainer.deepspeed_engine import engine_of, follow_engine
 from lightning_lrsched.trainer.log_resolved import log
 from lightning_lrsched.trainer.protocol import TrainerLike
 from lightning_lrsched.trainer.range_test_board import RangeTestBoard
@@ -69,7 +70,7 @@ class LRRangeTestCallback(Callback):
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a value is out of range, or under DeepSpeedStrategy.
+        ValueError: if a value is out of range, or if DeepSpeed keeps weights or optimizer states on disk.
 
     Source:
         L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186), section 3.3;
@@ -115,6 +116,7 @@ class LRRangeTestCallback(Callback):
         self._board: Any = None  # a RangeTestBoard, while there is one
         self._sweep: Any = None  # a Sweep, while there is one
         self._num_steps: int | None = None
+        self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
         self._backward_losses: list[Tensor] = []
         self._of_batch: list[Tensor] = []
         self._stepped = False
@@ -175,7 +177,6 @@ class LRRangeTestCallback(Callback):
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         assert self._snapshot is not None
         owner = type(self).__name__
-        check_strategy(trainer, owner)
         _, optimizer = pick_optimizer(trainer, self.optimizer_index, owner)
         # The length of the run, before the trainer's own limits are lifted.
         settings = self._settings.resolved(run_length_of(trainer if self._settings.needs_run else None))
@@ -217,12 +218,16 @@ class LRRangeTestCallback(Callback):
             if isinstance(configs[place].scheduler, ClosedFormLR):
                 configs[place].scheduler.unfollow_optimizer()
         sweep = Sweep(settings, optimizer, self._board.show_row)
+        engine = engine_of(trainer)
+        if engine is not None:
+            follow_engine(sweep.schedule, engine)
         for place in places:
             # Under manual optimization the module may ask for it and step it, which changes nothing.
             configs[place] = LRSchedulerConfig(sweep.schedule, interval="step", frequency=NEVER)
         return sweep
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        self._skipped_steps = getattr(engine_of(trainer), "skipped_steps", 0)
         # A checkpoint that the fit began from has restored its own lr.
         self._sweep.schedule.step(self._sweep.schedule.last_epoch)
         self._check_validation(trainer)
@@ -274,9 +279,10 @@ class LRRangeTestCallback(Callback):
         automatic = pl_module.automatic_optimization
         for loss in self._losses_of_batch(trainer, pl_module, outputs):
             self._sweep.add(loss)
+        skipped = self._has_skipped(trainer, automatic=automatic)
         if self._sweep.advance():
             self._check_that_there_are_losses()
-        elif automatic and not trainer.fit_loop._should_accumulate():
+        elif skipped:
             self._sweep.skip()
         elif not automatic and self._sweep.stalled == MAX_BATCHES_WITHOUT_STEP:
             raise ValueError(
@@ -284,6 +290,14 @@ class LRRangeTestCallback(Callback):
                 f" {self._sweep.stalled} batches"
             )
         self._stop_if_due(trainer)
+
+    def _has_skipped(self, trainer: TrainerLike, *, automatic: bool) -> bool:
+        """Return whether a step was due with this batch, where none has been made."""
+        engine = engine_of(trainer)
+        if engine is None:
+            return automatic and not trainer.fit_loop._should_accumulate()
+        before, self._skipped_steps = self._skipped_steps, engine.skipped_steps
+        return bool(engine.skipped_steps > before)
 
     def _losses_of_batch(self, trainer: TrainerLike, pl_module: Any, outputs: Any) -> list[Tensor]:
         """Return what training_step returned; under manual optimization, where that says less, what went backward."""

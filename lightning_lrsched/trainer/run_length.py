@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 
 from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.trainer.deepspeed_engine import applied_steps, batches_for_steps, engine_of, uses_engine
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 
 NO_TRAINER = "the length of the run is not known here: pass trainer=..., or write a number of optimizer steps"
@@ -26,7 +27,8 @@ def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None =
 
     Accumulation (also by GradientAccumulationScheduler, whose keys are read as epochs), ``max_steps``, ``max_epochs``,
     ``limit_train_batches`` and the loader's ``drop_last`` are taken into account. Under manual optimization each
-    optimizer is assumed to step once per batch. In a run on several devices the shortest loader decides for all.
+    optimizer is assumed to step once per batch. In a run on several devices the shortest loader decides for all. A
+    DeepSpeed engine accumulates over the end of an epoch, and makes no step of a group that the run leaves unfinished.
 
     Args:
         trainer: the Trainer; None gives a run of unknown length; a RunLength is returned as it is.
@@ -50,7 +52,7 @@ class Start:
 
     Args:
         steps: optimizer steps that a resumed schedule has made (under manual optimization: batches).
-        global_step: Lightning's count, with which it compares ``max_steps``; 0 where it is part of ``steps``.
+        global_step: Lightning's count, with which it compares ``max_steps``; 0 where it is ``steps``.
         epochs: finished epochs.
         batches: finished batches of the next epoch.
         after_batch: saved in ``on_train_batch_end``: if an epoch has fewer batches now, Lightning starts it again.
@@ -67,7 +69,12 @@ class Start:
         """Read it from the checkpoint that the fit resumes from, else from what the Trainer has done before."""
         checkpoint = loaded_checkpoint(trainer)
         if checkpoint:
-            return cls._in_checkpoint(checkpoint, automatic=_is_automatic(trainer))
+            start, engine = cls._in_checkpoint(checkpoint, automatic=_is_automatic(trainer)), engine_of(trainer)
+            if engine is None:
+                return start
+            # Without an engine's own files in it, Lightning's count is all that is known.
+            steps = applied_steps(engine) if engine.global_steps else start.steps
+            return replace(start, steps=steps, global_step=checkpoint["global_step"])
         # A second fit begins with a whole epoch, also after one that was stopped in the middle of it.
         return cls(global_step=trainer.global_step, epochs=trainer.fit_loop.epoch_progress.current.processed)
 
@@ -95,6 +102,8 @@ def _total(
     trainer: TrainerLike, batches: int | None, accumulation: Mapping[int, int], start: Start
 ) -> tuple[int | None, str]:
     max_steps = _max_steps(trainer, start)
+    if uses_engine(trainer):
+        max_steps = _max_steps_of_engine(max_steps, batches, accumulation[0], start)
     # Lightning: None means 1000 unless max_steps or max_time ends the run; the fit loop has decided by now.
     if trainer.max_epochs in (-1, None):
         cause = "max_time" if callbacks_named(trainer, "Timer") else "max_epochs=-1"
@@ -111,9 +120,11 @@ def _total(
 def _steps_to_come(trainer: TrainerLike, batches: int, accumulation: Mapping[int, int], start: Start) -> int:
     """Return the steps that ``max_epochs`` leaves.
 
-    The last group of an epoch's micro-batches is stepped even when it is not full.
+    The last group of an epoch's micro-batches is stepped even when it is not full, except by a DeepSpeed engine.
     """
     last = max(trainer.max_epochs or 0, 1)
+    if uses_engine(trainer):
+        return max(0, (last - start.epochs) * batches - start.batches) // accumulation[0]
     firsts = sorted(accumulation)
     steps = 0
     for first, end in zip(firsts, [*firsts[1:], last], strict=True):
@@ -138,10 +149,12 @@ def _steps_per_epoch(
             "GradientAccumulationScheduler changes the number of steps from epoch to epoch;"
             " write a number of optimizer steps, or a fraction of the run"
         )
-    steps = math.ceil(batches / accumulation[0])
-    as_before = start.steps in (0, start.epochs * steps + start.batches // accumulation[0])
+    steps: float = math.ceil(batches / accumulation[0])
+    if uses_engine(trainer) and batches % accumulation[0]:
+        steps = batches / accumulation[0]
+    as_before = start.steps in (0, int(start.epochs * steps) + start.batches // accumulation[0])
     if as_before or not trainer.max_epochs or trainer.max_epochs < 0:
-        return steps, ""
+        return cast("int", steps), ""
     average = (start.steps + _steps_to_come(trainer, batches, accumulation, start)) / trainer.max_epochs
     return cast("int", average), ""  # a length in epochs is rounded after multiplication
 
@@ -178,6 +191,21 @@ def _max_steps(trainer: TrainerLike, start: Start) -> int | None:
     steps = max(0, trainer.max_steps - start.global_step)
     # Lightning's max_steps is compared with the steps of all optimizers together.
     return steps if _is_automatic(trainer) else math.ceil(steps / max(1, len(trainer.optimizers)))
+
+
+def _max_steps_of_engine(steps: int | None, batches: int | None, accumulate: int, start: Start) -> int | None:
+    """Return the engine's steps where Lightning's count, which ends the run, is to make ``steps`` more."""
+    if steps is None:
+        return None
+    # Of a loader without a length no epoch is known to end.
+    to_come = steps * accumulate if batches is None else batches_for_steps(steps, batches, accumulate, start.batches)
+    return None if to_come is None else start.steps + to_come // accumulate
+
+
+def steps_made(trainer: TrainerLike) -> int:
+    """Return how many steps of its schedule's optimizer a trainer counts; under manual optimization, batches."""
+    engine = engine_of(trainer) if _is_automatic(trainer) else None
+    return trainer.fit_loop.epoch_loop._batches_that_stepped if engine is None else int(engine.global_steps)
 
 
 def steps_before(trainer: TrainerLike) -> int:

@@ -28,16 +28,16 @@ from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
     check_second_schedulers,
-    check_strategy,
     same_optimizer,
     warn_of_epoch_interval,
     warn_of_finetuning,
 )
+from lightning_lrsched.trainer.deepspeed_engine import applied_steps, engine_of, uses_engine
 from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
-from lightning_lrsched.trainer.run_length import run_length_of, steps_before
+from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
 from lightning_lrsched.trainer.snapshot import RandomStates
 
@@ -96,11 +96,11 @@ class LRSchedulerCallback(Callback):
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
-            scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or DeepSpeedStrategy is
-            in use, if a value depends on the length of a run that the Trainer does not know, if the optimizer cannot be
-            made capturable, if the range test shows no learning rate (the message says what to change); or, on a
-            resume, if the checkpoint has another number of optimizers, of param groups or of the module's own
-            schedulers, or no range test where one is asked for.
+            scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or a scheduler in the
+            config of DeepSpeedStrategy is in use, if a value depends on the length of a run that the Trainer does not
+            know, if the optimizer cannot be made capturable, if the range test shows no learning rate (the message says
+            what to change); or, on a resume, if the checkpoint has another number of optimizers, of param groups or of
+            the module's own schedulers, or no range test where one is asked for.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -134,7 +134,7 @@ class LRSchedulerCallback(Callback):
         self._tests: Tests = {}
         self._at_start: RandomStates | None = None
         self._attached = False
-        self._batches_before = 0
+        self._steps_before = 0
 
     def _check_range_test(self, range_test: LRRangeTestCallback | None) -> LRRangeTestCallback:
         if range_test is None:
@@ -196,7 +196,6 @@ class LRSchedulerCallback(Callback):
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
         owner = type(self).__name__
-        check_strategy(trainer, owner)
         targets = self._targets(trainer)
         for index, written in targets:
             check_optimizer(trainer, index, written.config, owner)
@@ -268,6 +267,7 @@ class LRSchedulerCallback(Callback):
             optimizer,
             scheduled.run,
             findings,
+            engine=engine_of(trainer),
             capturable=self._capturable,
         )
         self._put(trainer, scheduled, scheduler)
@@ -306,7 +306,8 @@ class LRSchedulerCallback(Callback):
         places = [place for place, config in enumerate(configs) if config.scheduler is earlier]
         scheduled.scheduler = scheduler
         # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
-        stepped = scheduled.resolved is not None and not isinstance(scheduler, ClosedFormLR)
+        follows = isinstance(scheduler, ClosedFormLR) or uses_engine(trainer)
+        stepped = scheduled.resolved is not None and not follows
         config = LRSchedulerConfig(scheduler, interval="step", frequency=1 if stepped else NEVER)
         if places:
             configs[places[0]] = config
@@ -335,14 +336,17 @@ class LRSchedulerCallback(Callback):
         if "lr_schedulers" in checkpoint:  # else only weights, which Lightning refuses
             schedules = {each.index: each.scheduler for callback in ours for each in callback._scheduled}
             configs = trainer.lr_scheduler_configs
-            checkpoint["lr_schedulers"] = states_for(configs, schedules, checkpoint, trainer.optimizers)
+            engine = engine_of(trainer)
+            checkpoint["lr_schedulers"] = states_for(
+                configs, schedules, checkpoint, trainer.optimizers, applied_steps(engine) if engine else None
+            )
 
     # During training --------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._test(trainer, pl_module)
         check_second_schedulers(trainer, self.schedulers, type(self).__name__)
-        self._batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self._steps_before = steps_made(trainer)
         for scheduled in self._scheduled:
             scheduled.began_at = scheduled.logged = scheduled.scheduler.last_epoch
             scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
@@ -416,7 +420,7 @@ class LRSchedulerCallback(Callback):
 
     def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._curves.flush(trainer)
-        expected = trainer.fit_loop.epoch_loop._batches_that_stepped - self._batches_before
+        expected = steps_made(trainer) - self._steps_before
         for scheduled in self._scheduled:
             config, scheduler = scheduled.written.config, scheduled.scheduler
             line = steps_mismatch(config, scheduler, scheduler.last_epoch - scheduled.began_at, expected)

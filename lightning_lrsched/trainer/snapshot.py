@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 from lightning_lrsched.range_test.generators import generator_states, global_states
 from lightning_lrsched.range_test.snapshot import ModelSnapshot
+from lightning_lrsched.trainer.deepspeed_engine import EngineState, engine_of
 from lightning_lrsched.trainer.protocol import TrainerLike, is_a
 
 DISABLED_CALLBACKS = (
@@ -57,6 +58,7 @@ class TrainerSnapshot:
         self._loops = deepcopy(trainer.fit_loop.state_dict())
         self._limits = self._read_limits(trainer)
         self._model: ModelSnapshot | None = None
+        self._engine: EngineState | None = None
         self._schedulers: list[tuple[LRSchedulerConfig, dict[str, Any]]] = []
         self._restored = False
         trainer.callbacks = [callback for callback in trainer.callbacks if self._takes_part(callback)]
@@ -79,8 +81,11 @@ class TrainerSnapshot:
         Raises:
             ValueError: if the module has lazy parameters, which have no value yet that could be restored.
         """
-        # The precision plugin has the state of a gradient scaler.
-        self._model = ModelSnapshot(module, [*trainer.optimizers, trainer.precision_plugin])
+        engine = engine_of(trainer)
+        self._engine = None if engine is None else EngineState(engine, module)
+        # DeepSpeed's optimizers have shards; the precision plugin has the state of a gradient scaler.
+        optimizers = trainer.optimizers if engine is None else []
+        self._model = ModelSnapshot(module, [*optimizers, trainer.precision_plugin])
         if self._inside_fit:
             configs = trainer.lr_scheduler_configs
             self._schedulers = [(config, deepcopy(config.scheduler.state_dict())) for config in configs]
@@ -89,8 +94,13 @@ class TrainerSnapshot:
 
     def restore_model(self, trainer: TrainerLike) -> None:
         """Restore weights, buffers, metrics and optimizer states."""
+        if self._engine is not None:
+            self._engine.release_gathered()
         if self._model is not None:
             self._model.restore()
+        if self._engine is not None:
+            self._engine.restore()
+            self._engine = None
         if self._schedulers:
             self._restore_schedulers(trainer)
 

@@ -146,7 +146,8 @@ def test_a_fabric_loop_follows_the_schedule_and_its_range_test_is_one_for_all_ra
 def test_deepspeed_strategy_through_configure_optimizers(tmp_path: Path) -> None:
     class Configured(Module):
         def configure_optimizers(self) -> Any:
-            return configure_optimizers(torch.optim.AdamW(self.parameters(), lr=0.001), {"scheduler": CONFIG})
+            optimizer = torch.optim.AdamW(self.parameters(), lr=0.001)
+            return configure_optimizers(optimizer, {"scheduler": CONFIG}, trainer=self.trainer)
 
     module = Configured()
     trainer = make_trainer(

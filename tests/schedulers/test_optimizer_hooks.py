@@ -295,3 +295,39 @@ def test_a_position_that_was_set_before_the_first_step_is_no_mistake() -> None:
     schedule.step()
     train_step(optimizer)
     assert schedule.last_epoch == 4
+
+
+# DeepSpeed -----------------------------------------------------------------------------------------------------------
+
+
+def in_deepspeed(source: str) -> Any:
+    """Return a function of a module that has the name of one of DeepSpeed's."""
+    module = {"__name__": "deepspeed.runtime.zero.stage3"}
+    exec(source, module)  # the name of the module is what counts
+    return module["call"]
+
+
+STEP = "def step(optimizer):\n    optimizer.step()\ncall = step"
+FORWARD = "def forward(optimizer):\n    optimizer.step()\ncall = forward"
+
+
+def test_following_an_optimizer_that_an_engine_steps_is_refused_at_the_first_step() -> None:
+    schedule = small("WarmupLR", sgd())
+    schedule.follow_optimizer()
+    with pytest.raises(ValueError, match=r"pass the schedule to the engine.* deepspeed\.initialize"):
+        in_deepspeed(STEP)(schedule.optimizer)
+    assert schedule.last_epoch == 0
+
+
+def test_an_optimizer_that_a_module_steps_in_its_forward_is_not_the_engines() -> None:
+    schedule = small("WarmupLR", sgd())
+    schedule.follow_optimizer()
+    in_deepspeed(FORWARD)(schedule.optimizer)
+    assert schedule.last_epoch == 1
+
+
+def test_an_engine_may_step_the_optimizer_once_for_each_shard_without_a_warning() -> None:
+    schedule = small("WarmupLR", sgd())
+    for _ in range(3):
+        in_deepspeed(STEP)(schedule.optimizer)
+    assert schedule.last_epoch == 0

@@ -203,16 +203,6 @@ def test_stochastic_weight_averaging_is_refused(make_trainer):
         make_trainer(*callbacks).fit(Regression(), data())
 
 
-def test_deepspeed_strategy_is_refused_with_the_way_out(make_trainer):
-    class DeepSpeedStrategy:  # the real one runs on CUDA only
-        pass
-
-    trainer = make_trainer()
-    trainer._accelerator_connector.strategy = DeepSpeedStrategy()
-    with pytest.raises(ValueError, match=r"return lightning_lrsched\.configure_optimizers\(self, config\)"):
-        LRSchedulerCallback(ONE_CYCLE).on_fit_start(trainer, Regression())
-
-
 def test_a_module_without_optimizer_is_refused(make_trainer):
     with (
         pytest.warns(UserWarning, match="will run with no optimizer"),
