@@ -29,6 +29,10 @@ class NoWaiting(Callback):
         self.batches += 1
         torch.cuda.set_sync_debug_mode("error" if self.batches > 2 else "default")
 
+
+class MayWait(Callback):
+    """From here on waiting is allowed again: the last of the callbacks, so that the hooks of ours may not wait."""
+
     def on_train_batch_end(self, *args: Any) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -65,10 +69,13 @@ ONE_CYCLE = {"type": "OneCycle", "params": {"cycle_min_lr": 0.001, "cycle_max_lr
 )
 def test_a_step_waits_for_nothing(make_trainer: Any, tmp_path: Any, callback: Any, options: dict[str, Any]) -> None:
     logger = TensorBoardLogger(tmp_path)
-    trainer = make_trainer(
-        NoWaiting(), copy.deepcopy(callback), accelerator=DEVICE, logger=logger, log_every_n_steps=1, max_epochs=1
-    )
-    trainer.fit(OnDevice(**options), data(30))
+    callbacks = [NoWaiting(), copy.deepcopy(callback), MayWait()]
+    trainer = make_trainer(*callbacks, accelerator=DEVICE, logger=logger, log_every_n_steps=1, max_epochs=1)
+    try:
+        trainer.fit(OnDevice(**options), data(30))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert callbacks[0].batches >= 25
 
 
 # 16-mixed -------------------------------------------------------------------------------------------------------------
