@@ -16,7 +16,7 @@ from lightning_lrsched.range_test.generators import generator_states, global_sta
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
-from lightning_lrsched.range_test.snapshot import ModelSnapshot
+from lightning_lrsched.range_test.snapshot import ModelSnapshot, reshard
 from lightning_lrsched.range_test.sweep import MAX_BATCHES_WITHOUT_STEP, MAX_SKIPPED_STEPS, Sweep
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.param_groups import torch_optimizer
@@ -127,6 +127,7 @@ class RangeTest:
                 f"model must be a torch.nn.Module, got {type(self._model).__name__}; several models:"
                 " torch.nn.ModuleList([first, second])"
             )
+        reshard(self._model)  # only the shards are the optimizer's parameters
         known = {id(parameter) for parameter in self._model.parameters()}
         for optimizer in (self._optimizer, *self._others):
             for group in getattr(optimizer, "param_groups", ()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class ModelSnapshot:
 
     def __init__(self, module: Any, optimizers: Sequence[Any]) -> None:
         refuse_lazy_parameters(module)
+        reshard(module)
         self._module = module
         parts = list(module.modules())
         copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
@@ -46,6 +47,7 @@ class ModelSnapshot:
 
     def restore(self) -> None:
         """Put everything back and drop the copies: a second call changes nothing."""
+        reshard(self._module)
         for part in self._parts:
             part.restore()
         for optimizer, state in self._optimizers:
@@ -116,8 +118,8 @@ class ModuleTensors:
             places = getattr(self._module, kind)
             places.clear()
             places.update(held)
-        for copy, tensor, requires_grad in self._values:
-            copy.write_into(tensor)
+        for value, tensor, requires_grad in self._values:
+            value.write_into(tensor)
             tensor.requires_grad_(requires_grad)
 
 
@@ -179,7 +181,9 @@ def copy_of_state(state: Any) -> Any:
     if isinstance(state, Tensor):
         return HostCopy(state)
     if isinstance(state, dict):
-        return {key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()}
+        copied = copy(state)  # a module's state also has attributes
+        copied.update({key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()})
+        return copied
     if type(state) in (list, tuple):
         return type(state)(map(copy_of_state, state))
     return deepcopy(state)
@@ -190,8 +194,16 @@ def original_of(copied: Any) -> Any:
     if isinstance(copied, HostCopy):
         return copied.original()
     if isinstance(copied, dict):
-        return {key: of if key == "param_groups" else original_of(of) for key, of in copied.items()}
+        copied.update({key: of if key == "param_groups" else original_of(of) for key, of in copied.items()})
+        return copied
     return type(copied)(map(original_of, copied)) if type(copied) in (list, tuple) else copied
+
+
+def reshard(module: Any) -> None:
+    """Have a module of FSDP2 hold its shards again: after a forward pass alone it may hold the gathered parameters."""
+    for part in module.modules():
+        if any(cls.__name__ == "FSDPModule" for cls in type(part).__mro__):
+            part.reshard()
 
 
 def refuse_lazy_parameters(module: Any) -> None:

@@ -270,6 +270,22 @@ def test_the_same_test_can_be_run_again_and_an_earlier_result_is_not_shown():
         assert test.result == first
 
 
+def test_a_second_module_that_the_loop_changes_is_put_back_with_its_versions():
+    net, optimizer = make()
+    average = copy.deepcopy(net)
+    loaded = []
+    average.register_load_state_dict_pre_hook(lambda module, state, *args: loaded.append(state._metadata))
+    before = copy.deepcopy(average.state_dict())
+    with RangeTest(net, optimizer, num_steps=3, also=[average]) as test:
+        for _ in test.batches(itertools.repeat(None)):
+            with torch.no_grad():
+                average[0].weight.add_(1.0)
+            optimizer.step()
+            test.record(1.0)
+    assert all(map(torch.equal, before.values(), average.state_dict().values()))
+    assert loaded == [before._metadata]
+
+
 def test_the_epoch_of_a_distributed_sampler_is_put_back():
     dataset = data().dataset
     sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=0)
