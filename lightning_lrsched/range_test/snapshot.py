@@ -18,6 +18,9 @@ from lightning_lrsched.range_test.generators import MAX_ITEMS
 NOT_OF_THE_USER = {*vars(torch.nn.Module()), "_current_fx_name"}
 """Attributes that torch and Lightning keep up to date themselves."""
 
+WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "_FabricModule")
+"""Modules around the user's, whose attributes say how far they are set up: that is not undone after a trial."""
+
 
 class ModelSnapshot:
     """Remembers parameters, buffers, metrics, plain attributes and optimizer states, in host memory.
@@ -40,7 +43,9 @@ class ModelSnapshot:
         self._module = module
         parts = list(module.modules())
         copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
-        self._parts: list[PlainAttributes | ModuleTensors | MetricState] = [PlainAttributes(part) for part in parts]
+        self._parts: list[PlainAttributes | ModuleTensors | MetricState] = [
+            PlainAttributes(part) for part in parts if not _is_one_of(part, *WRAPPERS)
+        ]
         self._parts += [ModuleTensors(part, copies) for part in parts]
         self._parts += [MetricState(part) for part in parts if isinstance(part, Metric)]
         self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
@@ -202,8 +207,13 @@ def original_of(copied: Any) -> Any:
 def reshard(module: Any) -> None:
     """Have a module of FSDP2 hold its shards again: after a forward pass alone it may hold the gathered parameters."""
     for part in module.modules():
-        if any(cls.__name__ == "FSDPModule" for cls in type(part).__mro__):
+        if _is_one_of(part, "FSDPModule"):
             part.reshard()
+
+
+def _is_one_of(thing: Any, *class_names: str) -> bool:
+    # By name: what is not used need not be imported, and may be missing in this version of torch.
+    return any(cls.__name__ in class_names for cls in type(thing).__mro__)
 
 
 def refuse_lazy_parameters(module: Any) -> None:

@@ -286,6 +286,30 @@ def test_a_second_module_that_the_loop_changes_is_put_back_with_its_versions():
     assert loaded == [before._metadata]
 
 
+def test_what_a_wrapper_has_set_up_stays_set_up():
+    class FullyShardedDataParallel(nn.Module):
+        """As torch's: at its first forward pass it finds out whether it is the outermost one."""
+
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self._is_root = module, None
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self._is_root = False
+            return self.module(inputs)
+
+    net, optimizer = make()
+    net.steps, wrapper = 0, FullyShardedDataParallel(net)
+    with RangeTest(wrapper, optimizer, num_steps=3) as test:
+        for batch in test.batches(data()):
+            net.steps += 1
+            loss_of(wrapper, batch).backward()
+            optimizer.step()
+            test.record(1.0)
+    assert wrapper._is_root is False
+    assert net.steps == 0
+
+
 def test_the_epoch_of_a_distributed_sampler_is_put_back():
     dataset = data().dataset
     sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=0)
