@@ -44,7 +44,7 @@ class ModelSnapshot:
         parts = list(module.modules())
         copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
         self._parts: list[PlainAttributes | ModuleTensors | MetricState] = [
-            PlainAttributes(part) for part in parts if not _is_one_of(part, *WRAPPERS)
+            PlainAttributes(part) for part in parts if not is_one_of(part, *WRAPPERS)
         ]
         self._parts += [ModuleTensors(part, copies) for part in parts]
         self._parts += [MetricState(part) for part in parts if isinstance(part, Metric)]
@@ -56,7 +56,7 @@ class ModelSnapshot:
         for part in self._parts:
             part.restore()
         for optimizer, state in self._optimizers:
-            if isinstance(optimizer, Optimizer):
+            if isinstance(optimizer, Optimizer) and "param_groups" in state:
                 del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
                 optimizer.state.clear()  # before the device gets the old one: it may not hold both
             optimizer.load_state_dict(original_of(state))
@@ -207,11 +207,12 @@ def original_of(copied: Any) -> Any:
 def reshard(module: Any) -> None:
     """Have a module of FSDP2 hold its shards again: after a forward pass alone it may hold the gathered parameters."""
     for part in module.modules():
-        if _is_one_of(part, "FSDPModule"):
+        if is_one_of(part, "FSDPModule"):
             part.reshard()
 
 
-def _is_one_of(thing: Any, *class_names: str) -> bool:
+def is_one_of(thing: Any, *class_names: str) -> bool:
+    """Return whether ``thing`` is an instance of a class with one of these names."""
     # By name: what is not used need not be imported, and may be missing in this version of torch.
     return any(cls.__name__ in class_names for cls in type(thing).__mro__)
 

@@ -204,6 +204,36 @@ def test_several_param_groups_keep_their_ratios_and_several_optimizers_are_put_b
     assert optimizer.state_dict()["state"] == other.state_dict()["state"] == {}
 
 
+def test_a_wrapper_around_an_optimizer_gets_its_own_state_back():
+    class Counting(torch.optim.Optimizer):
+        """Counts its steps beside the state of the optimizer that it wraps; as Lookahead and its like do."""
+
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer, self.defaults, self.steps = optimizer, optimizer.defaults, 0
+            self.param_groups, self.state = optimizer.param_groups, optimizer.state
+
+        def step(self, closure: Any = None) -> None:
+            self.optimizer.step()
+            self.steps += 1
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            self.optimizer.zero_grad(set_to_none)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"base": self.optimizer.state_dict(), "steps": self.steps}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.optimizer.load_state_dict(state_dict["base"])
+            self.steps = state_dict["steps"]
+
+    net, adam = make(torch.optim.Adam)
+    wrapper = Counting(adam)
+    result, _ = sweep(net, wrapper, num_steps=12, max_lr=0.1)
+    assert result.steps == list(range(12))
+    assert wrapper.steps == 0
+    assert adam.state_dict()["state"] == {}
+
+
 # What it leaves behind ------------------------------------------------------------------------------------------------
 
 
