@@ -4,6 +4,7 @@
 #   make docs       the API reference, as a site in build/docs; a warning is an error
 #   make pictures   the README's pictures; those of TensorBoard need Chromium
 #   make bench      what steps cost: tables, and the same figures as JSON in build/benchmarks
+#   make test-gpu   the tests that need a GPU; with PYTHON as it is where there is no .venv: no package index is needed
 #   make coverage   the lines that the quick suite does not reach
 #   make mutants    mistakes made by a tool, each of which a test must notice; some minutes
 #   make sdist      what a release uploads: sdist and wheel, in dist
@@ -17,10 +18,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # One thread of torch per test process: the models are tiny, and processes that share cores otherwise fight for them.
-test test-slow test-browser test-all bench coverage mutants: export OMP_NUM_THREADS = 1
+test test-slow test-browser test-all test-gpu bench coverage mutants: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: demo pictures test test-slow test-browser test-all bench coverage mutants docs sdist lint format clean
+.PHONY: demo pictures test test-slow test-browser test-all test-gpu bench coverage mutants docs sdist lint format clean
 
 demo: .venv/ready-examples
 	$(BIN)/python examples/digits.py
@@ -40,6 +41,11 @@ test-browser: .venv/ready-test  # in one process: two would each train what the 
 
 test-all: .venv/ready-test
 	$(PYTEST)
+
+test-gpu: PYTHON_WITH_GPU = $(if $(wildcard .venv/ready-test),$(BIN)/python,$(PYTHON))
+test-gpu:  # warnings are none of its errors: versions of torch and Lightning there are those that are there
+	PYTHONPATH=. $(PYTHON_WITH_GPU) -m pytest -W default -m gpu tests/gpu tests/range_test/test_loss_reader.py \
+	  tests/integration/test_compiled_step.py tests/integration/test_strategies.py
 
 bench: .venv/ready-test
 	for name in scheduler_step fit_loop range_test_cost snapshot_memory compile_and_import gpu_step; do \

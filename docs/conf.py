@@ -40,6 +40,7 @@ myst_enable_extensions = ["html_image"]  # pictures with a width
 nitpick_ignore_regex = [
     (r"py:.*", r"(argparse|collections|enum|inspect|lightning|numpy|pathlib|torch)\..*"),
     (r"py:class", r"Figure"),  # matplotlib's, imported for type checkers alone
+    (r"py:class", r"lightning_lrsched\.range_test\.loop\.Batch"),  # a type variable: whatever the loader yields
 ]
 
 html_theme = "furo"

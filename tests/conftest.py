@@ -5,6 +5,8 @@ The errors of all worker processes are quoted together.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import logging
 import random
@@ -16,12 +18,19 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 
-# pytest --hypothesis-profile=nightly
-settings.register_profile("nightly", max_examples=20_000, deadline=None)
+with contextlib.suppress(ImportError):  # the tests on a GPU need no hypothesis
+    from hypothesis import settings
+
+    # pytest --hypothesis-profile=nightly
+    settings.register_profile("nightly", max_examples=20_000, deadline=None)
 
 LARGEST: dict[str, float] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    if importlib.util.find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "of pytest-timeout, which is not installed here")
 
 
 @pytest.fixture(autouse=True)

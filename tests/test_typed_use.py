@@ -27,6 +27,7 @@ from lightning_lrsched import (
     LRRangeTestCallback,
     LRSchedulerCallback,
     OneCycle,
+    RangeTest,
     RangeTestResult,
     SchedulerConfig,
     WarmupCosineLR,
@@ -103,7 +104,8 @@ def test_configurations(tmp_path: Path) -> None:
     assert_type(config().to_dict(), dict[str, Any])
     assert_type(config().needs_run, list[str])
     assert_type(config().resolve(optimizer()), SchedulerConfig)
-    schedule: LRScheduler = config().build(optimizer())
+    assert_type(config().resolve(optimizer(), total_steps=100, steps_per_epoch=10), SchedulerConfig)
+    schedule: LRScheduler = config().build(optimizer(), total_steps=100, steps_per_epoch=10, follow=True)
     assert isinstance(schedule, WarmupLR)
     configured = configure_optimizers(optimizer(), config(), capturable=False)
     assert_type(configured, dict[str, Any])
@@ -135,6 +137,20 @@ def test_the_range_test(tmp_path: Path) -> None:
     result().save(tmp_path / "result.json")
     result().to_csv(str(tmp_path / "result.csv"), overwrite=True)
     assert_type(RangeTestResult.load(tmp_path / "result.json"), RangeTestResult)
+
+
+def test_the_range_test_in_a_loop() -> None:
+    model = torch.nn.Linear(1, 1)
+    trained = torch.optim.SGD(model.parameters(), lr=0.1)
+    with RangeTest(model, trained, 1e-3, max_lr=1.0, num_steps=10, also=[torch.nn.Linear(1, 1)]) as test:
+        for batch in test.batches([torch.ones(1)]):
+            assert_type(batch, Tensor)
+            loss = model(batch).sum()
+            loss.backward()
+            trained.step()
+            test.record(loss)
+            test.record(0.1)
+    assert_type(test.result, RangeTestResult)
 
 
 def test_the_callbacks() -> None:

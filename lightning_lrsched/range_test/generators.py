@@ -74,7 +74,7 @@ def _reset_of(thing: Any) -> Callable[[], object] | None:
     """Return a function that restores a generator to its present state; None for anything else."""
     if isinstance(thing, DistributedSampler):
         return partial(thing.set_epoch, thing.epoch)
-    if hasattr(thing, "_num_iter_calls"):  # the loader of Lightning Fabric, which sets the sampler's epoch to it
+    if _is_loader_of_fabric(thing):  # it sets the epoch of a distributed sampler to the number of passes so far
         return partial(setattr, thing, "_num_iter_calls", thing._num_iter_calls)
     if isinstance(thing, np.random.Generator):
         return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
@@ -96,4 +96,8 @@ def _parts(thing: Any) -> Iterable[Any]:
         return thing.values() if len(thing) <= MAX_ITEMS else ()
     if type(thing).__name__ == "CombinedLoader":  # Lightning's, from either of its distributions
         return (thing.iterables,)
-    return vars(thing).values() if isinstance(thing, (Sampler, Dataset)) else ()
+    return vars(thing).values() if isinstance(thing, (Sampler, Dataset)) or _is_loader_of_fabric(thing) else ()
+
+
+def _is_loader_of_fabric(thing: Any) -> bool:
+    return type(thing).__name__ == "_FabricDataLoader"

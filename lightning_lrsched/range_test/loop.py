@@ -16,7 +16,7 @@ from lightning_lrsched.range_test.generators import generator_states, global_sta
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
-from lightning_lrsched.range_test.snapshot import ModelSnapshot
+from lightning_lrsched.range_test.snapshot import ModelSnapshot, is_one_of, reshard
 from lightning_lrsched.range_test.sweep import MAX_BATCHES_WITHOUT_STEP, MAX_SKIPPED_STEPS, Sweep
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.param_groups import torch_optimizer
@@ -112,8 +112,8 @@ class RangeTest:
         self._settings = settings.resolved(RunLength.given(total_steps, steps_per_epoch))
         self._model = model
         self._optimizer = torch_optimizer(optimizer)
-        # A wrapper's state_dict may gather what is sharded.
-        self._others = [torch_optimizer(one) if hasattr(one, "param_groups") else one for one in also]
+        # The state_dict of Fabric's wrapper gathers what is sharded; other wrappers have a state of their own.
+        self._saved = [one.optimizer if is_one_of(one, "_FabricOptimizer") else one for one in (optimizer, *also)]
         self._check_parameters()
         self._sweep: Sweep | None = None
         self._snapshot: ModelSnapshot | None = None
@@ -127,8 +127,9 @@ class RangeTest:
                 f"model must be a torch.nn.Module, got {type(self._model).__name__}; several models:"
                 " torch.nn.ModuleList([first, second])"
             )
+        reshard(self._model)  # only the shards are the optimizer's parameters
         known = {id(parameter) for parameter in self._model.parameters()}
-        for optimizer in (self._optimizer, *self._others):
+        for optimizer in self._saved:
             for group in getattr(optimizer, "param_groups", ()):
                 if any(id(parameter) not in known for parameter in group["params"]):
                     raise ValueError(
@@ -154,7 +155,7 @@ class RangeTest:
             raise RuntimeError("this LR range test is running already")
         self._result, self._longest_step = None, 1
         self._resets = global_states()
-        self._snapshot = ModelSnapshot(self._model, [self._optimizer, *self._others])
+        self._snapshot = ModelSnapshot(self._model, self._saved)
         try:
             self._sweep = Sweep(self._settings, self._optimizer)
             self._resets.append(self._optimizer.register_step_pre_hook(self._check_lr).remove)

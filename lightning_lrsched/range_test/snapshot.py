@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from lightning_lrsched.range_test.generators import MAX_ITEMS
 
 NOT_OF_THE_USER = {*vars(torch.nn.Module()), "_current_fx_name"}
 """Attributes that torch and Lightning keep up to date themselves."""
+
+WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "_FabricModule")
+"""Modules around the user's, whose attributes say how far they are set up: that is not undone after a trial."""
 
 
 class ModelSnapshot:
@@ -36,20 +39,24 @@ class ModelSnapshot:
 
     def __init__(self, module: Any, optimizers: Sequence[Any]) -> None:
         refuse_lazy_parameters(module)
+        reshard(module)
         self._module = module
         parts = list(module.modules())
         copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
-        self._parts: list[PlainAttributes | ModuleTensors | MetricState] = [PlainAttributes(part) for part in parts]
+        self._parts: list[PlainAttributes | ModuleTensors | MetricState] = [
+            PlainAttributes(part) for part in parts if not is_one_of(part, *WRAPPERS)
+        ]
         self._parts += [ModuleTensors(part, copies) for part in parts]
         self._parts += [MetricState(part) for part in parts if isinstance(part, Metric)]
         self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
 
     def restore(self) -> None:
         """Put everything back and drop the copies: a second call changes nothing."""
+        reshard(self._module)
         for part in self._parts:
             part.restore()
         for optimizer, state in self._optimizers:
-            if isinstance(optimizer, Optimizer):
+            if isinstance(optimizer, Optimizer) and "param_groups" in state:
                 del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
                 optimizer.state.clear()  # before the device gets the old one: it may not hold both
             optimizer.load_state_dict(original_of(state))
@@ -116,8 +123,8 @@ class ModuleTensors:
             places = getattr(self._module, kind)
             places.clear()
             places.update(held)
-        for copy, tensor, requires_grad in self._values:
-            copy.write_into(tensor)
+        for value, tensor, requires_grad in self._values:
+            value.write_into(tensor)
             tensor.requires_grad_(requires_grad)
 
 
@@ -179,7 +186,9 @@ def copy_of_state(state: Any) -> Any:
     if isinstance(state, Tensor):
         return HostCopy(state)
     if isinstance(state, dict):
-        return {key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()}
+        copied = copy(state)  # a module's state also has attributes
+        copied.update({key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()})
+        return copied
     if type(state) in (list, tuple):
         return type(state)(map(copy_of_state, state))
     return deepcopy(state)
@@ -190,8 +199,22 @@ def original_of(copied: Any) -> Any:
     if isinstance(copied, HostCopy):
         return copied.original()
     if isinstance(copied, dict):
-        return {key: of if key == "param_groups" else original_of(of) for key, of in copied.items()}
+        copied.update({key: of if key == "param_groups" else original_of(of) for key, of in copied.items()})
+        return copied
     return type(copied)(map(original_of, copied)) if type(copied) in (list, tuple) else copied
+
+
+def reshard(module: Any) -> None:
+    """Have a module of FSDP2 hold its shards again: after a forward pass alone it may hold the gathered parameters."""
+    for part in module.modules():
+        if is_one_of(part, "FSDPModule"):
+            part.reshard()
+
+
+def is_one_of(thing: Any, *class_names: str) -> bool:
+    """Return whether ``thing`` is an instance of a class with one of these names."""
+    # By name: what is not used need not be imported, and may be missing in this version of torch.
+    return any(cls.__name__ in class_names for cls in type(thing).__mro__)
 
 
 def refuse_lazy_parameters(module: Any) -> None:

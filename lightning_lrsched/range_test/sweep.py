@@ -17,7 +17,7 @@ from lightning_lrsched.range_test.smoothing import SmoothedLoss
 from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
 from lightning_lrsched.schedulers.curves import exponential_growth
 from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.param_groups import momentum_kind
+from lightning_lrsched.schedulers.param_groups import check_groups, momentum_kind
 from lightning_lrsched.schedulers.ranks import warn
 from lightning_lrsched.schedulers.rules import Number, Steps
 
@@ -63,6 +63,7 @@ class ExponentialGrowth(ClosedFormLR):
 
 def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ClosedFormLR:
     """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
+    check_groups(optimizer)
     min_lr = _min_lr(settings, optimizer)
     if settings.mode == "linear":
         return LRRangeTest(optimizer, min_lr, **settings.linear)

@@ -26,3 +26,8 @@ def large_batch() -> ModuleType:
 @pytest.fixture(scope="session")
 def make() -> ModuleType:
     return load(EXAMPLES / "pictures", "make")
+
+
+@pytest.fixture(scope="session")
+def fabric_loop() -> ModuleType:
+    return load(EXAMPLES, "fabric_loop")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from lightning_lrsched import RangeTestResult, SchedulerConfig
-from tests.examples.conftest import EXAMPLES, load
 from tests.kit.modules import Regression
 
 pytestmark = pytest.mark.slow  # trainings in processes of their own
@@ -21,7 +20,7 @@ EPOCHS, BATCHES = 4, 42
 
 
 def run(out: Path, *options: str) -> str:
-    command = [sys.executable, EXAMPLES / "fabric_loop.py", "--epochs", str(EPOCHS), "--out", out, *options]
+    command = [sys.executable, ROOT / "examples" / "fabric_loop.py", "--epochs", str(EPOCHS), "--out", out, *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -44,10 +43,10 @@ def test_it_finds_the_learning_rates_and_follows_them_to_the_end(tmp_path, devic
     assert float(re.search(r"Test accuracy ([\d.]+)%", said)[1]) > 50  # 10 by chance
 
 
-def test_an_interrupted_training_goes_on_where_the_last_epoch_ended(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_training_goes_on_where_the_last_epoch_ended(fabric_loop, tmp_path, monkeypatch, capsys):
     from lightning.fabric import Fabric
 
-    example, save = load(EXAMPLES, "fabric_loop"), Fabric.save
+    save = Fabric.save
 
     def interrupted(fabric, path, state):
         save(fabric, path, state)
@@ -57,7 +56,7 @@ def test_an_interrupted_training_goes_on_where_the_last_epoch_ended(tmp_path, mo
     monkeypatch.setattr(Fabric, "save", interrupted)
     monkeypatch.setattr(sys, "argv", ["fabric_loop.py", "--epochs", str(EPOCHS), "--out", str(tmp_path)])
     with pytest.raises(KeyboardInterrupt):
-        example.main()
+        fabric_loop.main()
     first = capsys.readouterr().out
     said = run(tmp_path, "--resume")
     lines = re.findall(r"epoch +(\d)  loss [\d.]+  lr (\S+)  momentum (\S+)", first + said)

@@ -106,6 +106,41 @@ def test_a_captured_graph_replays_with_the_new_lr_and_momentum(cls: Any, groups:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("cls", WITH_BETAS)
+@pytest.mark.parametrize("groups", [1, 20])
+def test_each_of_a_thousand_replays_runs_with_the_lr_and_momentum_of_its_step(cls: Any, groups: int) -> None:
+    optimizer = make_optimizer(cls, groups, lr=0.01)
+    schedule = OneCycle(optimizer, 0.001, 0.1, cycle_first_step_size=300, cycle_min_mom=0.5, decay_step_size=10,
+                        decay_lr_rate=0.1)  # fmt: skip
+    schedule.make_capturable()
+    set_gradients(optimizer)
+    # What the captured steps themselves read, noted on the device at a position that the graph moves on.
+    used = torch.zeros(1000, 2, device="cuda")
+    position = torch.zeros(1, dtype=torch.int64, device="cuda")
+
+    def step() -> None:
+        group = optimizer.param_groups[-1]
+        used.index_copy_(0, position, torch.stack([group["lr"], group["betas"][0]]).reshape(1, 2).float())
+        position.add_(1)
+        optimizer.step()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    position.zero_()
+    for _ in range(1000):
+        graph.replay()
+        schedule.step()
+    expected = [(schedule.lr_at(s)[-1], (schedule.momentum_at(s) or [0.0])[-1]) for s in range(1000)]
+    torch.testing.assert_close(used.cpu(), torch.tensor(expected, dtype=torch.float32), rtol=1e-6, atol=0)
+
+
 def test_capturing_a_followed_step_is_refused() -> None:
     optimizer = make_optimizer(AdamW, lr=0.01)
     schedule = one_cycle(optimizer)

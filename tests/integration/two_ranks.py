@@ -131,6 +131,8 @@ def in_a_fabric_loop(name: str, accelerator: str) -> dict[str, Any]:
     schedule.unfollow_optimizer()
     found: dict[str, Any] = {"used": list(used), "position": schedule.last_epoch}
     before = own_part(model, optimizer)
+    with torch.no_grad():
+        model(next(iter(loader))[0])  # after which FSDP2 holds gathered parameters
     with RangeTest(model, optimizer, max_lr=0.01, num_steps=SWEEP_LENGTH) as test:
         for number, batch in enumerate(test.batches(loader)):
             test.record(step(batch) * (1e9 if fabric.global_rank == 1 and number >= EXPLODES_AT else 1.0))

@@ -204,6 +204,36 @@ def test_several_param_groups_keep_their_ratios_and_several_optimizers_are_put_b
     assert optimizer.state_dict()["state"] == other.state_dict()["state"] == {}
 
 
+def test_a_wrapper_around_an_optimizer_gets_its_own_state_back():
+    class Counting(torch.optim.Optimizer):
+        """Counts its steps beside the state of the optimizer that it wraps; as Lookahead and its like do."""
+
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer, self.defaults, self.steps = optimizer, optimizer.defaults, 0
+            self.param_groups, self.state = optimizer.param_groups, optimizer.state
+
+        def step(self, closure: Any = None) -> None:
+            self.optimizer.step()
+            self.steps += 1
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            self.optimizer.zero_grad(set_to_none)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"base": self.optimizer.state_dict(), "steps": self.steps}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.optimizer.load_state_dict(state_dict["base"])
+            self.steps = state_dict["steps"]
+
+    net, adam = make(torch.optim.Adam)
+    wrapper = Counting(adam)
+    result, _ = sweep(net, wrapper, num_steps=12, max_lr=0.1)
+    assert result.steps == list(range(12))
+    assert wrapper.steps == 0
+    assert adam.state_dict()["state"] == {}
+
+
 # What it leaves behind ------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +298,46 @@ def test_the_same_test_can_be_run_again_and_an_earlier_result_is_not_shown():
                 optimizer.zero_grad()
                 test.record(loss)
         assert test.result == first
+
+
+def test_a_second_module_that_the_loop_changes_is_put_back_with_its_versions():
+    net, optimizer = make()
+    average = copy.deepcopy(net)
+    loaded = []
+    average.register_load_state_dict_pre_hook(lambda module, state, *args: loaded.append(state._metadata))
+    before = copy.deepcopy(average.state_dict())
+    with RangeTest(net, optimizer, num_steps=3, also=[average]) as test:
+        for _ in test.batches(itertools.repeat(None)):
+            with torch.no_grad():
+                average[0].weight.add_(1.0)
+            optimizer.step()
+            test.record(1.0)
+    assert all(map(torch.equal, before.values(), average.state_dict().values()))
+    assert loaded == [before._metadata]
+
+
+def test_what_a_wrapper_has_set_up_stays_set_up():
+    class FullyShardedDataParallel(nn.Module):
+        """As torch's: at its first forward pass it finds out whether it is the outermost one."""
+
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self._is_root = module, None
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self._is_root = False
+            return self.module(inputs)
+
+    net, optimizer = make()
+    net.steps, wrapper = 0, FullyShardedDataParallel(net)
+    with RangeTest(wrapper, optimizer, num_steps=3) as test:
+        for batch in test.batches(data()):
+            net.steps += 1
+            loss_of(wrapper, batch).backward()
+            optimizer.step()
+            test.record(1.0)
+    assert wrapper._is_root is False
+    assert net.steps == 0
 
 
 def test_the_epoch_of_a_distributed_sampler_is_put_back():

@@ -94,3 +94,10 @@ def test_a_list_that_does_not_fit_the_param_groups_is_refused_and_the_optimizer_
     with pytest.raises(ValueError, match="lr_range_test_min_lr lists 2 values, but the optimizer has 1 param group"):
         Sweep(SweepSettings(min_lr=[0.1, 0.2]), optimizer)
     assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_an_optimizer_without_a_learning_rate_is_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    del optimizer.param_groups[0]["lr"]
+    with pytest.raises(ValueError, match="SGD has no learning rate to schedule"):
+        Sweep(SweepSettings(), optimizer)

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
 )
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
 from tests.kit.modules import Notes, Regression, data, run
@@ -262,3 +263,14 @@ def test_a_trained_optimizer_gets_its_state_back_bit_for_bit(make_trainer):
     assert before["param_groups"] == after["param_groups"]
     for key, state in before["state"].items():
         assert all(torch.equal(value, after["state"][key][name]) for name, value in state.items())
+
+
+@pytest.mark.filterwarnings("ignore:.*float16")
+def test_the_scale_of_a_gradient_scaler_is_put_back(make_trainer):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = scaler.state_dict()
+    trainer = make_trainer(
+        LRRangeTestCallback(num_steps=12, max_lr=0.01), plugins=MixedPrecision("16-mixed", "cpu", scaler)
+    )
+    trainer.fit(Regression(lambda p: torch.optim.AdamW(p, 0.01)), data())
+    assert scaler.state_dict() == before
