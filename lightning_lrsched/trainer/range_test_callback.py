@@ -137,34 +137,6 @@ class LRRangeTestCallback(Callback):
             )
         return result
 
-    def run_inside(
-        self, trainer: TrainerLike, pl_module: Any, optimizer_index: int, at_start: RandomStates, *, several: bool
-    ) -> RangeTestResult:
-        """Make a test with the settings of this one at the start of a fit that is already under way; restore that fit.
-
-        Callbacks other than Lightning's GradientAccumulationScheduler do not take part.
-
-        Args:
-            trainer: the Trainer, in ``on_train_start``.
-            pl_module: its module.
-            optimizer_index: which of its optimizers to sweep.
-            at_start: the random states from which the fit goes on.
-            several: whether there is a test for each of several optimizers.
-        """
-        test = copy(self)
-        test.optimizer_index, test._at_start, test._several = optimizer_index, at_start, several
-        test.setup(trainer, pl_module, "fit")
-        trainer.callbacks = [*trainer.callbacks, test]
-        try:
-            test.on_fit_start(trainer, pl_module)
-            trainer.fit_loop.run()
-            test.on_fit_end(trainer, pl_module)
-        except BaseException as error:
-            test.on_exception(trainer, pl_module, error)
-            raise
-        self._result = test.result
-        return self._result
-
     # Before -----------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
@@ -225,6 +197,11 @@ class LRRangeTestCallback(Callback):
             # Under manual optimization the module may ask for it and step it, which changes nothing.
             configs[place] = LRSchedulerConfig(sweep.schedule, interval="step", frequency=NEVER)
         return sweep
+
+    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        # Strategies that shard the optimizer load it after on_fit_start.
+        if self._sweep is not None and self._snapshot is not None:
+            self._snapshot.capture(trainer, pl_module)
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._skipped_steps = getattr(engine_of(trainer), "skipped_steps", 0)
@@ -377,3 +354,39 @@ class LRRangeTestCallback(Callback):
             rank_zero_info(f"LR range test: {summarize(self._result)}; weights, optimizers and Trainer restored.")
             for caveat in caveats_of(self._result):
                 rank_zero_info(f"LR range test: {caveat}")
+
+
+def run_inside_fit(
+    settings: LRRangeTestCallback,
+    trainer: Any,
+    pl_module: Any,
+    optimizer_index: int,
+    start: RandomStates,
+    *,
+    several: bool,
+) -> RangeTestResult:
+    """Make a range test at the start of a fit that is already under way, restore that fit, and return the result.
+
+    Callbacks other than Lightning's GradientAccumulationScheduler do not take part.
+
+    Args:
+        settings: a callback with the settings of the test; it gets the result, too.
+        trainer: the Trainer, in ``on_train_start``.
+        pl_module: its module.
+        optimizer_index: which of its optimizers to sweep.
+        start: the random states from which the fit goes on.
+        several: whether there is a test for each of several optimizers.
+    """
+    test = copy(settings)
+    test.optimizer_index, test._at_start, test._several = optimizer_index, start, several
+    test.setup(trainer, pl_module, "fit")
+    trainer.callbacks = [*trainer.callbacks, test]
+    try:
+        test.on_fit_start(trainer, pl_module)
+        trainer.fit_loop.run()
+        test.on_fit_end(trainer, pl_module)
+    except BaseException as error:
+        test.on_exception(trainer, pl_module, error)
+        raise
+    settings._result = test.result
+    return test.result

@@ -36,7 +36,7 @@ from lightning_lrsched.trainer.deepspeed_engine import applied_steps, engine_of,
 from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
-from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
+from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback, run_inside_fit
 from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
 from lightning_lrsched.trainer.snapshot import RandomStates
@@ -162,7 +162,7 @@ class LRSchedulerCallback(Callback):
 
     @property
     def range_test_results(self) -> dict[int, RangeTestResult]:
-        """What the range tests at the start of the fit have found: index of the optimizer -> result.
+        """What the range tests at the start of the fit have found, by the index of the optimizer.
 
         On a resume it comes from the checkpoint. Empty where no learning rate was to be tested, and after a fit in
         child processes (ddp_spawn, ddp_fork, ddp_notebook), which leaves its results there; loggers have them.
@@ -370,7 +370,7 @@ class LRSchedulerCallback(Callback):
             keys = ", ".join(scheduled.written.config.needs_range_test)
             log(trainer, f'{type(self).__name__}: no LR range test in a fast_dev_run; {keys} as with "auto"')
             return None
-        return self._range_test.run_inside(trainer, pl_module, scheduled.index, self._at_start, several=several)
+        return run_inside_fit(self._range_test, trainer, pl_module, scheduled.index, self._at_start, several=several)
 
     def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
 from tests.kit.modules import Notes, Regression, data, run
+from tests.kit.runs import RestoresLater
 
 
 class Interrupt(Callback):
@@ -108,14 +109,16 @@ def test_the_same_trainer_can_train_after_the_test(make_trainer):
     assert schedule.schedulers[0].last_epoch == 30
 
 
-def test_the_test_can_start_from_a_checkpoint(make_trainer, tmp_path):
+@pytest.mark.parametrize("later", [False, True])
+def test_the_test_can_start_from_a_checkpoint(make_trainer, tmp_path, later):
     trainer = make_trainer(max_epochs=1)
     trainer.fit(Regression(), data())
     trainer.save_checkpoint(tmp_path / "trained.ckpt")
     trained = state_of(trainer.lightning_module)
 
     module, callback = Regression(), LRRangeTestCallback(num_steps=20)
-    make_trainer(callback).fit(module, data(), ckpt_path=tmp_path / "trained.ckpt")
+    options = {"strategy": RestoresLater(torch.device("cpu"))} if later else {}
+    make_trainer(callback, **options).fit(module, data(), ckpt_path=tmp_path / "trained.ckpt")
     assert [lr for lr, _ in module.seen] == callback.result.lrs
     assert all(torch.equal(a, b) for a, b in zip(trained, state_of(module), strict=True))
 
