@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import math
-from copy import copy
 from typing import Any
 
 import torch
@@ -136,6 +135,16 @@ class LRRangeTestCallback(Callback):
                 "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first"
             )
         return result
+
+    def use_inside_fit(self, optimizer_index: int, start: Any, *, several: bool) -> None:
+        """Prepare for a test at the start of a fit that is already under way.
+
+        Args:
+            optimizer_index: which of the optimizers to sweep.
+            start: the random states from which the fit goes on.
+            several: whether there is a test for each of several optimizers.
+        """
+        self.optimizer_index, self._at_start, self._several = optimizer_index, start, several
 
     # Before -----------------------------------------------------------------------------------------------------------
 
@@ -354,39 +363,3 @@ class LRRangeTestCallback(Callback):
             rank_zero_info(f"LR range test: {summarize(self._result)}; weights, optimizers and Trainer restored.")
             for caveat in caveats_of(self._result):
                 rank_zero_info(f"LR range test: {caveat}")
-
-
-def run_inside_fit(
-    settings: LRRangeTestCallback,
-    trainer: Any,
-    pl_module: Any,
-    optimizer_index: int,
-    start: RandomStates,
-    *,
-    several: bool,
-) -> RangeTestResult:
-    """Make a range test at the start of a fit that is already under way, restore that fit, and return the result.
-
-    Callbacks other than Lightning's GradientAccumulationScheduler do not take part.
-
-    Args:
-        settings: a callback with the settings of the test; it gets the result, too.
-        trainer: the Trainer, in ``on_train_start``.
-        pl_module: its module.
-        optimizer_index: which of its optimizers to sweep.
-        start: the random states from which the fit goes on.
-        several: whether there is a test for each of several optimizers.
-    """
-    test = copy(settings)
-    test.optimizer_index, test._at_start, test._several = optimizer_index, start, several
-    test.setup(trainer, pl_module, "fit")
-    trainer.callbacks = [*trainer.callbacks, test]
-    try:
-        test.on_fit_start(trainer, pl_module)
-        trainer.fit_loop.run()
-        test.on_fit_end(trainer, pl_module)
-    except BaseException as error:
-        test.on_exception(trainer, pl_module, error)
-        raise
-    settings._result = test.result
-    return test.result

@@ -6,24 +6,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
-from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.range_test.configurations import one_cycle
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.tables import hyperparameters
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
-from lightning_lrsched.schedulers.param_groups import momentum_kind, read_momenta, torch_optimizer, write_momenta
-from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST, Finding
+from lightning_lrsched.schedulers.param_groups import read_momenta, torch_optimizer, write_momenta
+from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, attach, detach, pick_optimizer
-from lightning_lrsched.trainer.checkpoint import Tests, check_optimizers, mark, saved_tests, states_for
+from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, states_for
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
@@ -36,10 +33,10 @@ from lightning_lrsched.trainer.deepspeed_engine import applied_steps, engine_of,
 from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
-from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback, run_inside_fit
+from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
+from lightning_lrsched.trainer.range_test_in_fit import RangeTestsInFit, schedule_from_range_test
 from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
-from lightning_lrsched.trainer.snapshot import RandomStates
 
 
 class LRSchedulerCallback(Callback):
@@ -127,12 +124,10 @@ class LRSchedulerCallback(Callback):
         self._one_for_each = several
         self._optimizer_index = optimizer_index
         self._log = log
-        self._range_test = self._check_range_test(range_test)
+        self._tests = RangeTestsInFit(type(self).__name__, self._check_range_test(range_test))
         self._capturable = capturable
         self._curves = CurveLogger()
         self._scheduled: list[Scheduled] = []
-        self._tests: Tests = {}
-        self._at_start: RandomStates | None = None
         self._attached = False
         self._steps_before = 0
 
@@ -167,7 +162,7 @@ class LRSchedulerCallback(Callback):
         On a resume it comes from the checkpoint. Empty where no learning rate was to be tested, and after a fit in
         child processes (ddp_spawn, ddp_fork, ddp_notebook), which leaves its results there; loggers have them.
         """
-        return dict(self._tests)
+        return dict(self._tests.results)
 
     @property
     def range_test_result(self) -> RangeTestResult:
@@ -176,20 +171,22 @@ class LRSchedulerCallback(Callback):
         Raises:
             RuntimeError: if there was none, or one for each of several optimizers.
         """
-        if len(self._tests) != 1:
+        results = self._tests.results
+        if len(results) != 1:
             raise RuntimeError(
-                "this fit made no LR range test"
-                if not self._tests
-                else f"there are {len(self._tests)} results, one per optimizer: see range_test_results"
+                f"there are {len(results)} results, one per optimizer: see range_test_results"
+                if results
+                else "this fit made no LR range test"
             )
-        return next(iter(self._tests.values()))
+        return next(iter(results.values()))
 
     # Before training --------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         self._attached = False
         if stage == "fit":
-            self._scheduled, self._tests, self._at_start = [], {}, None
+            self._scheduled = []
+            self._tests.forget()
             check_callbacks(trainer, type(self).__name__)
             RunReport.of(trainer)  # behind all callbacks of the user
 
@@ -199,13 +196,10 @@ class LRSchedulerCallback(Callback):
         targets = self._targets(trainer)
         for index, written in targets:
             check_optimizer(trainer, index, written.config, owner)
-        if any(written.config.needs_range_test for _, written in targets):
-            self._at_start = RandomStates()  # before the data is loaded to see how long the run is
-            self._at_start.add_data(trainer)
+        self._tests.begin(trainer, [written.config for _, written in targets])
         needs_run = any(written.config.needs_run for _, written in targets)
         run = run_length_of(trainer if needs_run else None)
         self._scheduled = []
-        self._tests = saved_tests(loaded_checkpoint(trainer))
         for index, written in targets:
             self._attach(trainer, index, written, run)
         for content in {id(written.content): written.content for _, written in targets}.values():
@@ -221,7 +215,7 @@ class LRSchedulerCallback(Callback):
             several = self._optimizer_index is None and len(trainer.optimizers) > 1
             index, _ = pick_optimizer(trainer, 0 if several else self._optimizer_index, type(self).__name__)
             indices = range(len(trainer.optimizers)) if several else [index]
-            return [(index, Written(_one_cycle(trainer.optimizers[index]))) for index in indices]
+            return [(index, Written(schedule_from_range_test(trainer.optimizers[index]))) for index in indices]
         if not self._one_for_each:
             index, _ = pick_optimizer(trainer, self._optimizer_index, type(self).__name__)
             return [(index, written) for written in self._written if written is not None]
@@ -237,7 +231,7 @@ class LRSchedulerCallback(Callback):
         scheduled = Scheduled(written, index, run, read_momenta(optimizer.param_groups), steps_before(trainer))
         self._scheduled.append(scheduled)
         report = RunReport.of(trainer)
-        if written.config.needs_range_test and index not in self._tests and not loaded_checkpoint(trainer):
+        if self._tests.is_to_come(trainer, scheduled):
             # Others look at the schedulers before training starts.
             self._put(trainer, scheduled, ConstantLR(torch_optimizer(optimizer), factor=1.0))
             if report is not None:
@@ -251,17 +245,10 @@ class LRSchedulerCallback(Callback):
     def _build(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Attach the schedule with all its numbers, in place of one that was attached before."""
         config, index = scheduled.written.config, scheduled.index
-        test = self._tests.get(index)
-        if config.needs_range_test and test is None and loaded_checkpoint(trainer):
-            raise ValueError(
-                f"{type(self).__name__}: {', '.join(config.needs_range_test)} of optimizer {index} is"
-                f' "{FROM_RANGE_TEST}", and the checkpoint, which was saved without a test, cannot tell what it would'
-                " have found: write numbers (LRRangeTestCallback finds them in a fit of its own)"
-            )
         if scheduled.scheduler is not None:
             detach(scheduled.scheduler)
         optimizer = trainer.optimizers[index]
-        findings = self._findings(trainer, scheduled) if config.needs_range_test else None
+        findings = self._tests.findings(trainer, scheduled)
         scheduler, scheduled.resolved = attach(
             config.without_range_test() if findings is None else config,
             optimizer,
@@ -277,28 +264,9 @@ class LRSchedulerCallback(Callback):
         report = RunReport.of(trainer)
         if report is not None:
             report.add_schedule(trainer, config, scheduled.resolved, scheduler, index)
-            if test and config.needs_range_test:
+            if config.needs_range_test and index in self._tests.results:
                 name = f"lr_range_test_{index}" if index else "lr_range_test"
-                report.add_hyperparameters(trainer, name, hyperparameters(test))
-
-    def _findings(self, trainer: TrainerLike, scheduled: Scheduled) -> Mapping[Finding, Any] | None:
-        """Return the lrs that a range test has found; None: there was none, or it shows nothing."""
-        index, test = scheduled.index, self._tests.get(scheduled.index)
-        if test is None:
-            return None
-        try:
-            return test.learning_rates()
-        except ValueError as reason:
-            if len(trainer.optimizers) == 1:
-                raise ValueError(f"{type(self).__name__}: the LR range test shows no learning rate: {reason}") from None
-            log(
-                trainer,
-                f"{type(self).__name__}: the LR range test of optimizer {index} shows no learning rate, as happens"
-                f" where the losses of several optimizers oppose each other ({reason}); its own lr is used:"
-                f' {", ".join(scheduled.written.config.needs_range_test)} as with "auto"',
-                logging.WARNING,
-            )
-            return None
+                report.add_hyperparameters(trainer, name, hyperparameters(self._tests.results[index]))
 
     def _put(self, trainer: TrainerLike, scheduled: Scheduled, scheduler: LRScheduler) -> None:
         """List ``scheduler`` among the Trainer's, in place of the one before."""
@@ -317,7 +285,7 @@ class LRSchedulerCallback(Callback):
     def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # Before on_fit_start; but with strategies that shard the optimizer, after it.
         if self._attached:
-            self._tests = saved_tests(checkpoint)
+            self._tests.load(checkpoint)
             for scheduled in self._scheduled:
                 scheduled.axis = 0
                 if scheduled.written.config.needs_run or scheduled.written.config.needs_range_test:
@@ -344,33 +312,15 @@ class LRSchedulerCallback(Callback):
     # During training --------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
-        self._test(trainer, pl_module)
+        waiting = [scheduled for scheduled in self._scheduled if scheduled.resolved is None]
+        self._tests.run(trainer, pl_module, waiting)
+        for scheduled in waiting:
+            self._build(trainer, scheduled)
         check_second_schedulers(trainer, self.schedulers, type(self).__name__)
         self._steps_before = steps_made(trainer)
         for scheduled in self._scheduled:
             scheduled.began_at = scheduled.logged = scheduled.scheduler.last_epoch
             scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
-
-    def _test(self, trainer: TrainerLike, pl_module: Any) -> None:
-        """Make the range tests that the schedules wait for, and attach these."""
-        waiting = [scheduled for scheduled in self._scheduled if scheduled.resolved is None]
-        for scheduled in waiting:
-            result = self._test_one(trainer, pl_module, scheduled, several=len(waiting) > 1)
-            if result is not None:
-                self._tests[scheduled.index] = result
-        for scheduled in waiting:
-            self._build(trainer, scheduled)
-        self._at_start = None
-
-    def _test_one(
-        self, trainer: TrainerLike, pl_module: Any, scheduled: Scheduled, *, several: bool
-    ) -> RangeTestResult | None:
-        assert self._at_start is not None
-        if trainer.fast_dev_run:
-            keys = ", ".join(scheduled.written.config.needs_range_test)
-            log(trainer, f'{type(self).__name__}: no LR range test in a fast_dev_run; {keys} as with "auto"')
-            return None
-        return run_inside_fit(self._range_test, trainer, pl_module, scheduled.index, self._at_start, several=several)
 
     def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -414,7 +364,7 @@ class LRSchedulerCallback(Callback):
     def on_save_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._curves.flush(trainer)
         schedules = {scheduled.index: scheduled.scheduler for scheduled in self._scheduled}
-        mark(checkpoint, schedules, trainer.lr_scheduler_configs, self._tests)
+        mark(checkpoint, schedules, trainer.lr_scheduler_configs, self._tests.results)
 
     # After training ---------------------------------------------------------------------------------------------------
 
@@ -439,9 +389,3 @@ class LRSchedulerCallback(Callback):
         """Detach the schedules: a module may return the same optimizers for the next fit."""
         for scheduler in self.schedulers:
             detach(scheduler)
-
-
-def _one_cycle(optimizer: Optimizer) -> SchedulerConfig:
-    """Return the schedule of an optimizer for which none is given: what a range test leads to."""
-    cycle_momentum = momentum_kind(torch_optimizer(optimizer)) == "momentum"
-    return SchedulerConfig.from_dict(one_cycle(FROM_RANGE_TEST, FROM_RANGE_TEST, [1.0], None, cycle_momentum))

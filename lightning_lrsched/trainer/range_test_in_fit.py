@@ -1,0 +1,123 @@
+"""RangeTestsInFit: the LR range tests at the start of a fit, for learning rates that are ``"lr_range_test"``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any
+
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.range_test.configurations import one_cycle
+from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.schedulers.param_groups import momentum_kind, torch_optimizer
+from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST, Finding
+from lightning_lrsched.trainer.attach import Scheduled
+from lightning_lrsched.trainer.checkpoint import Tests, saved_tests
+from lightning_lrsched.trainer.log_resolved import log
+from lightning_lrsched.trainer.protocol import loaded_checkpoint
+from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
+from lightning_lrsched.trainer.snapshot import RandomStates
+
+
+def schedule_from_range_test(optimizer: Any) -> SchedulerConfig:
+    """Return the schedule of an optimizer for which none is given: the 1Cycle that a range test leads to."""
+    cycle_momentum = momentum_kind(torch_optimizer(optimizer)) == "momentum"
+    return SchedulerConfig.from_dict(one_cycle(FROM_RANGE_TEST, FROM_RANGE_TEST, [1.0], None, cycle_momentum))
+
+
+class RangeTestsInFit:
+    """The range tests of one fit, one for each optimizer whose schedule waits for its findings.
+
+    Args:
+        owner: the name of the callback that attaches the schedules, for messages.
+        settings: a callback with the settings of the tests.
+
+    Attributes:
+        results: what the tests have found; on a resume, what the checkpoint holds.
+    """
+
+    def __init__(self, owner: str, settings: LRRangeTestCallback) -> None:
+        self._owner, self._settings = owner, settings
+        self.results: Tests = {}
+        self._start: RandomStates | None = None
+
+    def forget(self) -> None:
+        """Forget the tests of an earlier fit."""
+        self.results, self._start = {}, None
+
+    def begin(self, trainer: Any, configs: Iterable[SchedulerConfig]) -> None:
+        """Note where the fit begins; before the data is loaded to see how long the run is."""
+        self.results = saved_tests(loaded_checkpoint(trainer))
+        if any(config.needs_range_test for config in configs):
+            self._start = RandomStates()
+            self._start.add_data(trainer)
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the results from a checkpoint that is loaded after :meth:`begin`."""
+        self.results = saved_tests(checkpoint)
+
+    def is_to_come(self, trainer: Any, scheduled: Scheduled) -> bool:
+        """Return whether a schedule must wait for its test."""
+        needed = bool(scheduled.written.config.needs_range_test)
+        return needed and scheduled.index not in self.results and not loaded_checkpoint(trainer)
+
+    def run(self, trainer: Any, pl_module: Any, waiting: Sequence[Scheduled]) -> None:
+        """Make the tests for these schedules; when training starts."""
+        for scheduled in waiting:
+            if trainer.fast_dev_run:
+                keys = ", ".join(scheduled.written.config.needs_range_test)
+                log(trainer, f'{self._owner}: no LR range test in a fast_dev_run; {keys} as with "auto"')
+            else:
+                self.results[scheduled.index] = self._run_one(
+                    trainer, pl_module, scheduled.index, several=len(waiting) > 1
+                )
+        self._start = None
+
+    def _run_one(self, trainer: Any, pl_module: Any, index: int, *, several: bool) -> RangeTestResult:
+        """Run the fit loop once with a test's limits, and restore the fit; other callbacks do not take part."""
+        test = copy(self._settings)
+        test.use_inside_fit(index, self._start, several=several)
+        test.setup(trainer, pl_module, "fit")
+        trainer.callbacks = [*trainer.callbacks, test]
+        try:
+            test.on_fit_start(trainer, pl_module)
+            trainer.fit_loop.run()
+            test.on_fit_end(trainer, pl_module)
+        except BaseException as error:
+            test.on_exception(trainer, pl_module, error)
+            raise
+        return test.result
+
+    def findings(self, trainer: Any, scheduled: Scheduled) -> Mapping[Finding, Any] | None:
+        """Return the learning rates that the test of a schedule has found; None: there was none, or it shows nothing.
+
+        Raises:
+            ValueError: if the test shows no learning rate, and there is no other optimizer whose losses could be the
+                reason; or, on a resume, if the checkpoint was saved without a test.
+        """
+        index, keys = scheduled.index, ", ".join(scheduled.written.config.needs_range_test)
+        if not keys:
+            return None
+        result = self.results.get(index)
+        if result is None:
+            if loaded_checkpoint(trainer):
+                raise ValueError(
+                    f'{self._owner}: {keys} of optimizer {index} is "{FROM_RANGE_TEST}", and the checkpoint, which was'
+                    " saved without a test, cannot tell what it would have found: write numbers (LRRangeTestCallback"
+                    " finds them in a fit of its own)"
+                )
+            return None
+        try:
+            return result.learning_rates()
+        except ValueError as reason:
+            if len(trainer.optimizers) == 1:
+                raise ValueError(f"{self._owner}: the LR range test shows no learning rate: {reason}") from None
+            log(
+                trainer,
+                f"{self._owner}: the LR range test of optimizer {index} shows no learning rate, as happens where the"
+                f" losses of several optimizers oppose each other ({reason}); its own lr is used: {keys} as with"
+                ' "auto"',
+                logging.WARNING,
+            )
+            return None
