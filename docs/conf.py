@@ -24,7 +24,7 @@ release = __version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 
 root_doc = "docs/index"
-include_patterns = ["docs/*.rst", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/**.md"]
+include_patterns = ["docs/**.rst", "docs/**.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/**.md"]
 exclude_patterns = [".*", "build"]  # only so that they are not searched
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}

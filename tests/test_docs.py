@@ -42,3 +42,23 @@ def test_the_site_finds_the_pictures_of_its_markdown_pages():
     pages = [*ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
     assert len(pages) >= 3
     assert [page.name for page in pages if re.search(r"<(picture|source|video)\b", page.read_text("utf-8"))] == []
+
+
+def test_every_cell_of_the_table_of_strategies_names_a_test_that_exists():
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    matrix, tests = page.partition("## The tests")[::2]
+    rows = [line for line in matrix.splitlines() if line.startswith("| ")][1:]
+    used = {
+        cell.split(" ")[0]
+        for row in rows
+        for cell in row.split(" | ")[1:]
+        if re.fullmatch(r"[a-z]( .*)?", cell.strip(" |"))
+    }
+    named = dict(re.findall(r"^\| ([a-z]) \| (.+) \|$", tests, re.MULTILINE))
+    assert used == set(named)
+    for text in named.values():
+        files = [ROOT / file for file in re.findall(r"`(tests/[\w/]+\.py)`", text)]
+        content = "".join(file.read_text(encoding="utf-8") for file in files)
+        assert files
+        for name in re.findall(r"`(test_\w+)`", text):
+            assert f"def {name}(" in content, name

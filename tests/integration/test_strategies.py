@@ -83,6 +83,33 @@ def test_one_process_checkpoint_goes_on_in_two(two_ranks: Any) -> None:
         assert found["position"] == STEPS
 
 
+VARIANTS = {"accumulation": 6, "manual": 8, "skipped": 11, "helper": 16, "helper, accumulation": 6}
+"""Kind of training -> optimizer steps that it makes in 16 batches."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_finished_steps_count_in_every_kind_of_training(two_ranks: Any, variant: str) -> None:
+    for found in two_ranks[0]:
+        assert found["variants"][variant] == expected(VARIANTS[variant])
+
+
+def test_one_line_finds_the_same_on_both_ranks_and_trains_from_the_untouched_weights(two_ranks: Any) -> None:
+    found = [rank["one line"] for rank in two_ranks[0]]
+    for rank in found:
+        assert rank["used"] == rank["expected"]
+        assert rank["position"] == len(rank["used"])
+        assert rank["peak"] == pytest.approx(rank["found"][1][1], rel=1e-12)
+        assert rank["restored"]
+    assert found[0]["found"] == found[1]["found"]
+
+
+def test_one_line_goes_on_after_a_resume_with_what_it_had_found(two_ranks: Any) -> None:
+    for rank in two_ranks[0]:
+        whole, resumed = rank["one line"], rank["one line, resumed"]
+        assert resumed["found"] == whole["found"]
+        assert resumed["used"] == whole["used"][len(whole["used"]) // 2 :]
+
+
 def test_two_processes_checkpoint_goes_on_in_two(two_ranks: Any) -> None:
     for found in two_ranks[0]:
         assert found["resumed from two processes"] == expected(STEPS)[HALF:]

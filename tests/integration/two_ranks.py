@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest, SchedulerConfig
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest, SchedulerConfig, configure_optimizers
 
 STEPS = 8
 HALF = 4
@@ -26,6 +26,7 @@ CONFIG = {
 }
 ONE_EPOCH = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.01, "warmup_num_steps": "1ep"}}
 SWEEP_LENGTH = 40
+LONG = 40
 EXPLODES_AT = 25
 
 
@@ -142,6 +143,83 @@ def in_a_fabric_loop(name: str, accelerator: str) -> dict[str, Any]:
     return found
 
 
+class Manual(Module):
+    """Steps by hand, on every second batch."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        if batch_idx % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class Skipping(Module):
+    """Skips every third step, as a gradient scaler does: the optimizer is not called."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any) -> None:
+        if batch_idx % 3 == 1:
+            optimizer_closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+
+class Helped(Module):
+    """Its own configure_optimizers makes the schedule."""
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(super().configure_optimizers(), CONFIG)
+
+
+def variants(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What the steps of other kinds of training run with, and how many there were."""
+    found = {}
+    for variant, (module_class, accumulate) in {
+        "accumulation": (Module, 3),
+        "manual": (Manual, 1),
+        "skipped": (Skipping, 1),
+        "helper": (Helped, 1),
+        "helper, accumulation": (Helped, 3),
+    }.items():
+        module = module_class(name == "fsdp2")
+        callbacks = [] if module_class is Helped else [LRSchedulerCallback(CONFIG)]
+        limit = {**options, "max_epochs": 1, "limit_train_batches": 16}
+        trainer = make_trainer(*callbacks, strategy=strategy_named(name), accumulate_grad_batches=accumulate, **limit)
+        trainer.fit(module, data())
+        found[variant] = module.seen
+    return found
+
+
+def one_line(name: str, folder: Path, options: dict[str, Any], ckpt_path: Path | None = None) -> dict[str, Any]:
+    """A fit with LRSchedulerCallback() alone, whose range test is inside the fit; it saves a checkpoint."""
+
+    class Look(Callback):
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            self.before = own_part(pl_module)
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.restored = all(map(torch.equal, self.before, own_part(pl_module)))
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == LONG // 2:
+                trainer.save_checkpoint(folder / "tested.ckpt")
+
+    module, callback, look = Module(name == "fsdp2"), LRSchedulerCallback(), Look()
+    trainer = make_trainer(callback, look, strategy=strategy_named(name), max_steps=LONG, **options)
+    trainer.fit(module, data(), ckpt_path=ckpt_path)
+    schedule, result = callback.schedulers[0], callback.range_test_result
+    return {
+        "used": module.seen,
+        "expected": [[schedule.lr_at(step)[0], 0.9] for step in range(LONG)],
+        "position": schedule.last_epoch,
+        "found": [result.losses, result.bounds()],
+        "peak": max(schedule.lr_at(step)[0] for step in range(LONG)),
+        "restored": look.restored,
+    }
+
+
 def main(name: str, folder: Path, accelerator: str) -> None:
     sharded = name == "fsdp2"
     options = {"accelerator": accelerator, "devices": 2, "max_epochs": -1}
@@ -199,6 +277,9 @@ def main(name: str, folder: Path, accelerator: str) -> None:
         "losses": range_test.result.losses,
         "restored": all(map(torch.equal, before, own_part(module))),
     }
+    found["variants"] = variants(name, options)
+    found["one line"] = one_line(name, folder, options)
+    found["one line, resumed"] = one_line(name, folder, options, folder / "tested.ckpt")
     found["fabric"] = in_a_fabric_loop(name, accelerator)
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
