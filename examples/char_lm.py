@@ -9,17 +9,15 @@ from every one, so that the run has fewer steps; "auto" in the schedules below f
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import sysconfig
 import textwrap
 import time
-import warnings
 from pathlib import Path
 
 import torch
+from common import make_trainer, quieten, tensorboard_command
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -119,7 +117,10 @@ def train(name: str, args: argparse.Namespace) -> tuple[CharGPT, Trainer]:
     seed_everything(args.seed, verbose=False)
     module = CharGPT(args.lr or LRS[name])
     schedule = SCHEDULES[name]
-    trainer = Trainer(
+    trainer = make_trainer(
+        args.out / "tensorboard",
+        name,
+        *([LRSchedulerCallback({"type": name, "params": schedule})] if schedule else []),
         max_epochs=1,
         accelerator=args.accelerator,
         devices=args.devices,
@@ -127,12 +128,6 @@ def train(name: str, args: argparse.Namespace) -> tuple[CharGPT, Trainer]:
         precision=args.precision,
         accumulate_grad_batches=args.accumulate,
         gradient_clip_val=1.0,
-        logger=TensorBoardLogger(args.out / "tensorboard", name=name, version=""),
-        callbacks=[LRSchedulerCallback({"type": name, "params": schedule})] if schedule else None,
-        log_every_n_steps=5,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, *loaders(args.characters))
     return module, trainer
@@ -150,7 +145,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("demo_output/char_lm"), help="folder for logs")
     args = parser.parse_args()
-    quieten()
+    quieten(tables=True)
     start = time.perf_counter()
     runs = {name: train(name, args) for name in args.schedule}
     module, trainer = runs[args.schedule[0]]
@@ -169,16 +164,7 @@ def main() -> None:
     print(f"\nWhat the model trained with {args.schedule[0]} writes:\n")
     print(textwrap.indent(module.write("def ", 300), "    "))
     print(f"\nTook {time.perf_counter() - start:.0f} s. See the curves:\n")
-    print(f"    tensorboard --logdir {args.out / 'tensorboard'}\n")
-
-
-def quieten() -> None:
-    """Keep Lightning's start-up messages out of a short report; the progress bars stay."""
-    # Not of "lightning.pytorch" as a whole: the table of what "auto" became goes there.
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    print(tensorboard_command(args.out / "tensorboard"))
 
 
 if __name__ == "__main__":

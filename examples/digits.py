@@ -115,7 +115,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for logs and pictures")
     args = parser.parse_args()
     quieten()
-    torch.set_num_threads(1)  # a network this small gains nothing from more
     steps = args.epochs * len(loaders(0)[0])
 
     print(f"Handwritten digits, small CNN, SGD with momentum, {steps} steps of {BATCH_SIZE} images\n")

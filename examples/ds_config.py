@@ -11,14 +11,12 @@ a file). DeepSpeed itself is not needed.
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from common import make_trainer, quieten, tensorboard_command
+from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -80,20 +78,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("demo_output/ds_config"), help="folder for logs")
     args = parser.parse_args()
-    quieten()
-    torch.set_num_threads(1)  # a network this small gains nothing from more
+    quieten(tables=True)
     seed_everything(0, verbose=False)
 
     module, (train_data, test_data) = DigitsTransformer(args.config), loaders()
-    trainer = Trainer(
+    trainer = make_trainer(
+        args.out,
+        "digits_transformer",
+        LearningRateMonitor("step", log_momentum=True),
         max_epochs=args.epochs,
         accumulate_grad_batches=ACCUMULATE,
         gradient_clip_val=1.0,
-        logger=TensorBoardLogger(args.out, name="", version=""),
-        callbacks=[LearningRateMonitor("step", log_momentum=True)],
-        log_every_n_steps=5,
-        enable_checkpointing=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, train_data)  # logs what "auto" has become
     accuracy = trainer.test(module, test_data, verbose=False)[0]["test_accuracy"]
@@ -104,14 +99,7 @@ def main() -> None:
     print(f"{type(schedule).__name__}: {total} steps\n\n  step   learning rate")
     for step in sorted({0, 1, total // 20, total // 10, total // 2, total - 1}):
         print(f"{step:>6}        {schedule.lr_at(step)[0]:.6f}")
-    print(f"\nTest accuracy {accuracy:.1%}. The curves:\n\n    tensorboard --logdir {args.out}\n")
-
-
-def quieten() -> None:
-    """Keep Lightning's start-up messages out of a short report; the progress bars and the table of "auto"s stay."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    print(f"\nTest accuracy {accuracy:.1%}. The curves:\n\n{tensorboard_command(args.out)}")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ real images do. With both learning rates constant that is 91.8 % and 92 % (media
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
+from common import make_trainer, quieten, tensorboard_command
+from lightning.pytorch import LightningModule, seed_everything
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
@@ -124,22 +122,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("demo_output/gan"), help="folder for logs and the picture")
     args = parser.parse_args()
-    quieten()
-    torch.set_num_threads(1)  # networks this small gain nothing from more
+    quieten(tables=True)
     seed_everything(0, verbose=False)
 
     data = load_digits()
     images, digits = torch.tensor(data.data, dtype=torch.float32) / 16, torch.tensor(data.target)
     module = ConditionalGAN()
     schedules = LRSchedulerCallback([GENERATOR_SCHEDULE, DISCRIMINATOR_SCHEDULE])
-    trainer = Trainer(
-        max_epochs=args.epochs,
-        logger=TensorBoardLogger(args.out / "tensorboard", name="", version=""),
-        callbacks=[schedules],
-        log_every_n_steps=10,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    trainer = make_trainer(args.out / "tensorboard", "gan", schedules, max_epochs=args.epochs, log_every_n_steps=10)
     trainer.fit(module, DataLoader(TensorDataset(images, digits), BATCH_SIZE, shuffle=True, drop_last=True))
 
     steps = schedules.schedulers[0].last_epoch
@@ -161,14 +151,7 @@ def main() -> None:
 
     picture = args.out / "samples.png"
     plt.imsave(picture, torch.kron(module.grid(), torch.ones(6, 6)), cmap="gray")
-    print(f"\nPicture:  {picture}\nThe curves, and the samples as they grew:\n\n    tensorboard --logdir {args.out}\n")
-
-
-def quieten() -> None:
-    """Keep Lightning's start-up messages out of a short report; the progress bar and the table of "auto"s stay."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    print(f"\nPicture:  {picture}\nThe curves, and the samples as they grew:\n\n{tensorboard_command(args.out)}")
 
 
 if __name__ == "__main__":

@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import multiprocessing
 import statistics
 import sysconfig
 import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import quieten
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -321,14 +320,6 @@ def main() -> None:
     print(f"\n{report(**record)}\n")
     print(f"Pictures:  {args.out / 'tests.png'}  {args.out / 'trainings.png'}")
     print(f"Took {time.perf_counter() - start:.0f} s.")
-
-
-def quieten() -> None:
-    """Keep Lightning's start-up messages out of a short report; a model this small gains nothing from more threads."""
-    torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class RangeTestBoard:
         self._name = name
         self._loggers = list(trainer.loggers) if log else []
         self._bar: Any = None
-        if bar and trainer.is_global_zero:
+        if bar and trainer.is_global_zero and _is_seen():
             self._bar = Tqdm(total=steps, desc=name, file=sys.stdout, dynamic_ncols=True)
 
     def show_row(self, row: Row) -> None:
@@ -89,6 +89,11 @@ class RangeTestBoard:
                 " the test goes on without it",
                 stacklevel=2,
             )
+
+
+def _is_seen() -> bool:
+    """Return whether a progress bar can overwrite itself: on a terminal or in a notebook, not in a file."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
 def _show_findings(logger: Any, prefix: str, result: RangeTestResult, figure: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,30 +164,41 @@ def test_mlflow_gets_the_figure_and_the_table(make_trainer):
     assert len(stored["7", "lr_range_test/loss_vs_lr.png"].axes) == 1
 
 
-def bar_of(make_trainer, capsys, module, **options):
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """What is captured is a terminal."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    return capsys
+
+
+def bar_of(make_trainer, terminal, module, **options):
     callback = LRRangeTestCallback(**options)
     trainer = make_trainer(callback, enable_progress_bar=True)
     trainer.fit(module, data())
-    return capsys.readouterr().out
+    return terminal.readouterr().out
 
 
-def test_the_bar_is_named_and_ends_at_100_percent(make_trainer, capsys):
-    shown = bar_of(make_trainer, capsys, Scripted(lambda step: 1.0), num_steps=25)
+def test_in_a_file_there_is_no_bar(make_trainer, capsys):
+    assert "it/s" not in bar_of(make_trainer, capsys, Scripted(lambda step: 1.0), num_steps=12)
+
+
+def test_the_bar_is_named_and_ends_at_100_percent(make_trainer, terminal):
+    shown = bar_of(make_trainer, terminal, Scripted(lambda step: 1.0), num_steps=25)
     last = shown.strip().splitlines()[-1].rsplit("\r", maxsplit=1)[-1]
     assert last.startswith("LR range test (num_steps): 100%")
     assert "25/25" in last
     assert "Epoch" not in shown
 
 
-def test_the_bar_of_a_test_that_stopped_early_ends_too(make_trainer, capsys):
-    shown = bar_of(make_trainer, capsys, Scripted(lambda step: math.nan if step == 12 else 1.0))
+def test_the_bar_of_a_test_that_stopped_early_ends_too(make_trainer, terminal):
+    shown = bar_of(make_trainer, terminal, Scripted(lambda step: math.nan if step == 12 else 1.0))
     assert "LR range test (non-finite loss): 100%" in shown
     assert "13/13" in shown
 
 
-def test_without_a_progress_bar_the_terminal_shows_none(make_trainer, capsys):
+def test_without_a_progress_bar_the_terminal_shows_none(make_trainer, terminal):
     run(make_trainer, Scripted(lambda step: 1.0), num_steps=12)
-    assert "LR range test" not in capsys.readouterr().out
+    assert "LR range test" not in terminal.readouterr().out
 
 
 def test_the_training_after_the_test_has_its_own_bar_again(make_trainer, capsys):

@@ -1,0 +1,36 @@
+"""The whole of it: a module, its data, one callback. python examples/minimal.py"""
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_lrsched import LRSchedulerCallback
+
+
+class Model(LightningModule):
+    """A regression, with an optimizer and no scheduler code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        loss = torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.001, momentum=0.9)
+
+
+seed_everything(0)
+inputs = torch.randn(4096, 8)
+targets = torch.sin(inputs).sum(dim=1, keepdim=True)
+data = DataLoader(TensorDataset(inputs, targets), batch_size=32, shuffle=True)
+
+schedule = LRSchedulerCallback()  # finds the learning rates, then trains with 1Cycle
+trainer = Trainer(max_epochs=5, callbacks=[schedule], log_every_n_steps=10, enable_checkpointing=False)
+trainer.fit(Model(), data)
+
+low, high = schedule.range_test_result.bounds()
+print(f"1Cycle from {low:.2g} to {high:.2g} and back; final loss {trainer.callback_metrics['train_loss']:.4f}")
