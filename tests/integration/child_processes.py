@@ -90,6 +90,12 @@ def look(strategy: str, *, short: bool) -> dict[str, Any]:
     fit(schedule, model, strategy)
     found["trained"] = not all(map(torch.equal, before, model.parameters()))
     found["schedulers"] = schedule.schedulers
+
+    trained = [parameter.detach().clone() for parameter in model.parameters()]
+    one_line = LRSchedulerCallback()
+    fit(one_line, model, strategy)
+    found["trained by one line"] = not all(map(torch.equal, trained, model.parameters()))
+    found["results of one line"] = one_line.range_test_results
     return found
 
 

@@ -76,6 +76,13 @@ def test_a_schedule_trains_in_the_children_and_does_not_pretend_to_be_here(scrip
     assert found["schedulers"] == []
 
 
+def test_one_line_tests_and_trains_in_the_children(script):
+    found, said = script
+    assert found["trained by one line"]
+    assert found["results of one line"] == {}
+    assert said.count("cycle_max_lr           | lr_range_test |") == 1
+
+
 def test_two_processes_say_everything_once(script):
     _, said = script
     assert said.count("cycle_momentum has no effect") == 1
