@@ -16,6 +16,10 @@ from lightning_lrsched.schedulers.errors import ParameterError
 from lightning_lrsched.trainer.protocol import TrainerLike
 
 
+MAX_DIGITS = 8
+"""A longer number was computed: six digits of it are shown."""
+
+
 def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConfig, optimizer: str) -> None:
     """Log the values that depend on the run or on the optimizer, or that a range test has found.
 
@@ -91,7 +95,7 @@ def _shown(value: Any) -> str:
     """Return ``value`` as text; of a number that was computed, as many digits as can mean something."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_shown, value))}]"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) and len(str(value)) > MAX_DIGITS else str(value)
 
 
 def name_of(optimizer: Optimizer, index: int | None = None) -> str:

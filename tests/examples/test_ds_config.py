@@ -40,7 +40,7 @@ def test_the_log_tells_what_auto_became(run):
 def test_the_event_files_hold_the_curve_that_the_configuration_means(run):
     optimizer = torch.optim.AdamW([torch.zeros(1)], 0.003)
     schedule = WarmupDecayLR(optimizer, STEPS, warmup_max_lr=0.003, warmup_num_steps=7, warmup_type="linear")
-    events = EventAccumulator(str(run[0])).Reload()
+    events = EventAccumulator(str(run[0] / "digits_transformer")).Reload()
     points = events.Scalars("lr-AdamW")
     assert {event.step for event in points} == set(range(4, STEPS, 5))  # log_every_n_steps=5
     for event in points:

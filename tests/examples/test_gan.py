@@ -33,7 +33,7 @@ def run(tmp_path_factory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def events(run) -> EventAccumulator:
-    return EventAccumulator(str(run[0] / "tensorboard"), {"scalars": 0, "images": 0}).Reload()
+    return EventAccumulator(str(run[0] / "tensorboard" / "gan"), {"scalars": 0, "images": 0}).Reload()
 
 
 def test_each_optimizer_follows_its_own_schedule_to_the_end(events):
