@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from lightning_lrsched.schedulers import WARMUP_COSINE_LR as WARMUP_COSINE_LR
     from lightning_lrsched.schedulers import WARMUP_DECAY_LR as WARMUP_DECAY_LR
     from lightning_lrsched.schedulers import WARMUP_LR as WARMUP_LR
+    from lightning_lrsched.schedulers import WARMUP_STABLE_DECAY_LR as WARMUP_STABLE_DECAY_LR
     from lightning_lrsched.schedulers import LRRangeTest as LRRangeTest
     from lightning_lrsched.schedulers import OneCycle as OneCycle
     from lightning_lrsched.schedulers import WarmupCosineLR as WarmupCosineLR
     from lightning_lrsched.schedulers import WarmupDecayLR as WarmupDecayLR
     from lightning_lrsched.schedulers import WarmupLR as WarmupLR
+    from lightning_lrsched.schedulers import WarmupStableDecayLR as WarmupStableDecayLR
     from lightning_lrsched.trainer.configure_optimizers import configure_optimizers as configure_optimizers
     from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback as LRRangeTestCallback
     from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback as LRSchedulerCallback
@@ -45,7 +47,9 @@ _MODULES = {
     "range_test.result": ["RangeTestResult"],
     "schedulers": [
         *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],
+        "WarmupStableDecayLR",
         *["LR_RANGE_TEST", "ONE_CYCLE", "WARMUP_LR", "WARMUP_DECAY_LR", "WARMUP_COSINE_LR", "VALID_LR_SCHEDULES"],
+        "WARMUP_STABLE_DECAY_LR",
     ],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

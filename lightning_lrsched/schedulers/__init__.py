@@ -1,10 +1,11 @@
-"""The five schedules: learning rate and momentum as functions of the optimizer step."""
+"""The schedules: learning rate and momentum as functions of the optimizer step."""
 
 from __future__ import annotations
 
 from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.lr_range_test import LRRangeTest
 from lightning_lrsched.schedulers.one_cycle import OneCycle
+from lightning_lrsched.schedulers.stable_decay import WarmupStableDecayLR
 from lightning_lrsched.schedulers.warmup import WarmupCosineLR, WarmupDecayLR, WarmupLR
 
 LR_RANGE_TEST = "LRRangeTest"
@@ -12,6 +13,7 @@ ONE_CYCLE = "OneCycle"
 WARMUP_LR = "WarmupLR"
 WARMUP_DECAY_LR = "WarmupDecayLR"
 WARMUP_COSINE_LR = "WarmupCosineLR"
+WARMUP_STABLE_DECAY_LR = "WarmupStableDecayLR"
 
 SCHEDULERS: dict[str, type[ClosedFormLR]] = {
     LR_RANGE_TEST: LRRangeTest,
@@ -19,8 +21,9 @@ SCHEDULERS: dict[str, type[ClosedFormLR]] = {
     WARMUP_LR: WarmupLR,
     WARMUP_DECAY_LR: WarmupDecayLR,
     WARMUP_COSINE_LR: WarmupCosineLR,
+    WARMUP_STABLE_DECAY_LR: WarmupStableDecayLR,
 }
-"""DeepSpeed's type name -> class."""
+"""Type name -> class; the first five are DeepSpeed's."""
 
 VALID_LR_SCHEDULES = list(SCHEDULERS)
 
@@ -32,10 +35,12 @@ __all__ = [
     "WARMUP_COSINE_LR",
     "WARMUP_DECAY_LR",
     "WARMUP_LR",
+    "WARMUP_STABLE_DECAY_LR",
     "ClosedFormLR",
     "LRRangeTest",
     "OneCycle",
     "WarmupCosineLR",
     "WarmupDecayLR",
     "WarmupLR",
+    "WarmupStableDecayLR",
 ]

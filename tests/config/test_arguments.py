@@ -23,6 +23,7 @@ FLAGS = {
     "WarmupLR": "--warmup_max_lr 0.1 --warmup_num_steps 2ep --warmup_type linear",
     "WarmupDecayLR": "--total_num_steps auto --warmup_max_lr auto --warmup_num_steps 0.1",
     "WarmupCosineLR": "--total_num_steps 1e2 --cos_min_ratio 0.1",
+    "WarmupStableDecayLR": "--total_num_steps auto --decay_num_steps auto --decay_type 1-sqrt --decay_min_lr 1e-5 0",
 }
 PARAMS = {
     "LRRangeTest": {"lr_range_test_min_lr": 1e-4, "lr_range_test_step_size": 10, "lr_range_test_staircase": True},
@@ -30,6 +31,12 @@ PARAMS = {
     "WarmupLR": {"warmup_max_lr": 0.1, "warmup_num_steps": "2ep", "warmup_type": "linear"},
     "WarmupDecayLR": {"total_num_steps": "auto", "warmup_max_lr": "auto", "warmup_num_steps": 0.1},
     "WarmupCosineLR": {"total_num_steps": 100, "cos_min_ratio": 0.1},
+    "WarmupStableDecayLR": {
+        "total_num_steps": "auto",
+        "decay_num_steps": "auto",
+        "decay_type": "1-sqrt",
+        "decay_min_lr": [1e-5, 0],
+    },
 }
 
 

@@ -71,6 +71,16 @@ BAD: dict[str, dict[str, list[Any]]] = {
         "cos_min_ratio": ratio,
         "warmup_type": warmup_type,
     },
+    "WarmupStableDecayLR": {
+        "total_num_steps": count_from_1,
+        "warmup_min_lr": [*lr_or_list, 1.5],
+        "warmup_max_lr": [*not_negative, *NO_LIST, 0.05],
+        "warmup_num_steps": count_from_0,
+        "warmup_type": warmup_type,
+        "decay_num_steps": NO_COUNT,
+        "decay_type": ["Linear", "sqrt", "exponentiel", "", None, 1],
+        "decay_min_lr": [*lr_or_list, 1.5],
+    },
 }
 CASES = [
     pytest.param(name, key, value, id=f"{name}-{key}-{str(value)[:20]}")

@@ -20,6 +20,7 @@ PARAMS = {
         "--lr_scheduler.warmup_max_lr=0.1",
     ],
     "WarmupCosineLR": ["--lr_scheduler.total_num_steps=2000"],
+    "WarmupStableDecayLR": ["--lr_scheduler.total_num_steps=2000", "--lr_scheduler.decay_type=cosine"],
 }
 
 

@@ -28,6 +28,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "WarmupLR": {"warmup_min_lr": 0.1, "warmup_max_lr": 1.0, "warmup_num_steps": 6},
     "WarmupDecayLR": {"total_num_steps": 12, "warmup_min_lr": 0.1, "warmup_max_lr": 1.0, "warmup_num_steps": 4},
     "WarmupCosineLR": {"total_num_steps": 12, "warmup_min_ratio": 0.1, "warmup_num_steps": 4},
+    "WarmupStableDecayLR": {
+        "total_num_steps": 12,
+        "warmup_min_lr": 0.1,
+        "warmup_max_lr": 1.0,
+        "warmup_num_steps": 4,
+        "decay_num_steps": 7,
+        "decay_min_lr": 0.05,
+    },
 }
 """A configuration of every schedule whose lr is another one at (nearly) every step of the first ten."""
 

@@ -25,7 +25,10 @@ def test_it_is_a_torch_lr_scheduler(name: str) -> None:
 
 
 def test_the_names_are_deepspeeds() -> None:
-    assert VALID_LR_SCHEDULES == ["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]
+    assert [
+        *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],
+        *["WarmupStableDecayLR"],
+    ] == VALID_LR_SCHEDULES
     assert [cls.__name__ for cls in SCHEDULERS.values()] == VALID_LR_SCHEDULES
 
 
