@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
 from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.curves import fall, warmup
 from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.rules import ZERO, Number, Steps
+from lightning_lrsched.schedulers.rules import ZERO, Number, Shape, Steps
 from lightning_lrsched.schedulers.schedule import Circumstances
 from lightning_lrsched.schedulers.warmup import (
     DEFAULT_WARMUP_MAX_LR,
@@ -27,7 +27,7 @@ from lightning_lrsched.schedulers.warmup import (
 DECAY_FRACTION = 0.2
 """Length of the decay where none is given, as a fraction of the whole: it trains as well as a cosine over the whole."""
 
-Shape = Literal["linear", "cosine", "1-sqrt", "exponential"]
+LENGTHS = ("total_num_steps", "warmup_num_steps", "decay_num_steps")
 
 
 class WarmupStableDecayLR(EndsAtTotal, WarmupLR):
@@ -79,6 +79,7 @@ class WarmupStableDecayLR(EndsAtTotal, WarmupLR):
         [0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
 
+    in_deepspeed = False
     low_and_high = (("warmup_min_lr", "warmup_max_lr"), ("decay_min_lr", "warmup_max_lr"))
 
     def __init__(
@@ -107,8 +108,7 @@ class WarmupStableDecayLR(EndsAtTotal, WarmupLR):
     def remarks(cls, about: Circumstances) -> list[str]:
         """Return also a sentence about a decay for which the warmup leaves no room."""
         remarks = super().remarks(about)
-        keys = ("total_num_steps", "warmup_num_steps", "decay_num_steps")
-        total, warmup_steps, decay_steps = (about.parameters[key] for key in keys)
+        total, warmup_steps, decay_steps = (about.parameters[key] for key in LENGTHS)
         # Some may still depend on the run; of a warmup that is longer than the whole, there is a sentence already.
         if all(isinstance(n, int) for n in (total, warmup_steps, decay_steps)):
             left = total - warmup_steps
@@ -122,7 +122,13 @@ class WarmupStableDecayLR(EndsAtTotal, WarmupLR):
     @classmethod
     def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
         """Return whether there is a decay."""
-        return parameters["decay_num_steps"] != 0
+        return bool(parameters["decay_num_steps"])
+
+    @classmethod
+    def turns(cls, parameters: Mapping[str, Any]) -> list[int]:
+        """Return the ends of the warmup, of the stable part and of the decay."""
+        total, warmup_steps, decay_steps = (parameters[key] for key in LENGTHS)
+        return [warmup_steps, max(warmup_steps, total - decay_steps), total] if decay_steps else [warmup_steps]
 
     @staticmethod
     def curve(p: Any) -> Curve:

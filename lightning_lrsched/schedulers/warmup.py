@@ -62,7 +62,7 @@ class WarmupLR(ClosedFormLR):
         [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
-    low_and_high = (("warmup_min_lr", "warmup_max_lr"),)
+    low_and_high: tuple[tuple[str, str], ...] = (("warmup_min_lr", "warmup_max_lr"),)
 
     def __init__(
         self,

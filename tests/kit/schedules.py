@@ -36,6 +36,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "decay_num_steps": 7,
         "decay_min_lr": 0.05,
     },
+    "PhasedLR": {
+        "phases": [
+            {"steps": 4, "lr": 1.0, "momentum": 0.8},
+            {"steps": 3, "lr": 0.3, "shape": "cosine"},
+            {"steps": 4, "lr": 0.1, "momentum": 0.9, "shape": "1-sqrt"},
+        ],
+        "start_lr": 0.1,
+        "start_momentum": 0.9,
+    },
 }
 """A configuration of every schedule whose lr is another one at (nearly) every step of the first ten."""
 

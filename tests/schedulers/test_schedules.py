@@ -246,6 +246,40 @@ ROWS = {
     "a decay as long as all that the warmup leaves": Row(
         "WarmupStableDecayLR", {**STABLE, "decay_num_steps": 12}, {3: 0.5, 4: 1.0, 10: 0.5, 13: 0.25, 16: 0.0}
     ),
+    # PhasedLR --------------------------------------------------------------------------------------------------------
+    "a line up, a wait, a wave down": Row(
+        "PhasedLR",
+        {"phases": [{"steps": 4, "lr": 1.0}, {"steps": 3}, {"steps": 4, "lr": 0.0, "shape": "cosine"}]},
+        {0: 0.0, 1: 0.25, 3: 0.75, 4: 1.0, 5: 1.0, 7: 1.0, 8: WAVE[5], 9: 0.5, 10: WAVE[7], 11: 0.0, 99: 0.0},
+    ),
+    "lr and momentum in four phases": Row(
+        "PhasedLR",
+        {
+            "phases": [
+                {"steps": 2, "lr": 3.0, "momentum": 0.5},
+                {"steps": 4, "lr": 1.0, "shape": "1-sqrt"},
+                {"steps": 0, "lr": 2.0},
+                {"steps": 4, "momentum": 0.9, "shape": "exponential"},
+            ],
+            "start_lr": 1.0,
+            "start_momentum": 0.9,
+        },
+        {0: 1.0, 1: 2.0, 2: 3.0, 3: 2.0, 5: 3 - math.sqrt(3), 6: 2.0, 8: 2.0, 10: 2.0, 50: 2.0},
+        {0: 0.9, 1: 0.7, 2: 0.5, 5: 0.5, 6: 0.5, 8: 0.9 - 0.4 * (math.sqrt(2) - 1), 10: 0.9, 50: 0.9},
+    ),
+    "phases with one value per group, and multiples of each group's own": Row(
+        "PhasedLR",
+        {
+            "phases": [
+                {"steps": 2, "lr": {"ratio": 1.0}},
+                {"steps": 2, "lr": [0.5, 1.0]},
+                {"steps": 2, "lr": {"ratio": 0.1}},
+            ],
+            "start_lr": {"ratio": 0.5},
+        },
+        {0: [0.5, 1.0], 1: [0.75, 1.5], 2: [1.0, 2.0], 3: [0.75, 1.5], 4: [0.5, 1.0], 5: [0.3, 0.6], 6: [0.1, 0.2]},
+        base_lrs=(1.0, 2.0),
+    ),
 }
 rows = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ROWS.items()])
 
