@@ -17,14 +17,14 @@ from sphinx.util.inspect import stringify_signature
 from lightning_lrsched import __version__
 from lightning_lrsched.__main__ import main
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
-from lightning_lrsched.schedulers.parameters import AutoLr
+from lightning_lrsched.schedulers.parameters import AutoLr, with_keys
 
 project = "lightning_lrsched"
 release = __version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 
 root_doc = "docs/index"
-include_patterns = ["docs/*.rst", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/**.md"]
+include_patterns = ["docs/*.rst", "docs/how_to/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/**.md"]
 exclude_patterns = [".*", "build"]  # only so that they are not searched
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -84,7 +84,7 @@ def auto_meanings() -> dict[str, tuple[list[str], str]]:
     """Return key -> (schedules that have it, what ``"auto"`` means)."""
     found: dict[str, tuple[list[str], str]] = {}
     for name, schedule in SCHEDULERS.items():
-        for key, parameter in schedule.parameters().items():
+        for key, parameter in with_keys(schedule.parameters()).items():
             auto = parameter.rule.auto
             if auto is not None:
                 steps = "the whole run" if auto == 1.0 else f"{auto} of the run"

@@ -22,7 +22,6 @@ from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterVal
 from lightning_lrsched.schedulers.paths import flatten
 from lightning_lrsched.schedulers.rules import (
     FROM_RANGE_TEST,
-    RATIO,
     AutoLr,
     Choice,
     Count,
@@ -163,8 +162,6 @@ class Parameter:
             auto = f' "auto": {self.rule.auto}.'
         if isinstance(self.rule, Number) and self.rule.finding is not None:
             auto += f' "{FROM_RANGE_TEST}": {FINDINGS[self.rule.finding]}.'
-        if isinstance(self.rule, Number) and self.rule.ratio:
-            auto += f' {{"{RATIO}": 0.1}}: a tenth of each param group\'s own lr.'
         default = "required" if self.required else str(self.default).lower()
         return f"{self.help}{auto} (default: {default})"
 
