@@ -17,7 +17,7 @@ from sphinx.util.inspect import stringify_signature
 from lightning_lrsched import __version__
 from lightning_lrsched.__main__ import main
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
-from lightning_lrsched.schedulers.parameters import AutoLr
+from lightning_lrsched.schedulers.parameters import AutoLr, with_keys
 
 project = "lightning_lrsched"
 release = __version__
@@ -84,7 +84,7 @@ def auto_meanings() -> dict[str, tuple[list[str], str]]:
     """Return key -> (schedules that have it, what ``"auto"`` means)."""
     found: dict[str, tuple[list[str], str]] = {}
     for name, schedule in SCHEDULERS.items():
-        for key, parameter in schedule.parameters().items():
+        for key, parameter in with_keys(schedule.parameters()).items():
             auto = parameter.rule.auto
             if auto is not None:
                 steps = "the whole run" if auto == 1.0 else f"{auto} of the run"

@@ -11,6 +11,7 @@ from lightning_lrsched import __version__
 from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
 from lightning_lrsched.preview import draw, picture_steps, table, table_steps, to_csv
+from lightning_lrsched.schedulers import SCHEDULERS
 
 MAX_STEPS = 10_000_000
 
@@ -32,18 +33,20 @@ def preview(args: argparse.Namespace) -> int:
     """Show lr and momentum of one configuration."""
     file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
     schedule = file.resolved()
-    steps = args.steps or schedule.preview_steps()
+    steps, turns = args.steps or schedule.preview_steps(), file.turns()
     if args.csv:
         print(to_csv(file.rows(range(steps + 1))), end="")
     else:
         print(f"{schedule.type}: {steps} optimizer steps")
-        print(table(file.rows(table_steps(steps))))
+        print(table(file.rows(table_steps(steps, turns))))
+        if turns:
+            print(f"(its parts end at the steps {', '.join(map(str, turns))})")
     if file.known_lr() is None:
         print(
             f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; give another with --base-lr)", file=sys.stderr
         )
     if args.plot:
-        draw(schedule.type, file.rows(picture_steps(steps))).savefig(args.plot, dpi=120)
+        draw(schedule.type, file.rows(picture_steps(steps)), turns).savefig(args.plot, dpi=120)
     return 0
 
 
@@ -59,6 +62,9 @@ def convert(args: argparse.Namespace) -> int:
         Path(args.output).write_text(text, encoding="utf-8")
     else:
         print(text, end="")
+    kind = file.schedule().type
+    if kind in SCHEDULERS and not SCHEDULERS[kind].in_deepspeed:
+        print(f"note: DeepSpeed itself has no schedule {kind}", file=sys.stderr)
     if left:
         print(f"note: {', '.join(left)}: no number is known (--steps, --steps-per-epoch, --base-lr)", file=sys.stderr)
     return 0

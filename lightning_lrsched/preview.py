@@ -32,10 +32,11 @@ def rows_of(schedule: ClosedFormLR, steps: Sequence[int]) -> list[Row]:
     return [(step, schedule.lr_at(step), schedule.momentum_at(step)) for step in steps]
 
 
-def table_steps(total_steps: int) -> list[int]:
-    """Return about twenty steps that show a run, the first ones one by one."""
+def table_steps(total_steps: int, turns: Sequence[int] = ()) -> list[int]:
+    """Return about twenty steps that show a run, the first ones one by one, and those at which its parts end."""
     steps = {round(total_steps * row / TABLE_ROWS) for row in range(TABLE_ROWS + 1)}
-    return sorted(steps | set(range(min(FIRST_STEPS, total_steps) + 1)))
+    ends = {turn for turn in turns if turn <= total_steps}
+    return sorted(steps | ends | set(range(min(FIRST_STEPS, total_steps) + 1)))
 
 
 def picture_steps(total_steps: int) -> list[int]:
@@ -67,8 +68,13 @@ def _columns(row: Row) -> list[str]:
     return ["step", *(f"lr{n}" for n in numbers), *(f"momentum{n}" for n in (numbers if momenta is not None else []))]
 
 
-def draw(title: str, rows: Sequence[Row]) -> Figure:
+def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = ()) -> Figure:
     """Return a matplotlib figure of lr (and momentum, where it is scheduled) over the optimizer steps.
+
+    Args:
+        title: the type of the schedule.
+        rows: what :func:`rows_of` returns.
+        turns: steps at which the parts of the schedule end, marked by dotted lines.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -82,6 +88,9 @@ def draw(title: str, rows: Sequence[Row]) -> Figure:
         lines = axes.plot([step for step, _, _ in rows], values, linewidth=2.0)
         if len(lines) > 1:
             axes.legend(lines, [f"param group {group}" for group in range(1, len(lines) + 1)])
+        for turn in turns:
+            if turn <= rows[-1][0]:
+                axes.axvline(turn, color="grey", linestyle=":", linewidth=1.0)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
     axes.set_xlabel("optimizer steps finished")

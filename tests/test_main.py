@@ -101,3 +101,15 @@ def test_a_wrong_number_of_steps_is_refused(write, capsys, steps):
     with pytest.raises(SystemExit):
         main(["preview", write(ONE_CYCLE), "--steps", steps])
     assert "must be a whole number in 1.." in capsys.readouterr().err
+
+
+def test_convert_says_which_schedules_deepspeed_does_not_have(write, capsys):
+    phases = [{"steps": 0.1, "lr": "auto"}, {"steps": 5, "lr": {"ratio": 0.1}}]
+    assert main(["convert", write({"type": "PhasedLR", "params": {"phases": phases}}), "--steps", "50"]) == 0
+    printed = capsys.readouterr()
+    expected = {"type": "PhasedLR", "params": {"phases": [{**phases[0], "steps": 5}, phases[1]]}}
+    assert yaml.safe_load(printed.out) == expected
+    assert "note: DeepSpeed itself has no schedule PhasedLR\n" in printed.err
+    assert "phases[0].lr: no number is known" in printed.err
+    assert main(["convert", write({"type": "WarmupLR", "params": {}})]) == 0
+    assert "DeepSpeed" not in capsys.readouterr().err

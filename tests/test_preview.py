@@ -52,3 +52,27 @@ def test_without_matplotlib_the_message_says_what_to_install(write, capsys, monk
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["preview", write(ONE_CYCLE), "--plot", "x.png"]) == 2
     assert "pip install 'lightning-lrsched[plots]'" in capsys.readouterr().err
+
+
+PHASES = {"type": "PhasedLR", "params": {"phases": [{"steps": 7, "lr": 0.1}, {"steps": 0.5}, {"steps": 33, "lr": 0}]}}
+
+
+def test_the_ends_of_phases_are_marked(write, tmp_path, capsys):
+    plot = tmp_path / "x.svg"
+    assert main(["preview", write(PHASES), "--steps", "100", "--plot", str(plot)]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert last == "(its parts end at the steps 7, 57, 90)"
+    assert {"7", "57", "90"} <= {line.split()[0] for line in table}
+    assert plot.read_text().count("stroke-dasharray") == 3  # dotted lines
+
+
+def test_what_lies_beyond_the_end_of_the_picture_is_not_marked(write, tmp_path, capsys):
+    plot = tmp_path / "x.svg"
+    assert main(["preview", write(PHASES), "--steps", "50", "--plot", str(plot)]) == 0
+    assert plot.read_text().count("stroke-dasharray") == 2  # at 7 and at 32, half of the run later
+
+
+def test_stable_part_and_decay_are_marked_too(write, capsys):
+    params = {"total_num_steps": 100, "warmup_num_steps": 10, "warmup_max_lr": 0.1}
+    assert main(["preview", write({"type": "WarmupStableDecayLR", "params": params})]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "(its parts end at the steps 10, 80, 100)"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.parameters import with_keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,11 +39,13 @@ def test_every_block_has_a_language_that_a_test_runs():
 
 def test_the_table_of_words_has_every_key_that_takes_one_and_what_it_means():
     table = README.partition('`"auto"` means')[2]
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.+?) \|(?: (.+))? \|$", table, re.MULTILINE)
+    rows = re.findall(r"^\| (`[\w\[\].]+`(?:, `[\w\[\].]+`)*) \| (.+?) \|(?: (.+))? \|$", table, re.MULTILINE)
     stated = {
-        key: tuple(word.replace("`", "") for word in words) for keys, *words in rows for key in re.findall(r"\w+", keys)
+        key: tuple(word.replace("`", "") for word in words)
+        for keys, *words in rows
+        for key in re.findall(r"[\w\[\].]+", keys)
     }
-    parameters = {key: p for schedule in SCHEDULERS.values() for key, p in schedule.parameters().items()}
+    parameters = {key: p for schedule in SCHEDULERS.values() for key, p in with_keys(schedule.parameters()).items()}
     expected = {}
     for key, parameter in parameters.items():
         meanings = [

@@ -19,20 +19,24 @@ import lightning_lrsched
 from lightning_lrsched import (
     LR_RANGE_TEST,
     ONE_CYCLE,
+    PHASED_LR,
     VALID_LR_SCHEDULES,
     WARMUP_COSINE_LR,
     WARMUP_DECAY_LR,
     WARMUP_LR,
+    WARMUP_STABLE_DECAY_LR,
     LRRangeTest,
     LRRangeTestCallback,
     LRSchedulerCallback,
     OneCycle,
+    PhasedLR,
     RangeTest,
     RangeTestResult,
     SchedulerConfig,
     WarmupCosineLR,
     WarmupDecayLR,
     WarmupLR,
+    WarmupStableDecayLR,
     __version__,
     add_tuning_arguments,
     configure_optimizers,
@@ -67,6 +71,12 @@ def test_the_schedules() -> None:
         OneCycle(optimizer(), 0.1, [1.0], cycle_first_step_size=4, cycle_momentum=False),
         WarmupLR(optimizer(), warmup_max_lr=None, warmup_type="linear"),
         WarmupDecayLR(optimizer(), 2000, warmup_max_lr=0.1),
+        WarmupStableDecayLR(
+            optimizer(), 2000, warmup_max_lr=None, decay_num_steps=400, decay_type="1-sqrt", decay_min_lr=[0.0]
+        ),
+        PhasedLR(
+            optimizer(), [{"steps": 3, "lr": 0.1}, {"steps": 4, "lr": [0.0], "momentum": 0.8}], start_momentum=0.9
+        ),
     ]
     schedule = WarmupCosineLR(optimizer(), total_num_steps=8, warmup_num_steps=4, last_batch_iteration=-1)
     assert_type(schedule.lr_at(3), list[float])
@@ -83,11 +93,12 @@ def test_the_schedules() -> None:
     schedule.make_capturable()
     schedule.step()
     schedule.step(3)
-    assert len(schedules) == 4
+    assert len(schedules) == 6
 
 
 def test_the_names_of_the_schedules() -> None:
     names: list[str] = [LR_RANGE_TEST, ONE_CYCLE, WARMUP_LR, WARMUP_DECAY_LR, WARMUP_COSINE_LR]
+    names += [WARMUP_STABLE_DECAY_LR, PHASED_LR]
     assert_type(VALID_LR_SCHEDULES, list[str])
     assert set(names) <= set(VALID_LR_SCHEDULES)
     assert_type(__version__, str)

@@ -2,13 +2,14 @@
 
     python examples/pictures/make.py
 
-Text and lines have colours that stand out from a white page as from a nearly black one; the ground is transparent. The
-large-batch experiment takes an hour: its pictures come from the record that ``large_batch.py --full`` left. The
+Text and lines have colours that stand out from a white page as from a nearly black one; the ground is transparent. Two
+experiments take long: their pictures come from the records that ``large_batch.py --full`` and ``cooldown.py`` left. The
 screenshots of TensorBoard need a browser: ``tensorboard_pages.py`` makes them.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[1])]  # the examples, and the package where it is not installed
 
+import cooldown  # noqa: E402
 import digits  # noqa: E402
 import large_batch  # noqa: E402
 from common import make_trainer, quieten  # noqa: E402
@@ -63,6 +65,32 @@ SCHEDULES: dict[str, tuple[list[dict[str, Any]], int]] = {
     "WarmupLR": ([{"warmup_max_lr": 0.1, "warmup_num_steps": 4, "warmup_type": kind} for kind in ("log", "linear")], 8),
     "WarmupDecayLR": ([{"warmup_max_lr": 0.1, "warmup_num_steps": 2, "total_num_steps": 8}], 8),
     "WarmupCosineLR": ([{"warmup_num_steps": 2, "total_num_steps": 8}], 8),
+    "WarmupStableDecayLR": (
+        [
+            {
+                "warmup_max_lr": 0.1,
+                "warmup_num_steps": 2,
+                "total_num_steps": 10,
+                "decay_num_steps": 6,
+                "decay_type": kind,
+            }
+            for kind in ("linear", "cosine", "1-sqrt")
+        ],
+        12,
+    ),
+    "PhasedLR": (
+        [
+            {
+                "phases": [
+                    {"steps": 2, "lr": 0.1, "momentum": 0.8},
+                    {"steps": 4},
+                    {"steps": 4, "lr": 0.02, "momentum": 0.9, "shape": "cosine"},
+                ],
+                "start_momentum": 0.9,
+            }
+        ],
+        12,
+    ),
 }
 """Parameters and length of the README's example of each type, on SGD at lr 0.1 with momentum 0.9."""
 
@@ -83,11 +111,11 @@ def draw_schedule(name: str) -> Figure:
     steps = range(length + 1)
     plots[-1].set_xticks(range(0, length + 1, 2))
     for schedule, params in zip(schedules, variants, strict=True):
-        label = params.get("warmup_type")
+        label = params.get("decay_type", params.get("warmup_type"))
         plots[0].plot(steps, [schedule.lr_at(step)[0] for step in steps], marker="o", markersize=3, label=label)
     plots[0].set_ylabel("lr")
     if len(schedules) > 1:
-        plots[0].legend(loc="lower right")
+        plots[0].legend(loc="lower right" if name == "WarmupLR" else "lower left")
     if has_momentum:
         momenta = [schedules[0].momentum_at(step)[0] for step in steps]
         plots[1].plot(steps, momenta, marker="o", markersize=3, color="#d9731a")
@@ -123,6 +151,7 @@ def main() -> None:
         for name in SCHEDULES:
             save(draw_schedule(name), name)
         save(range_test().plot(), "range_test")
+        save(cooldown.draw(json.loads((FOLDER / "cooldown.json").read_text("utf-8"))), "cooldown")
         record = large_batch.read_record(FOLDER / "large_batch.json")
         tests, trainings = large_batch.draw(record["records"], record["best_lr"])
         save(tests, "large_batch_tests")

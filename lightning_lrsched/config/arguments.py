@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,9 @@ from lightning_lrsched.schedulers import (
 )
 from lightning_lrsched.schedulers.checks import to_number
 from lightning_lrsched.schedulers.durations import EPOCHS, is_auto
-from lightning_lrsched.schedulers.parameters import Parameter
-from lightning_lrsched.schedulers.rules import OWN_LR, Choice, Switch, is_from_range_test
+from lightning_lrsched.schedulers.parameters import Parameter, with_keys
+from lightning_lrsched.schedulers.paths import flatten
+from lightning_lrsched.schedulers.rules import OWN_LR, Choice, ListOf, Switch, is_from_range_test
 
 LR_SCHEDULE = "lr_schedule"
 
@@ -37,7 +39,7 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
 
     A flag that was not typed is None in the parsed arguments: only what was typed overrides a configuration. Lengths
     take optimizer steps, a fraction of the run, epochs (``2ep``) or ``auto``; learning rates several values, one per
-    param group; switches ``--cycle_momentum``, ``--cycle_momentum false``.
+    param group; switches ``--cycle_momentum``, ``--cycle_momentum false``; ``--phases`` a list in JSON.
 
     Args:
         parser: any argparse parser.
@@ -147,7 +149,8 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
     """Return ``(lr, "")``: the learning rate that a ``{"type", "params"}`` configuration starts or peaks at.
 
     That is the start of a range test, the top of a cycle or warmup (the default, if the configuration does not give
-    it). For a schedule that only multiplies the optimizer's own lr: ``(None, message)``.
+    it; of several phases, the highest). For a schedule that only multiplies the optimizer's own lr:
+    ``(None, message)``.
 
     Args:
         config: a ``{"type", "params"}`` section.
@@ -164,14 +167,15 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
         (1.0, '')
     """
     checked = SchedulerConfig.from_dict(config)
-    parameters = SCHEDULERS[checked.type].parameters().values() if checked.type in SCHEDULERS else ()
-    top = [p for p in parameters if p.rule.auto == OWN_LR] or [p for p in parameters if p.per_group]
-    lr = checked.to_dict()["params"].get(top[0].name, top[0].default) if top else None
-    if lr is None or is_auto(lr):
-        return None, f"{checked.type} uses the optimizer's own learning rate; the configuration has none"
-    if is_from_range_test(lr):
+    parameters, _ = checked.by_path() if checked.is_own else ({}, {})
+    given = flatten(checked.to_dict()["params"])
+    top = [p for p in parameters.values() if p.rule.auto == OWN_LR] or [p for p in parameters.values() if p.per_group]
+    lrs = [given[p.name] for p in top if p.name in given] or [p.default for p in top[:1]]
+    if any(is_from_range_test(lr) for lr in lrs):
         return None, f"an LR range test will find the learning rate of {checked.type}; the configuration has none"
-    return lr, ""
+    if not lrs or any(lr is None or is_auto(lr) or isinstance(lr, dict) for lr in lrs):
+        return None, f"{checked.type} uses the optimizer's own learning rate; the configuration has none"
+    return max(lrs, key=lambda lr: max(lr) if isinstance(lr, list) else lr), ""
 
 
 def describe_schedules() -> str:
@@ -179,7 +183,7 @@ def describe_schedules() -> str:
     lines = []
     for name, schedule in SCHEDULERS.items():
         lines.append(f"{name}: {(inspect.getdoc(schedule) or '').partition(chr(10))[0]}")
-        lines += [f"  {key}: {parameter.describe()}" for key, parameter in schedule.parameters().items()]
+        lines += [f"  {key}: {parameter.describe()}" for key, parameter in with_keys(schedule.parameters()).items()]
     return "\n".join(lines)
 
 
@@ -205,6 +209,8 @@ def _kind(parameter: Parameter) -> dict[str, Any]:
     rule = parameter.rule
     if isinstance(rule, Choice):
         return {"choices": rule.allowed}
+    if isinstance(rule, ListOf):
+        return {"type": _json, "metavar": rule.metavar}
     if isinstance(rule, Switch):
         return {"nargs": "?", "const": True, "type": _flag, "metavar": rule.metavar}
     several = {"nargs": "+", "action": _OneOrSeveral} if parameter.per_group else {}
@@ -228,6 +234,13 @@ def _flag(text: str) -> bool:
     return spelled
 
 
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be JSON, got {text!r} ({error})") from None
+
+
 def _number(text: str) -> int | float:
     number = to_number(text)
     if number is None:
@@ -238,6 +251,8 @@ def _number(text: str) -> int | float:
 def _number_or_word(text: str) -> Any:
     if is_auto(text) or is_from_range_test(text) or EPOCHS.fullmatch(text):
         return text
+    if text.startswith("{"):
+        return _json(text)
     number = to_number(text)
     if number is None:
         raise argparse.ArgumentTypeError(f"must be a number, epochs such as 2ep, or auto; got {text!r}")

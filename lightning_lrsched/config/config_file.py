@@ -97,6 +97,12 @@ class ConfigFile:
             values = own.values(own.check(params), base_lrs)
         return [(step, values.lr_at(step), values.momentum_at(step)) for step in steps]
 
+    def turns(self) -> list[int]:
+        """Return the steps at which the parts of the schedule end; none where they are not told apart."""
+        schedule = self.resolved()
+        own = SCHEDULERS.get(schedule.type)
+        return [] if own is None else own.turns(own.check(schedule.params))
+
     def converted(self) -> tuple[dict[str, Any], list[str]]:
         """Return the file's content with numbers where they are known, and the keys of the schedule without one."""
         known = self.known_lr()
@@ -161,5 +167,5 @@ def _group(lr: float) -> dict[str, Any]:
 
 def _groups(schedule: SchedulerConfig) -> int:
     """Return how many param groups the lists in the schedule are for."""
-    lists = [value for value in schedule.params.values() if isinstance(value, tuple)]
+    lists = [value for value in schedule.by_path()[1].values() if isinstance(value, tuple)]
     return max(map(len, lists), default=1) if schedule.is_own else 1

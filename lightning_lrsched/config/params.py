@@ -7,12 +7,12 @@ from typing import Any
 
 from lightning_lrsched.config.deepspeed import short
 from lightning_lrsched.config.torch_schedulers import NOT_FROM_A_FILE, torch_parameters, torch_schedulers
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
 from lightning_lrsched.schedulers.checks import did_you_mean
 from lightning_lrsched.schedulers.durations import is_auto
 from lightning_lrsched.schedulers.errors import ParameterError, ParameterTypeError, ParameterValueError, key_path
-from lightning_lrsched.schedulers.group_values import check_order
-from lightning_lrsched.schedulers.parameters import POSITION, REQUIRED, Parameter
+from lightning_lrsched.schedulers.parameters import POSITION, REQUIRED, Parameter, with_keys
+from lightning_lrsched.schedulers.paths import nest
 from lightning_lrsched.schedulers.rules import (
     FROM_RANGE_TEST,
     AnyValue,
@@ -58,7 +58,7 @@ def read_value(parameter: Parameter, value: Any) -> Any:
     if (is_auto(value) and not checks_itself) or is_from_range_test(value):
         if parameter.waits_for(value):
             return value
-        every = [p for schedule in SCHEDULERS.values() for p in schedule.parameters().values()]
+        every = [p for schedule in SCHEDULERS.values() for p in with_keys(schedule.parameters()).values()]
         meant = ", ".join(dict.fromkeys(p.name for p in every if p.waits_for(value)))
         raise ParameterValueError(parameter.name, f': "{value.strip().lower()}" is possible for {meant} only')
     try:
@@ -76,7 +76,7 @@ def read_value(parameter: Parameter, value: Any) -> Any:
 
 
 def check_together(
-    low_and_high: tuple[tuple[str, str], ...], parameters: Mapping[str, Parameter], values: Mapping[str, Any]
+    schedule: type[ClosedFormLR], parameters: Mapping[str, Parameter], values: Mapping[str, Any]
 ) -> None:
     """Raise ValueError where values do not fit each other, as far as that can be known without an optimizer."""
     lengths = {key: len(value) for key, value in values.items() if isinstance(value, tuple)}
@@ -88,7 +88,7 @@ def check_together(
         )
     defaults = {key: None if p.default is REQUIRED else p.default for key, p in parameters.items()}
     with key_path(PARAMS):
-        check_order({**defaults, **values}, None, low_and_high)
+        schedule.check_together(nest({**defaults, **values}))
 
 
 def fill_in(

@@ -23,7 +23,9 @@ from lightning_lrsched.config.torch_schedulers import (
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.durations import RunLength, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
-from lightning_lrsched.schedulers.rules import OWN_LR, Finding
+from lightning_lrsched.schedulers.parameters import Parameter, by_path
+from lightning_lrsched.schedulers.paths import flatten, nest
+from lightning_lrsched.schedulers.rules import OWN_LR, RATIO, Finding, Number
 
 FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 
@@ -37,7 +39,7 @@ class SchedulerConfig:
     becomes numbers in :meth:`build`.
 
     Args:
-        type: name of the schedule: LRRangeTest, OneCycle, WarmupLR, WarmupDecayLR, WarmupCosineLR, or a class of
+        type: name of the schedule, one of :data:`~lightning_lrsched.VALID_LR_SCHEDULES`, or a class of
             ``torch.optim.lr_scheduler``.
         params: the hyperparameters under the names of the schedule's constructor. Numbers written as strings
             (``"1e-5"``, as YAML reads ``1e-5``) become numbers.
@@ -63,7 +65,7 @@ class SchedulerConfig:
     def __init__(self, type: str, params: Mapping[str, Any] | None = None, **hyperparameters: Any) -> None:  # noqa: A002 - DeepSpeed's key
         if params is not None and not isinstance(params, Mapping):
             raise ParameterTypeError("scheduler.params", f"must be a mapping of keys to values, got {params!r}")
-        given = {**(params or {}), **hyperparameters}
+        given: Mapping[str, Any] = {**(params or {}), **hyperparameters}
         allowed = parameters_for(type)
         for key in given:
             if key not in allowed:
@@ -72,11 +74,12 @@ class SchedulerConfig:
             if parameter.required and key not in given:
                 raise ParameterValueError(f"{PARAMS}{key}", f"is missing: {type} needs it")
         with key_path(PARAMS):
+            allowed, given = by_path(allowed, given)
             values = {key: read_value(allowed[key], value) for key, value in given.items()}
         if type in SCHEDULERS:
-            check_together(SCHEDULERS[type].low_and_high, allowed, values)
+            check_together(SCHEDULERS[type], allowed, values)
         object.__setattr__(self, "type", type)
-        object.__setattr__(self, "params", MappingProxyType(values))
+        object.__setattr__(self, "params", _frozen(nest(values)))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
@@ -153,11 +156,15 @@ class SchedulerConfig:
 
     def without_range_test(self) -> SchedulerConfig:
         """Return the same configuration with ``"auto"`` in place of ``"lr_range_test"``, where no test is run."""
-        return SchedulerConfig(self.type, {**self.params, **dict.fromkeys(self.needs_range_test, "auto")})
+        return SchedulerConfig(self.type, nest({**self.by_path()[1], **dict.fromkeys(self.needs_range_test, "auto")}))
 
     def _waiting_for(self, what: str) -> list[str]:
-        parameters = parameters_for(self.type)
-        return [key for key, value in self.params.items() if parameters[key].waits_for(value) == what]
+        parameters, params = self.by_path()
+        return [key for key, value in params.items() if parameters[key].waits_for(value) == what]
+
+    def by_path(self) -> tuple[Mapping[str, Parameter], Mapping[str, Any]]:
+        """Return parameters and values, those in a list of mappings under their paths (``phases[0].steps``)."""
+        return by_path(parameters_for(self.type), self.params)
 
     def resolve(
         self,
@@ -217,8 +224,9 @@ class SchedulerConfig:
         Raises:
             ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
         """
-        parameters, params = parameters_for(self.type), dict(self.params)
-        for key, value in self.params.items():
+        parameters, written = self.by_path()
+        params = dict(written)
+        for key, value in written.items():
             with key_path(PARAMS):
                 params[key] = parameters[key].resolve(value, run, leave_unknown=leave_unknown)
         if findings is not None or not leave_unknown:
@@ -226,7 +234,7 @@ class SchedulerConfig:
                 params = fill_in(parameters, params, findings)
         if base_lrs is not None:
             params = resolve_lrs(parameters, params, base_lrs)
-        return SchedulerConfig(self.type, params)
+        return SchedulerConfig(self.type, nest(params))
 
     def build(
         self,
@@ -265,15 +273,19 @@ class SchedulerConfig:
         """Make the schedule from what :meth:`resolve` has returned for ``optimizer``; otherwise as :meth:`build`."""
         if capturable and not self.is_own:
             raise ValueError(f"capturable needs one of {', '.join(SCHEDULERS)}, not torch's {self.type}")
-        params = resolved.to_dict()["params"]
+        params: dict[str, Any] = resolved.to_dict()["params"]
         if not self.is_own:
             with key_path("scheduler."):
                 return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)
-        for key, parameter in SCHEDULERS[self.type].parameters().items():
-            if parameter.optional and parameter.rule.auto == OWN_LR and is_auto(self.params.get(key)):
-                params[key] = None  # each group's own lr; also that of a group that is added later
+        parameters, written = self.by_path()
+        flat = flatten(params)
+        for key, value in written.items():
+            rule, optional = parameters[key].rule, parameters[key].optional
+            ratio = isinstance(rule, Number) and rule.ratio
+            if is_auto(value) and rule.auto == OWN_LR and (ratio or optional):
+                flat[key] = {RATIO: 1.0} if ratio else None  # also that of a group that is added later
         with key_path(PARAMS):
-            schedule = SCHEDULERS[self.type](optimizer, **params)
+            schedule = SCHEDULERS[self.type](optimizer, **nest(flat))
         if capturable:
             schedule.make_capturable()
         if follow:
@@ -282,18 +294,29 @@ class SchedulerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run."""
-        listed = {key: list(value) if isinstance(value, tuple) else value for key, value in self.params.items()}
-        return {"type": self.type, "params": listed}
+        return {"type": self.type, "params": _plain(self.params)}
 
     def __repr__(self) -> str:
-        return f"SchedulerConfig(type={self.type!r}, params={dict(self.params)!r})"
+        return f"SchedulerConfig(type={self.type!r}, params={_plain(self.params)!r})"
 
     def __hash__(self) -> int:
-        return hash((self.type, frozenset(self.params.items())))
+        return hash((self.type, frozenset(self.params)))  # a value may be a mapping, which has no hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a dict can neither be copied nor pickled.
-        return SchedulerConfig, (self.type, dict(self.params))
+        return SchedulerConfig, (self.type, _plain(self.params))
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: _frozen(item) for key, item in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ Nothing here knows torch, an optimizer or a learning rate. A *fraction* lies in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 
 def linear_growth(step: int, step_size: int, step_rate: float, staircase: bool = False) -> float:
@@ -59,3 +60,17 @@ def cosine_decay(step: int, warmup_steps: int, total_steps: int) -> float:
     if step >= total_steps:
         return 0.0
     return (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2.0
+
+
+FALLS: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2.0,
+    "1-sqrt": lambda progress: 1.0 - math.sqrt(progress),
+    "exponential": lambda progress: 2.0 * 0.5**progress - 1.0,
+}
+"""Name of a shape -> fraction as a function of the progress in [0, 1]: 1 at its start, 0 at its end."""
+
+
+def fall(position: int, num_steps: int, shape: str) -> float:
+    """Fraction: 1 at position 0, 0 from ``num_steps`` on; no steps: 0."""
+    return 0.0 if position >= num_steps else FALLS[shape](position / num_steps)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_lrsched.schedulers.errors import ParameterValueError
+from lightning_lrsched.schedulers.paths import flatten, nest
 
 Value = Any
 """A float; with several distinct sets of parameters, an array with one float for each of them."""
@@ -42,7 +43,8 @@ class GroupValues:
         *,
         scales_base_lr: bool = False,
     ) -> None:
-        per_group = {key: value for key, value in parameters.items() if isinstance(value, list)}
+        flat = flatten(parameters)
+        per_group = {key: value for key, value in flat.items() if isinstance(value, list)}
         for key, values in per_group.items():
             if len(values) != len(base_lrs):
                 raise ParameterValueError(
@@ -56,7 +58,7 @@ class GroupValues:
         self.set_of_group = [distinct[row] for row in rows]
         of_sets = dict(zip(columns, zip(*distinct, strict=True), strict=True))
         chosen = {key: values[0] if self.sets == 1 else np.array(values) for key, values in of_sets.items()}
-        self.at = schedule(SimpleNamespace(**{"base_lr": None, **parameters, **chosen}))
+        self.at = schedule(SimpleNamespace(**nest({"base_lr": None, **flat, **chosen})))
         self.has_momentum = self.at(0)[1] is not None
 
     def lr_at(self, position: int) -> list[float]:

@@ -13,7 +13,7 @@ from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.curves import cycle, linear_growth, reciprocal_decay
 from lightning_lrsched.schedulers.group_values import Curve
 from lightning_lrsched.schedulers.rules import OWN_LR, AutoLr, Count, Number, Steps
-from lightning_lrsched.schedulers.schedule import Circumstances
+from lightning_lrsched.schedulers.schedule import Circumstances, no_momentum
 
 MAX_MOMENTUM = 0.999
 """Growing momentum (``decay_mom_rate``) stops here: from 1 on, an optimizer never forgets and its updates explode."""
@@ -105,15 +105,16 @@ class OneCycle(ClosedFormLR):
             parameters["cycle_second_stair_count"] = parameters["cycle_first_stair_count"]
 
     @classmethod
+    def without_momentum(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the parameters with ``cycle_momentum`` off."""
+        return {**parameters, "cycle_momentum": False}
+
+    @classmethod
     def remarks(cls, about: Circumstances) -> list[str]:
         """Return a sentence about a momentum that the optimizer does not have."""
-        if not about.parameters["cycle_momentum"] or about.without_momentum is None:
+        if not about.parameters["cycle_momentum"]:
             return []
-        return [
-            f"cycle_momentum has no effect: {about.without_momentum} has no momentum (neither betas nor a momentum"
-            " other than 0); the lr is scheduled all the same. Give the optimizer a momentum, or set cycle_momentum to"
-            " false."
-        ]
+        return no_momentum("cycle_momentum", about.without_momentum, "set cycle_momentum to false")
 
     @classmethod
     def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:

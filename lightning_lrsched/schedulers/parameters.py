@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from lightning_lrsched.schedulers.checks import MAX_TEXT, to_number
+from lightning_lrsched.schedulers.checks import MAX_TEXT, did_you_mean, to_number
 from lightning_lrsched.schedulers.durations import Duration, RunLength, is_auto, resolve_steps
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
+from lightning_lrsched.schedulers.paths import flatten
 from lightning_lrsched.schedulers.rules import (
     FROM_RANGE_TEST,
     AutoLr,
     Choice,
     Count,
     Finding,
+    ListOf,
     Number,
     Rule,
     Steps,
@@ -86,7 +88,8 @@ class Parameter:
                 raise ParameterValueError(
                     self.name, f"must be one number or a list with one for each param group, got {value!r}"
                 )
-            return [self.rule.check(f"{self.name}[{index}]", item) for index, item in enumerate(value)]
+            rule = replace(self.rule, ratio=False) if isinstance(self.rule, Number) else self.rule
+            return [rule.check(f"{self.name}[{index}]", item) for index, item in enumerate(value)]
         return self.rule.check(self.name, value)
 
     def waits_for(self, value: Any) -> str | None:
@@ -110,7 +113,9 @@ class Parameter:
         key = self.name if key is None else key
         if isinstance(value, (list, tuple)):
             return tuple(self.read(item, f"{key}[{index}]") for index, item in enumerate(value))
-        if isinstance(value, dict):
+        if isinstance(value, Mapping) and isinstance(self.rule, Number) and self.rule.ratio:
+            return {name: self.read(item, f"{key}.{name}") for name, item in value.items()}
+        if isinstance(value, Mapping):
             raise ParameterTypeError(key, "must be a single value or a list of numbers, got a mapping")
         if self.waits_for(value):
             return value
@@ -159,6 +164,56 @@ class Parameter:
             auto += f' "{FROM_RANGE_TEST}": {FINDINGS[self.rule.finding]}.'
         default = "required" if self.required else str(self.default).lower()
         return f"{self.help}{auto} (default: {default})"
+
+
+def by_path(
+    parameters: Mapping[str, Parameter], given: Mapping[str, Any]
+) -> tuple[Mapping[str, Parameter], Mapping[str, Any]]:
+    """Return parameters and values with one of each for every key of a mapping in a list: ``phases[0].steps``.
+
+    Raises:
+        TypeError: if a list of mappings is something else.
+        ValueError: if a mapping lacks a key, or has one that is unknown.
+    """
+    if not any(isinstance(parameter.rule, ListOf) for parameter in parameters.values()):
+        return parameters, given
+    found: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        if not (isinstance(parameter.rule, ListOf) and name in given):
+            found[name] = parameter
+            continue
+        keys = parameters_of(parameter.rule.entry)
+        for index, entry in enumerate(parameter.rule.check(name, given[name])):
+            _check_keys(f"{name}[{index}]", entry, parameter.rule, keys)
+            found |= _prefixed(f"{name}[{index}].", keys)
+    return found, flatten(given)
+
+
+def _check_keys(path: str, entry: Mapping[Any, Any], rule: ListOf, keys: Mapping[str, Parameter]) -> None:
+    for key in entry:
+        if key not in keys:
+            hint, name = did_you_mean(key, list(keys)), rule.entry.__name__.lower()
+            shown = str(key)[:60]
+            raise ParameterValueError(
+                f"{path}.{shown}", f": a {name} has no such key{hint}; it takes {', '.join(keys)}"
+            )
+    for key, parameter in keys.items():
+        if parameter.required and key not in entry:
+            raise ParameterValueError(f"{path}.{key}", "is missing")
+
+
+def with_keys(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Return the parameters, each list of mappings followed by the keys of its mappings: ``phases[].steps``."""
+    found: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        found[name] = parameter
+        if isinstance(parameter.rule, ListOf):
+            found |= _prefixed(f"{name}[].", parameters_of(parameter.rule.entry))
+    return found
+
+
+def _prefixed(prefix: str, parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {f"{prefix}{name}": replace(parameter, name=f"{prefix}{name}") for name, parameter in parameters.items()}
 
 
 @cache

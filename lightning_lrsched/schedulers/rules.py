@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning_lrsched.schedulers.checks import choice, count, flag, number
+from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,19 @@ def is_from_range_test(value: Any) -> bool:
     return isinstance(value, str) and value.strip().lower() == FROM_RANGE_TEST
 
 
+Shape = Literal["linear", "cosine", "1-sqrt", "exponential"]
+"""How a value goes to another one: the names of ``curves.FALLS``."""
+
+RATIO = "ratio"
+"""The key of a learning rate that is a multiple of each param group's own: ``{"ratio": 0.1}``."""
+
+
 @dataclass(frozen=True)
 class Number:
     """A finite number within limits; where the type allows a list, one number for each param group.
 
-    ``finding`` is what ``"lr_range_test"`` means for a learning rate; None: the word is not allowed.
+    ``finding`` is what ``"lr_range_test"`` means for a learning rate; None: the word is not allowed. With ``ratio``, a
+    learning rate may be ``{"ratio": 0.1}``, a multiple of each group's own.
     """
 
     at_least: float = -math.inf
@@ -51,11 +61,16 @@ class Number:
     at_most: float = math.inf
     auto: AutoLr | None = None
     finding: Finding | None = None
+    ratio: bool = False
 
     metavar = "X"
 
-    def check(self, key: str, value: Any) -> float:
-        """Return ``value`` as a float, or raise ParameterError."""
+    def check(self, key: str, value: Any) -> float | dict[str, float]:
+        """Return ``value`` as a float (or the ratio as one), or raise ParameterError."""
+        if self.ratio and isinstance(value, Mapping):
+            if set(value) != {RATIO}:
+                raise ParameterValueError(key, f'must be a number or {{"{RATIO}": <number>}}, got {dict(value)!r}')
+            return {RATIO: number(f"{key}.{RATIO}", value[RATIO], at_least=0)}
         limits = {"at_least": self.at_least, "above": self.above, "below": self.below, "at_most": self.at_most}
         return number(key, value, **limits)
 
@@ -116,6 +131,29 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class ListOf:
+    """A list of mappings, whose keys the constructor of ``entry`` declares as that of a schedule does."""
+
+    entry: type
+    auto: None = None
+
+    metavar = "JSON"
+
+    def check(self, key: str, value: Any) -> Any:
+        """Raise ParameterError where ``value`` is not a list of mappings; what is in them has rules of its own."""
+        name = self.entry.__name__.lower()
+        allowed = f"must be a list with a mapping for each {name}"
+        if not isinstance(value, (list, tuple)):
+            raise ParameterTypeError(key, f"{allowed}, got {value!r}")
+        for index, entry in enumerate(value):
+            if not isinstance(entry, Mapping):
+                raise ParameterTypeError(f"{key}[{index}]", f"must be a mapping, got {entry!r}")
+        if not value:
+            raise ParameterValueError(key, f"{allowed}, at least one; got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
 class AnyValue:
     """Anything: a parameter of a class that checks its values itself."""
 
@@ -128,4 +166,4 @@ class AnyValue:
         return value
 
 
-Rule = Number | Count | Steps | Switch | Choice | AnyValue
+Rule = Number | Count | Steps | Switch | Choice | ListOf | AnyValue

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_lrsched.schedulers.group_values import Curve, GroupValues, check_order
-from lightning_lrsched.schedulers.parameters import Parameter, parameters_of
+from lightning_lrsched.schedulers.parameters import Parameter, by_path, parameters_of
+from lightning_lrsched.schedulers.paths import nest
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,24 @@ class Circumstances:
     without_momentum: str | None = None
 
 
+def no_momentum(key: str, optimizer: str | None, remedy: str) -> list[str]:
+    """Return a sentence about a momentum that ``optimizer`` does not have; none if it has one."""
+    if optimizer is None:
+        return []
+    return [
+        f"{key} has no effect: {optimizer} has no momentum (neither betas nor a momentum other than 0); the lr is"
+        f" scheduled all the same. Give the optimizer a momentum, or {remedy}."
+    ]
+
+
 class Schedule:
     """Base of all schedules: a subclass declares its parameters in its constructor, and gives the :meth:`curve`."""
 
     low_and_high: tuple[tuple[str, str], ...] = ()
     """Pairs of parameters of which the first may not be greater than the second."""
+
+    in_deepspeed = True
+    """Whether DeepSpeed itself has a schedule of this name."""
 
     # What a subclass provides ----------------------------------------------------------------------------------------
 
@@ -47,6 +61,16 @@ class Schedule:
     @classmethod
     def complete(cls, parameters: dict[str, Any]) -> None:
         """Fill in defaults that depend on other parameters."""
+
+    @classmethod
+    def check_together(cls, parameters: Mapping[str, Any]) -> None:
+        """Raise ValueError where values do not fit each other; some may still be words that depend on the run."""
+        check_order(parameters, None, cls.low_and_high)
+
+    @classmethod
+    def without_momentum(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the parameters for an optimizer that has no momentum."""
+        return parameters
 
     @classmethod
     def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:
@@ -74,6 +98,11 @@ class Schedule:
         found = cls.length(parameters)
         return 100 if found is None else found[1]
 
+    @classmethod
+    def turns(cls, parameters: Mapping[str, Any]) -> list[int]:
+        """Return the steps at which the parts of the schedule end, for a preview that marks them."""
+        return []
+
     # Parameters ------------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -92,9 +121,10 @@ class Schedule:
             TypeError: if a value has the wrong type.
             ValueError: if a value is missing or out of range, or a low end lies above its high end.
         """
-        checked = {name: p.check(given.get(name, p.default)) for name, p in cls.parameters().items()}
+        parameters, values = by_path(cls.parameters(), given)
+        checked = nest({name: p.check(values.get(name, p.default)) for name, p in parameters.items()})
         cls.complete(checked)
-        check_order(checked, None, cls.low_and_high)
+        cls.check_together(checked)
         return checked
 
     @classmethod
@@ -111,7 +141,7 @@ class Schedule:
         Raises:
             ValueError: if a list does not have one value for each group, or a low end lies above its high end.
         """
-        if not cycles_momentum and "cycle_momentum" in parameters:
-            parameters = {**parameters, "cycle_momentum": False}
+        if not cycles_momentum:
+            parameters = cls.without_momentum(parameters)
         scales = cls.scales_base_lr(parameters)
         return GroupValues(cls.curve, parameters, base_lrs, cls.low_and_high, scales_base_lr=scales)

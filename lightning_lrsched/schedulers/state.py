@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_lrsched.schedulers.checks import count
+from lightning_lrsched.schedulers.paths import flatten
 
 
 def is_own_state(state: Any) -> bool:
@@ -44,11 +45,12 @@ def changes_since(saved: Mapping[str, Any], now: Mapping[str, Any], own_lrs: lis
     """
     if not saved.get("hyperparameters"):
         return []
-    before, after = dict(saved["hyperparameters"]), dict(now["hyperparameters"])
+    before, after = flatten(saved["hyperparameters"]), flatten(now["hyperparameters"])
     if "type" in saved and saved["type"] != now["type"]:
         before, after = {"type": saved["type"]}, {"type": now["type"]}
     # Groups that are added while training continues have no counterpart.
     pairs = zip(saved.get("own_lrs") or [], own_lrs or [], strict=False)
     if any(not math.isclose(old, new, rel_tol=1e-6) for old, new in pairs):
         before["the optimizer's lr"], after["the optimizer's lr"] = saved["own_lrs"], own_lrs
-    return [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in after.items() if before.get(key) != value]
+    keys = {**after, **before}  # also those of a phase that there is no more
+    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]

@@ -12,7 +12,7 @@ from lightning_lrsched.schedulers.base import ClosedFormLR
 from lightning_lrsched.schedulers.curves import cosine_decay, linear_decay, warmup
 from lightning_lrsched.schedulers.group_values import Curve
 from lightning_lrsched.schedulers.rules import OWN_LR, ZERO, Number, Steps
-from lightning_lrsched.schedulers.schedule import Circumstances
+from lightning_lrsched.schedulers.schedule import Circumstances, Schedule
 
 DEFAULT_WARMUP_MAX_LR = 0.001
 
@@ -62,7 +62,7 @@ class WarmupLR(ClosedFormLR):
         [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
-    low_and_high = (("warmup_min_lr", "warmup_max_lr"),)
+    low_and_high: tuple[tuple[str, str], ...] = (("warmup_min_lr", "warmup_max_lr"),)
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class WarmupLR(ClosedFormLR):
     def curve(p: Any) -> Curve:
         """Return (lr, None) as a function of the position."""
         min_lr, max_lr = p.warmup_min_lr, p.base_lr if p.warmup_max_lr is None else p.warmup_max_lr
-        n, shape = _effective_steps(p.warmup_num_steps), p.warmup_type
+        n, shape = effective_steps(p.warmup_num_steps), p.warmup_type
 
         def values(s: int) -> tuple[Any, None]:
             f = warmup(s, n, shape)
@@ -115,7 +115,41 @@ class WarmupLR(ClosedFormLR):
         return values
 
 
-class WarmupDecayLR(WarmupLR):
+class EndsAtTotal(Schedule):
+    """What the schedules that warm up and end low at ``total_num_steps`` have in common."""
+
+    @classmethod
+    def remarks(cls, about: Circumstances) -> list[str]:
+        """Return also a sentence about a warmup that is too long."""
+        total, warmup_steps = about.parameters["total_num_steps"], about.parameters["warmup_num_steps"]
+        remarks = super().remarks(about)
+        # One of them may still depend on the run.
+        if isinstance(total, int) and isinstance(warmup_steps, int) and total < warmup_steps:
+            remarks.append(
+                f"{cls.__name__}: total_num_steps={total} is less than warmup_num_steps={warmup_steps}: the lr falls to"
+                " its low value right after the warmup"
+            )
+        return remarks
+
+    @classmethod
+    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
+        """Return the end of the decay."""
+        # A warmup that is longer than the total still runs to its end.
+        key = max(("total_num_steps", "warmup_num_steps"), key=lambda key: parameters[key])
+        return [key], parameters[key]
+
+    @classmethod
+    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
+        """Return True."""
+        return True
+
+    @classmethod
+    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
+        """Return the end of the decay."""
+        return cls.length(parameters)[1]
+
+
+class WarmupDecayLR(EndsAtTotal, WarmupLR):
     """Raises the learning rate as WarmupLR does and then lowers it in a straight line back to its low value.
 
     With ``N`` and ``w(s)`` as in :class:`WarmupLR` and ``T = total_num_steps``::
@@ -162,31 +196,11 @@ class WarmupDecayLR(WarmupLR):
         # Not WarmupLR's own constructor: it has fewer parameters.
         ClosedFormLR.__init__(self, optimizer, last_batch_iteration, WarmupDecayLR, locals())
 
-    @classmethod
-    def remarks(cls, about: Circumstances) -> list[str]:
-        """Return sentences about a default lr that replaces the optimizer's, and about a warmup that is too long."""
-        return super().remarks(about) + _warmup_too_long(cls.__name__, about.parameters)
-
-    @classmethod
-    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
-        """Return the end of the decay."""
-        return _total(parameters)
-
-    @classmethod
-    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
-        """Return True."""
-        return True
-
-    @classmethod
-    def preview_steps(cls, parameters: Mapping[str, Any]) -> int:
-        """Return the end of the decay."""
-        return int(parameters["total_num_steps"])
-
     @staticmethod
     def curve(p: Any) -> Curve:
         """Return (lr, None) as a function of the position."""
         min_lr, max_lr = p.warmup_min_lr, p.base_lr if p.warmup_max_lr is None else p.warmup_max_lr
-        n, total, shape = _effective_steps(p.warmup_num_steps), p.total_num_steps, p.warmup_type
+        n, total, shape = effective_steps(p.warmup_num_steps), p.total_num_steps, p.warmup_type
 
         def values(s: int) -> tuple[Any, None]:
             f = warmup(s, n, shape) if s <= n else linear_decay(s, n, total)
@@ -195,7 +209,7 @@ class WarmupDecayLR(WarmupLR):
         return values
 
 
-class WarmupCosineLR(ClosedFormLR):
+class WarmupCosineLR(EndsAtTotal, ClosedFormLR):
     """Multiplies each group's own learning rate by a ratio that rises to 1 and then falls along half a cosine wave.
 
     With ``N`` and ``w(s)`` as in :class:`WarmupLR`, ``T = total_num_steps`` and, after the warmup,
@@ -243,30 +257,15 @@ class WarmupCosineLR(ClosedFormLR):
         super().__init__(optimizer, last_batch_iteration, WarmupCosineLR, locals())
 
     @classmethod
-    def remarks(cls, about: Circumstances) -> list[str]:
-        """Return a sentence about a warmup that is too long."""
-        return _warmup_too_long(cls.__name__, about.parameters)
-
-    @classmethod
     def scales_base_lr(cls, parameters: Mapping[str, Any]) -> bool:
         """Return True: the values are multiples of each group's own lr."""
-        return True
-
-    @classmethod
-    def length(cls, parameters: Mapping[str, Any]) -> tuple[list[str], int]:
-        """Return the end of the decay."""
-        return _total(parameters)
-
-    @classmethod
-    def ends_low(cls, parameters: Mapping[str, Any]) -> bool:
-        """Return True."""
         return True
 
     @staticmethod
     def curve(p: Any) -> Curve:
         """Return (lr, None) as a function of the position."""
         base_lr, min_ratio, end_ratio = p.base_lr, p.warmup_min_ratio, p.cos_min_ratio
-        n, total, shape = _effective_steps(p.warmup_num_steps), p.total_num_steps, p.warmup_type
+        n, total, shape = effective_steps(p.warmup_num_steps), p.total_num_steps, p.warmup_type
 
         def values(s: int) -> tuple[Any, None]:
             low, f = (min_ratio, warmup(s, n, shape)) if s <= n else (end_ratio, cosine_decay(s, n, total))
@@ -275,22 +274,6 @@ class WarmupCosineLR(ClosedFormLR):
         return values
 
 
-def _effective_steps(warmup_num_steps: int) -> int:
+def effective_steps(warmup_num_steps: int) -> int:
     """DeepSpeed lengthens a warmup of one step to two (the logarithm of 1 is 0); here 0 means none at all."""
     return max(2, warmup_num_steps) if warmup_num_steps else 0
-
-
-def _total(parameters: Mapping[str, Any]) -> tuple[list[str], int]:
-    # A warmup that is longer than the total still runs to its end.
-    key = max(("total_num_steps", "warmup_num_steps"), key=lambda key: parameters[key])
-    return [key], parameters[key]
-
-
-def _warmup_too_long(name: str, parameters: Mapping[str, Any]) -> list[str]:
-    total, warmup_steps = parameters["total_num_steps"], parameters["warmup_num_steps"]
-    if not (isinstance(total, int) and isinstance(warmup_steps, int)) or total >= warmup_steps:
-        return []  # one of them may still depend on the run
-    return [
-        f"{name}: total_num_steps={total} is less than warmup_num_steps={warmup_steps}: the lr falls to its low value"
-        " right after the warmup"
-    ]

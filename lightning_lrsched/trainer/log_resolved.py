@@ -31,8 +31,8 @@ def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConf
     """
     keys = written.needs_range_test + written.needs_run + written.needs_optimizer
     if keys:
-        as_written = {key: written.params[key] for key in keys}
-        table = resolution_table(written.type, as_written, resolved.to_dict()["params"])
+        as_written = {key: written.by_path()[1][key] for key in keys}
+        table = resolution_table(written.type, as_written, resolved.by_path()[1])
         log(trainer, f"Schedule of {optimizer}:\n{table}")
 
 

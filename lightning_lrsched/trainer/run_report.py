@@ -180,7 +180,9 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
     if found is None or run.total_steps is None:
         return None
     (keys, length), total = found, run.total_steps
-    named, remedy = " + ".join(keys), ", ".join(f'"{key}": "auto"' for key in keys)
+    parameters, _ = config.by_path()
+    named, auto = " + ".join(keys), all(parameters[key].rule.auto for key in keys)
+    remedy = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
     if length > total * (1 + TOLERANCE):
         lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
         return (

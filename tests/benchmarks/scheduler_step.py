@@ -36,6 +36,8 @@ def configurations(steps: int) -> dict[str, dict[str, Any]]:
         "WarmupLR": {"warmup_max_lr": 0.01, "warmup_num_steps": 4 * steps // 5},
         "WarmupDecayLR": {"total_num_steps": steps, "warmup_max_lr": 0.01, "warmup_num_steps": steps // 2},
         "WarmupCosineLR": {"total_num_steps": steps, "warmup_num_steps": steps // 2},
+        "WarmupStableDecayLR": {"total_num_steps": steps, "warmup_max_lr": 0.01, "warmup_num_steps": steps // 2},
+        "PhasedLR": {"phases": [{"steps": steps // 2, "lr": 0.01}, {"steps": steps // 2, "lr": 0.0}]},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 import pytest
@@ -23,6 +24,9 @@ FLAGS = {
     "WarmupLR": "--warmup_max_lr 0.1 --warmup_num_steps 2ep --warmup_type linear",
     "WarmupDecayLR": "--total_num_steps auto --warmup_max_lr auto --warmup_num_steps 0.1",
     "WarmupCosineLR": "--total_num_steps 1e2 --cos_min_ratio 0.1",
+    "WarmupStableDecayLR": "--total_num_steps auto --decay_num_steps auto --decay_type 1-sqrt --decay_min_lr 1e-5 0",
+    "PhasedLR": '--phases [{"steps":0.1,"lr":"auto"},{"steps":"2ep"}] --start_lr {"ratio":0.1} '
+    "--start_momentum 0.9 0.8",
 }
 PARAMS = {
     "LRRangeTest": {"lr_range_test_min_lr": 1e-4, "lr_range_test_step_size": 10, "lr_range_test_staircase": True},
@@ -30,12 +34,27 @@ PARAMS = {
     "WarmupLR": {"warmup_max_lr": 0.1, "warmup_num_steps": "2ep", "warmup_type": "linear"},
     "WarmupDecayLR": {"total_num_steps": "auto", "warmup_max_lr": "auto", "warmup_num_steps": 0.1},
     "WarmupCosineLR": {"total_num_steps": 100, "cos_min_ratio": 0.1},
+    "WarmupStableDecayLR": {
+        "total_num_steps": "auto",
+        "decay_num_steps": "auto",
+        "decay_type": "1-sqrt",
+        "decay_min_lr": [1e-5, 0],
+    },
+    "PhasedLR": {
+        "phases": [{"steps": 0.1, "lr": "auto"}, {"steps": "2ep"}],
+        "start_lr": {"ratio": 0.1},
+        "start_momentum": [0.9, 0.8],
+    },
 }
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_schedule_can_be_built_from_flags_alone(name):
-    flags = [text for key, value in SMALL[name].items() for text in (f"--{key}", str(value))]
+    flags = [
+        text
+        for key, value in SMALL[name].items()
+        for text in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
     config, error = get_config_from_args(parse("--lr_schedule", name, *flags))
     assert (config, error) == ({"type": name, "params": SMALL[name]}, None)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 
 from lightning_lrsched.schedulers import SCHEDULERS, OneCycle
+from tests.kit.schedules import small
 
 pytestmark = [
     pytest.mark.gpu,
@@ -170,11 +171,8 @@ def test_values_in_flight_are_not_overwritten_by_a_host_that_runs_ahead(groups: 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("groups", [4, 100])
 def test_one_copy_to_the_device_serves_all_groups(name: str, groups: int) -> None:
-    params = {"WarmupDecayLR": {"total_num_steps": 50}, "WarmupCosineLR": {"total_num_steps": 50}}.get(name, {})
-    if name == "OneCycle":
-        params = {"cycle_min_lr": 0.1, "cycle_max_lr": 0.2}
-    optimizer = make_optimizer(AdamW, groups, lr=0.001)
-    schedule = SCHEDULERS[name](optimizer, **params, **({"warmup_num_steps": 20} if "Warmup" in name else {}))
+    optimizer = make_optimizer(AdamW, groups, lr=0.1)
+    schedule = small(name, optimizer)
     schedule.make_capturable()
     schedule.step()
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]

@@ -71,6 +71,32 @@ BAD: dict[str, dict[str, list[Any]]] = {
         "cos_min_ratio": ratio,
         "warmup_type": warmup_type,
     },
+    "PhasedLR": {
+        "phases": [
+            *[None, True, 3, "linear", {}, {"steps": 3}, [], [3], [None], [[]], [{}], [{"lr": 0.1}]],
+            *[[{"steps": 3}, {"steps": value}] for value in [*NO_COUNT[:-3], None, -1, 0.5, [3]]],
+            *[
+                [{"steps": 3, "lr": value}]
+                for value in [*lr_or_list, {}, {"ratio": -1}, {"ratio": [1]}, [{"ratio": 1}]]
+                if value is not None
+            ],
+            *[[{"steps": 3, "momentum": value}] for value in momentum_or_list if value is not None],
+            *[[{"steps": 3, "shape": value}] for value in ["Linear", "sqrt", "", None, 1]],
+            *[[{"steps": 3, key: 1}] for key in ["step", "shpae", "", 3]],
+        ],
+        "start_lr": [*lr_or_list, {}, {"ratio": -1}, {"ratio": 1, "of": 2}],
+        "start_momentum": [value for value in momentum_or_list if value is not None],
+    },
+    "WarmupStableDecayLR": {
+        "total_num_steps": count_from_1,
+        "warmup_min_lr": [*lr_or_list, 1.5],
+        "warmup_max_lr": [*not_negative, *NO_LIST, 0.05],
+        "warmup_num_steps": count_from_0,
+        "warmup_type": warmup_type,
+        "decay_num_steps": NO_COUNT,
+        "decay_type": ["Linear", "sqrt", "exponentiel", "", None, 1],
+        "decay_min_lr": [*lr_or_list, 1.5],
+    },
 }
 CASES = [
     pytest.param(name, key, value, id=f"{name}-{key}-{str(value)[:20]}")

@@ -35,6 +35,8 @@ OTHER = {
     "WarmupLR": {"warmup_max_lr": 0.7},
     "WarmupDecayLR": {"warmup_max_lr": 0.7},
     "WarmupCosineLR": {"total_num_steps": 20},
+    "WarmupStableDecayLR": {"decay_num_steps": 5},
+    "PhasedLR": {"phases": [{"steps": 20, "lr": 2.0, "momentum": 0.5}]},
 }
 BOTH_ROUTES = pytest.mark.parametrize("route", ["callback", "configure_optimizers"])
 

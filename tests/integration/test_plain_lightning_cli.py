@@ -20,6 +20,10 @@ PARAMS = {
         "--lr_scheduler.warmup_max_lr=0.1",
     ],
     "WarmupCosineLR": ["--lr_scheduler.total_num_steps=2000"],
+    "PhasedLR": [
+        '--lr_scheduler.phases=[{"steps": 3, "lr": {"ratio": 1.0}}, {"steps": 9, "lr": 0.0, "shape": "cosine"}]'
+    ],
+    "WarmupStableDecayLR": ["--lr_scheduler.total_num_steps=2000", "--lr_scheduler.decay_type=cosine"],
 }
 
 

@@ -28,6 +28,23 @@ SMALL: dict[str, dict[str, Any]] = {
     "WarmupLR": {"warmup_min_lr": 0.1, "warmup_max_lr": 1.0, "warmup_num_steps": 6},
     "WarmupDecayLR": {"total_num_steps": 12, "warmup_min_lr": 0.1, "warmup_max_lr": 1.0, "warmup_num_steps": 4},
     "WarmupCosineLR": {"total_num_steps": 12, "warmup_min_ratio": 0.1, "warmup_num_steps": 4},
+    "WarmupStableDecayLR": {
+        "total_num_steps": 12,
+        "warmup_min_lr": 0.1,
+        "warmup_max_lr": 1.0,
+        "warmup_num_steps": 4,
+        "decay_num_steps": 7,
+        "decay_min_lr": 0.05,
+    },
+    "PhasedLR": {
+        "phases": [
+            {"steps": 4, "lr": 1.0, "momentum": 0.8},
+            {"steps": 3, "lr": 0.3, "shape": "cosine"},
+            {"steps": 4, "lr": 0.1, "momentum": 0.9, "shape": "1-sqrt"},
+        ],
+        "start_lr": 0.1,
+        "start_momentum": 0.9,
+    },
 }
 """A configuration of every schedule whose lr is another one at (nearly) every step of the first ten."""
 

@@ -36,6 +36,7 @@ TO_ONE: dict[str, Any] = {"warmup_min_lr": 0.0, "warmup_max_lr": 1.0, "warmup_nu
 LINEAR: dict[str, Any] = {**TO_ONE, "warmup_type": "linear"}
 LOG = {0: 0.0, 1: 0.0, 2: 0.5, 3: math.log(3) / math.log(4), 4: 1.0}
 RATIO: dict[str, Any] = {"total_num_steps": 8, "warmup_num_steps": 4, "cos_min_ratio": 0.0}
+STABLE: dict[str, Any] = {**LINEAR, "total_num_steps": 16, "decay_num_steps": 4}
 WAVE = {4: 1.0, 5: (2 + math.sqrt(2)) / 4, 6: 0.5, 7: (2 - math.sqrt(2)) / 4, 8: 0.0, 9: 0.0, 50: 0.0}
 
 ROWS = {
@@ -203,6 +204,81 @@ ROWS = {
     ),
     "a wave down with DeepSpeed's defaults": Row(
         "WarmupCosineLR", {"total_num_steps": 2000}, {0: 0.0, 100: 2 / 3, 1000: 1.0, 1500: 0.50005, 2000: 0.0001}
+    ),
+    # WarmupStableDecayLR ---------------------------------------------------------------------------------------------
+    "a warmup, a stable part, a line down": Row(
+        "WarmupStableDecayLR",
+        STABLE,
+        {0: 0.0, 1: 0.0, 2: 0.25, 4: 0.75, 5: 1.0, 9: 1.0, 12: 1.0, 13: 0.75, 14: 0.5, 15: 0.25, 16: 0.0, 99: 0.0},
+    ),
+    "... down along a cosine": Row(
+        "WarmupStableDecayLR", {**STABLE, "decay_type": "cosine"}, {12: 1.0, 13: WAVE[5], 14: 0.5, 15: WAVE[7], 16: 0.0}
+    ),
+    "... down by 1 - sqrt": Row(
+        "WarmupStableDecayLR", {**STABLE, "decay_type": "1-sqrt"}, {12: 1.0, 13: 0.5, 15: 1 - math.sqrt(3) / 2, 16: 0.0}
+    ),
+    "... down exponentially": Row(
+        "WarmupStableDecayLR",
+        {**STABLE, "decay_type": "exponential"},
+        {12: 1.0, 14: math.sqrt(2) - 1, 15: 2**0.25 - 1, 16: 0.0, 17: 0.0},
+    ),
+    "a line down to a low end of its own, per group": Row(
+        "WarmupStableDecayLR",
+        {**STABLE, "warmup_min_lr": 0.5, "warmup_max_lr": [1.5, 2.5], "decay_min_lr": [0.1, 0.5]},
+        {0: [0.5, 0.5], 3: [1.0, 1.5], 12: [1.5, 2.5], 14: [0.8, 1.5], 16: [0.1, 0.5], 50: [0.1, 0.5]},
+        base_lrs=(1.0, 1.0),
+    ),
+    "a stable part of each group's own lr": Row(
+        "WarmupStableDecayLR",
+        {**STABLE, "warmup_max_lr": None, "warmup_num_steps": 0},
+        {0: [0.1, 0.3], 12: [0.1, 0.3], 14: [0.05, 0.15], 16: [0.0, 0.0]},
+        base_lrs=(0.1, 0.3),
+    ),
+    "a stable part without end": Row(
+        "WarmupStableDecayLR", {**STABLE, "decay_num_steps": 0}, {0: 0.0, 4: 0.75, 5: 1.0, 16: 1.0, 1000: 1.0}
+    ),
+    "a stable part, then a fifth": Row(
+        "WarmupStableDecayLR",
+        {"total_num_steps": 2000, "warmup_type": "linear"},
+        {0: 0.0, 501: 0.0005, 1001: 0.001, 1600: 0.001, 1700: 0.00075, 2000: 0.0},
+        base_lrs=(0.001,),
+    ),
+    "a decay as long as all that the warmup leaves": Row(
+        "WarmupStableDecayLR", {**STABLE, "decay_num_steps": 12}, {3: 0.5, 4: 1.0, 10: 0.5, 13: 0.25, 16: 0.0}
+    ),
+    # PhasedLR --------------------------------------------------------------------------------------------------------
+    "a line up, a wait, a wave down": Row(
+        "PhasedLR",
+        {"phases": [{"steps": 4, "lr": 1.0}, {"steps": 3}, {"steps": 4, "lr": 0.0, "shape": "cosine"}]},
+        {0: 0.0, 1: 0.25, 3: 0.75, 4: 1.0, 5: 1.0, 7: 1.0, 8: WAVE[5], 9: 0.5, 10: WAVE[7], 11: 0.0, 99: 0.0},
+    ),
+    "lr and momentum in four phases": Row(
+        "PhasedLR",
+        {
+            "phases": [
+                {"steps": 2, "lr": 3.0, "momentum": 0.5},
+                {"steps": 4, "lr": 1.0, "shape": "1-sqrt"},
+                {"steps": 0, "lr": 2.0},
+                {"steps": 4, "momentum": 0.9, "shape": "exponential"},
+            ],
+            "start_lr": 1.0,
+            "start_momentum": 0.9,
+        },
+        {0: 1.0, 1: 2.0, 2: 3.0, 3: 2.0, 5: 3 - math.sqrt(3), 6: 2.0, 8: 2.0, 10: 2.0, 50: 2.0},
+        {0: 0.9, 1: 0.7, 2: 0.5, 5: 0.5, 6: 0.5, 8: 0.9 - 0.4 * (math.sqrt(2) - 1), 10: 0.9, 50: 0.9},
+    ),
+    "phases with one value per group, and multiples of each group's own": Row(
+        "PhasedLR",
+        {
+            "phases": [
+                {"steps": 2, "lr": {"ratio": 1.0}},
+                {"steps": 2, "lr": [0.5, 1.0]},
+                {"steps": 2, "lr": {"ratio": 0.1}},
+            ],
+            "start_lr": {"ratio": 0.5},
+        },
+        {0: [0.5, 1.0], 1: [0.75, 1.5], 2: [1.0, 2.0], 3: [0.75, 1.5], 4: [0.5, 1.0], 5: [0.3, 0.6], 6: [0.1, 0.2]},
+        base_lrs=(1.0, 2.0),
     ),
 }
 rows = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ROWS.items()])

@@ -161,7 +161,7 @@ def test_a_warmup_as_long_as_the_whole_has_no_remark() -> None:
         (WarmupLR, None, 4, (["warmup_num_steps"], 4), 8),
         (WarmupLR, None, 0, (["warmup_num_steps"], 0), 100),
         (WarmupDecayLR, 10, 4, (["total_num_steps"], 10), 10),
-        (WarmupDecayLR, 3, 4, (["warmup_num_steps"], 4), 3),
+        (WarmupDecayLR, 3, 4, (["warmup_num_steps"], 4), 4),
         (WarmupDecayLR, 4, 4, (["total_num_steps"], 4), 4),
         (WarmupCosineLR, 10, 4, (["total_num_steps"], 10), None),
         (WarmupCosineLR, 3, 4, (["warmup_num_steps"], 4), None),
