@@ -15,7 +15,6 @@ from lightning_lrsched.schedulers.durations import is_auto
 from lightning_lrsched.schedulers.errors import ParameterError
 from lightning_lrsched.trainer.protocol import TrainerLike
 
-
 MAX_DIGITS = 8
 """A longer number was computed: six digits of it are shown."""
 
