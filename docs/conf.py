@@ -18,6 +18,7 @@ from lightning_lrsched import __version__
 from lightning_lrsched.__main__ import main
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
 from lightning_lrsched.schedulers.parameters import AutoLr, with_keys
+from lightning_lrsched.schedulers.phased import Phase
 
 project = "lightning_lrsched"
 release = __version__
@@ -95,7 +96,7 @@ def auto_meanings() -> dict[str, tuple[list[str], str]]:
 
 def show_plain_types(_app, what, _name, obj, _options, _signature, returns):
     """A schedule's signature without the rules behind its types, which the descriptions give in words."""
-    if what != "class" or not issubclass(obj, ClosedFormLR):
+    if what != "class" or not issubclass(obj, (ClosedFormLR, Phase)):
         return None
     types = get_type_hints(obj.__init__)  # without include_extras: Annotated[int, Steps()] is int
     signature = inspect.signature(obj)
