@@ -94,7 +94,7 @@ def table(records: list[Record]) -> str:
     """Return medians and ranges over the seeds, and the steps that both ways took."""
     lengths = sorted({record["steps"] for record in records})
     lines = ["steps | validation loss [bits per character]: median (lowest to highest)"]
-    lines += ["      | branch, 1-sqrt to 0        | alone, cosine to 0         | difference"]
+    lines += ["      | branch, 1-sqrt to 0        | alone, cosine to 0         | per seed"]
     for length in lengths:
         of_length = [record for record in records if record["steps"] == length]
         cells = [spread([record[way] for record in of_length]) for way in ("branch", "alone")]

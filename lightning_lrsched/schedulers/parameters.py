@@ -178,6 +178,7 @@ def by_path(
     if not any(isinstance(parameter.rule, ListOf) for parameter in parameters.values()):
         return parameters, given
     found: dict[str, Parameter] = {}
+    values = dict(given)
     for name, parameter in parameters.items():
         if not (isinstance(parameter.rule, ListOf) and name in given):
             found[name] = parameter
@@ -186,7 +187,8 @@ def by_path(
         for index, entry in enumerate(parameter.rule.check(name, given[name])):
             _check_keys(f"{name}[{index}]", entry, parameter.rule, keys)
             found |= _prefixed(f"{name}[{index}].", keys)
-    return found, flatten(given)
+        values |= flatten({name: values.pop(name)})
+    return found, values
 
 
 def _check_keys(path: str, entry: Mapping[Any, Any], rule: ListOf, keys: Mapping[str, Parameter]) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 
 from lightning_lrsched import LRSchedulerCallback, OneCycle, SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.paths import flatten
 from tests.kit.runs import (
     CONFIGS,
     ONE_CYCLE,
@@ -36,7 +37,7 @@ OTHER = {
     "WarmupDecayLR": {"warmup_max_lr": 0.7},
     "WarmupCosineLR": {"total_num_steps": 20},
     "WarmupStableDecayLR": {"decay_num_steps": 5},
-    "PhasedLR": {"phases": [{"steps": 20, "lr": 2.0, "momentum": 0.5}]},
+    "PhasedLR": {"phases": [{"steps": 20, "lr": 2.0}, *CONFIGS["PhasedLR"]["params"]["phases"][1:]]},
 }
 BOTH_ROUTES = pytest.mark.parametrize("route", ["callback", "configure_optimizers"])
 
@@ -67,13 +68,15 @@ def expected(config: Any, steps: range, own_lrs: tuple[float, ...] = (0.01, 0.03
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_changed_hyperparameter_is_in_force_at_once_and_told_once(tmp_path, name, route):
     path = checkpoint(tmp_path, *routed(route, CONFIGS[name]), steps=SAVED_AT)
-    [(key, value)] = OTHER[name].items()
-    changed = {"type": name, "params": {**CONFIGS[name]["params"], key: value}}
+    changed = {"type": name, "params": {**CONFIGS[name]["params"], **OTHER[name]}}
+    before, after = flatten(CONFIGS[name]["params"]), flatten(changed["params"])
+    changes = [f"{key}: {old!r} -> {after.get(key)!r}" for key, old in before.items() if old != after.get(key)]
     with pytest.warns(UserWarning, match="resumes at step") as caught:
         resumed = fit(tmp_path, *routed(route, changed), ckpt_path=path)
     [message] = messages(caught, "resumes at step")
     assert f"{name} resumes at step {SAVED_AT} with hyperparameters that differ" in message
-    assert message.endswith(f": {key}: {CONFIGS[name]['params'][key]!r} -> {value!r}")
+    assert len(changes) >= 1
+    assert message.endswith(f": {'; '.join(changes)}")
     assert lrs(resumed) == expected(changed, range(SAVED_AT, STEPS))
 
 

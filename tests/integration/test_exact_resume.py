@@ -19,6 +19,8 @@ from tests.kit.runs import (
     StatefulLoader,
     adam_of_tensors,
     adamw,
+    checkpoint,
+    fit,
     quiet_trainer,
     sgd,
     through_module,
@@ -149,3 +151,24 @@ def test_each_of_two_optimizers_goes_on_at_its_own_position(tmp_path, route, nam
         assert resumed.used == uninterrupted.used[finished:]
         assert all(map(torch.equal, resumed.weights(), uninterrupted.weights()))
         assert [c.scheduler.last_epoch for c in resumed.trainer.lr_scheduler_configs] == positions
+
+
+@pytest.mark.filterwarnings("ignore:.*with hyperparameters that differ")
+@pytest.mark.parametrize("steps", [10, 12, 24])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"total_num_steps": "auto", "decay_num_steps": 0}, {"total_num_steps": "auto", "decay_num_steps": 4}),
+        ({"total_num_steps": 16, "decay_num_steps": 4}, {"total_num_steps": "auto", "decay_num_steps": 0.2}),
+    ],
+    ids=["no decay before", "another decay before"],
+)
+def test_from_a_stable_checkpoint_any_length_is_as_if_it_had_been_planned(tmp_path, before, now, steps):
+    common = {"warmup_max_lr": 0.1, "warmup_num_steps": 3}
+    sections = [{"type": "WarmupStableDecayLR", "params": {**common, **params}} for params in (before, now)]
+    saved = checkpoint(tmp_path, sections[0], sgd, steps=6)
+    planned = fit(tmp_path, sections[1], sgd, max_steps=steps)
+    resumed = fit(tmp_path, sections[1], sgd, ckpt_path=saved, max_steps=steps)
+    assert len(planned.used) == steps
+    assert resumed.used == planned.used[6:]
+    assert all(map(torch.equal, resumed.weights(), planned.weights()))

@@ -23,7 +23,11 @@ PARAMS = {
     "PhasedLR": [
         '--lr_scheduler.phases=[{"steps": 3, "lr": {"ratio": 1.0}}, {"steps": 9, "lr": 0.0, "shape": "cosine"}]'
     ],
-    "WarmupStableDecayLR": ["--lr_scheduler.total_num_steps=2000", "--lr_scheduler.decay_type=cosine"],
+    "WarmupStableDecayLR": [
+        "--lr_scheduler.total_num_steps=2000",
+        "--lr_scheduler.warmup_max_lr=null",
+        "--lr_scheduler.decay_type=cosine",
+    ],
 }
 
 

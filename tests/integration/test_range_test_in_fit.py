@@ -441,7 +441,7 @@ def test_the_test_may_follow_a_validation_loss(make_trainer):
         (
             lambda: SchedulerConfig("WarmupLR", warmup_num_steps=WORD),
             ValueError,
-            'lr_range_test" is possible for cycle_min_lr, cycle_max_lr, warmup_min_lr, warmup_max_lr only',
+            'lr_range_test" is possible for cycle_min_lr, cycle_max_lr, warmup_min_lr, warmup_max_lr, phases',
         ),
         (
             lambda: SchedulerConfig("LRRangeTest", lr_range_test_min_lr=WORD),
