@@ -174,6 +174,9 @@ def main() -> None:
     quieten()
     # The branches have another length and decay than the training that saved the checkpoint: that is the point.
     warnings.filterwarnings("ignore", ".*resumes at step.*with hyperparameters that differ")
+    # They need neither the callback that saved it nor a validation before their end.
+    for message in (".*callbacks used to create the checkpoint.*", "You defined a `validation_step`.*"):
+        warnings.filterwarnings("ignore", message)
     start = time.perf_counter()
     records = [record for seed in range(args.seeds) for record in compare(seed, args)]
     (args.out / "cooldown.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -178,7 +178,6 @@ def by_path(
     if not any(isinstance(parameter.rule, ListOf) for parameter in parameters.values()):
         return parameters, given
     found: dict[str, Parameter] = {}
-    values = dict(given)
     for name, parameter in parameters.items():
         if not (isinstance(parameter.rule, ListOf) and name in given):
             found[name] = parameter
@@ -187,7 +186,9 @@ def by_path(
         for index, entry in enumerate(parameter.rule.check(name, given[name])):
             _check_keys(f"{name}[{index}]", entry, parameter.rule, keys)
             found |= _prefixed(f"{name}[{index}].", keys)
-        values |= flatten({name: values.pop(name)})
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        values |= {name: value} if name in found else flatten({name: value})
     return found, values
 
 

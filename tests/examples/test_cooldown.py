@@ -14,7 +14,11 @@ from lightning_lrsched import WarmupStableDecayLR
 from tests.examples.conftest import EXAMPLES, load
 from tests.kit.schedules import sgd
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*with hyperparameters that differ", "ignore:Be aware that when using")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*with hyperparameters that differ",
+    "ignore:Be aware that when using",
+    "ignore:You defined a `validation_step`",
+)
 
 
 @pytest.fixture(scope="module")
