@@ -31,3 +31,8 @@ def make() -> ModuleType:
 @pytest.fixture(scope="session")
 def fabric_loop() -> ModuleType:
     return load(EXAMPLES, "fabric_loop")
+
+
+@pytest.fixture(scope="session")
+def cooldown() -> ModuleType:
+    return load(EXAMPLES, "cooldown")

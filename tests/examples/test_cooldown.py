@@ -11,19 +11,15 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_lrsched import WarmupStableDecayLR
-from tests.examples.conftest import EXAMPLES, load
 from tests.kit.schedules import sgd
+
+RECORD = Path(__file__).parents[2] / "examples" / "pictures" / "cooldown.json"
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*with hyperparameters that differ",
     "ignore:Be aware that when using",
     "ignore:You defined a `validation_step`",
 )
-
-
-@pytest.fixture(scope="module")
-def cooldown() -> ModuleType:
-    return load(EXAMPLES, "cooldown")
 
 
 def lrs(folder: Path) -> dict[int, float]:
@@ -61,7 +57,7 @@ def test_the_table_has_medians_ranges_and_the_steps_saved(cooldown: ModuleType) 
 
 
 def test_the_picture_is_drawn_from_the_record_in_the_repository(cooldown: ModuleType) -> None:
-    records = json.loads((EXAMPLES / "pictures" / "cooldown.json").read_text("utf-8"))
+    records = json.loads(RECORD.read_text("utf-8"))
     assert len({record["seed"] for record in records}) >= 5
     lr_axes, loss_axes = cooldown.draw(records).axes
     assert len(lr_axes.lines) == 3
