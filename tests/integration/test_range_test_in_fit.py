@@ -604,7 +604,12 @@ def test_on_the_command_line(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     section = write({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": WORD}}}, "scheduler.json")
-    quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+    quiet = [
+        "--seed_everything=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.logger=false",
+        "--trainer.enable_checkpointing=false",
+    ]
     quiet += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=6"]
 
     class WithData(Regression):
