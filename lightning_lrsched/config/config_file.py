@@ -98,7 +98,7 @@ class ConfigFile:
         return [(step, values.lr_at(step), values.momentum_at(step)) for step in steps]
 
     def turns(self) -> list[int]:
-        """Return the steps at which the parts of the schedule end; none where they are not told apart."""
+        """Return the steps at which the parts of the schedule end; none for a scheduler of torch's own."""
         schedule = self.resolved()
         own = SCHEDULERS.get(schedule.type)
         return [] if own is None else own.turns(own.check(schedule.params))

@@ -156,6 +156,8 @@ class SchedulerConfig:
 
     def without_range_test(self) -> SchedulerConfig:
         """Return the same configuration with ``"auto"`` in place of ``"lr_range_test"``, where no test is run."""
+        if not self.needs_range_test:
+            return self  # checked already
         return SchedulerConfig(self.type, nest({**self.by_path()[1], **dict.fromkeys(self.needs_range_test, "auto")}))
 
     def _waiting_for(self, what: str) -> list[str]:

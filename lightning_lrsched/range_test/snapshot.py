@@ -90,7 +90,7 @@ class PlainAttributes:
 
 
 def _is_plain(value: Any, at_most: int | None = MAX_ITEMS) -> bool:
-    """Return whether ``value`` is a number, a text or None, or a container of at most so many of these."""
+    """Return whether ``value`` is a number, a string, None, or a container of at most ``at_most`` of these."""
     if type(value) in (list, tuple, set, deque, dict):
         inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
         return (at_most is None or len(value) <= at_most) and all(_is_plain(item, at_most) for item in inside)

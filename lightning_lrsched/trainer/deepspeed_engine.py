@@ -1,8 +1,8 @@
 """DeepSpeed's engine: the clock of a schedule under DeepSpeedStrategy, how it counts, and what a trial changes in it.
 
 The engine owns the optimizer: it accumulates over the epochs, skips steps after an overflow, and calls the optimizer
-once for each shard. What tells its applied steps is the call of ``engine.lr_scheduler.step()``; Lightning leaves that
-place empty. DeepSpeed itself is not imported.
+once for each shard. It calls ``engine.lr_scheduler.step()`` once for each step that it has applied; Lightning leaves
+that attribute empty. DeepSpeed itself is not imported.
 """
 
 from __future__ import annotations
