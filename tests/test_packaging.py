@@ -1,16 +1,23 @@
 """The wheel holds the package and nothing else, and works from a folder of its own; the sdist also has its tests."""
 
+import re
 import subprocess
 import sys
 import tarfile
+from email.message import Message
 from email.parser import Parser
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
+
+import lightning_lrsched
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lightning_lrsched"
+CI = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +70,65 @@ def test_the_sdist_has_what_the_tests_and_the_reference_need(tmp_path):
         "Makefile",
         "constraints.txt",
         "pyproject.toml",
+        "hatch_build.py",
     }
-    needed |= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    needed |= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE"}
     assert needed - files == set()
 
 
-def test_the_package_is_imported_from_the_wheel_and_has_its_version(unpacked):
+@pytest.fixture(scope="module")
+def headers(unpacked) -> Message:
     (metadata,) = unpacked.glob("*.dist-info/METADATA")
-    headers = Parser().parsestr(metadata.read_text(encoding="utf-8"))
+    return Parser().parsestr(metadata.read_text(encoding="utf-8"))
+
+
+def test_no_link_on_a_package_index_leads_nowhere(headers):
+    page = headers.get_payload()
+    assert page.startswith("# lightning_lrsched")
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", page) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, "a page [b](https://b.org) [c](#c) "),
+        (
+            "https://host.org/o/r",
+            "[a page](https://host.org/o/r/blob/v1.2/docs/a.md#x) [b](https://b.org) [c](#c) "
+            "![d](https://host.org/o/r/raw/v1.2/d.svg)",
+        ),
+    ],
+)
+def test_relative_links_become_links_into_the_repository(source, expected):
+    spec = spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    hatch_build = module_from_spec(spec)
+    spec.loader.exec_module(hatch_build)
+    page = "[a page](docs/a.md#x) [b](https://b.org) [c](#c) ![d](d.svg)"
+    assert hatch_build.for_index(page, source, "1.2") == expected
+
+
+def test_the_classifiers_name_the_python_versions_that_ci_runs(headers):
+    claimed = set(re.findall(r"Python :: (3\.\d+)", "\n".join(headers.get_all("Classifier"))))
+    matrix = {run["python"] for run in CI["jobs"]["test"]["strategy"]["matrix"]["include"]}
+    others = [step["with"]["python-version"] for step in CI["jobs"]["other-systems"]["steps"] if "with" in step]
+    assert claimed == matrix | set(others)
+    assert headers["Requires-Python"] == f">={min(claimed, key=lambda version: int(version[2:]))}"
+
+
+def test_ci_runs_the_oldest_versions_that_are_promised(headers):
+    promised = dict(re.findall(r"^([\w-]+)>=([\d.]+)$", "\n".join(headers.get_all("Requires-Dist")), re.MULTILINE))
+    steps = "\n".join(step.get("run", "") for step in CI["jobs"]["test"]["steps"])
+    oldest = dict(re.findall(r"'([\w-]+)==([\d.]+)\.\*'", steps))
+    for name in ("torch", "lightning", "torchmetrics", "tensorboard"):
+        assert oldest[name] == promised[name]
+
+
+def test_the_citation_has_the_packages_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == lightning_lrsched.__version__
+
+
+def test_the_package_is_imported_from_the_wheel_and_has_its_version(unpacked, headers):
     path, version = run_from(unpacked, f"import {PACKAGE} as p; print(p.__file__, p.__version__)").rsplit(" ", 1)
     assert Path(path).parent == unpacked / PACKAGE
     assert (headers["Name"], headers["Version"]) == ("lightning-lrsched", version)
