@@ -1,13 +1,5 @@
 # Everything runs in .venv, which is made from nothing but Python and pip; constraints.txt says what goes into it.
-#   make demo       the example           make test       the test suite        make lint     the checks
-#   make format     repair what ruff can  make test-all   + slow, browser       make clean    remove what make made
-#   make docs       the API reference, as a site in build/docs; a warning is an error
-#   make pictures   the README's pictures; those of TensorBoard need Chromium
-#   make bench      what steps cost: tables, and the same figures as JSON in build/benchmarks
-#   make test-gpu   the tests that need a GPU; with PYTHON as it is where there is no .venv: no package index is needed
-#   make coverage   the lines that the quick suite does not reach
-#   make mutants    mistakes made by a tool, each of which a test must notice; some minutes
-#   make sdist      what a release uploads: sdist and wheel, in dist
+# `make help` lists the targets: it prints the comments that begin with ##, beside them.
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -21,65 +13,71 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 test test-slow test-browser test-all test-gpu bench coverage mutants: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: demo pictures test test-slow test-browser test-all test-gpu bench coverage mutants docs sdist lint format clean
+.PHONY: help demo pictures test test-slow test-browser test-all test-gpu bench coverage mutants docs sdist lint format clean
 
-demo: .venv/ready-examples
+help:  ## this list; durations are those on two cores, with .venv made
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
+
+demo: .venv/ready-examples  ## one line beside other learning rates, on digits; 1 minute
 	$(BIN)/python examples/digits.py
 
-pictures: .venv/ready-examples
+pictures: .venv/ready-examples  ## the README's pictures; needs Chromium; 2 minutes
 	$(BIN)/python examples/pictures/make.py
 	$(BIN)/python examples/pictures/tensorboard_pages.py
 
-test: .venv/ready-test
+test: .venv/ready-test  ## the quick tests; minutes
 	$(PYTEST) -m "not slow and not browser"
 
-test-slow: .venv/ready-test
+test-slow: .venv/ready-test  ## several processes, DeepSpeed itself; many minutes
 	$(PYTEST) -m slow
 
-test-browser: .venv/ready-test  # in one process: two would each train what the browser is to show
+# In one process: two would each train what the browser is to show.
+test-browser: .venv/ready-test  ## what TensorBoard shows; needs Chromium; 1 minute
 	$(PYTEST) --numprocesses 0 -m browser
 
-test-all: .venv/ready-test
+test-all: .venv/ready-test  ## all of these three
 	$(PYTEST)
 
 test-gpu: PYTHON_WITH_GPU = $(if $(wildcard .venv/ready-test),$(BIN)/python,$(PYTHON))
-test-gpu:  # warnings are none of its errors: versions of torch and Lightning there are those that are there
+# Warnings are none of its errors: versions of torch and Lightning there are those that are there.
+test-gpu:  ## what needs a GPU, in .venv or with PYTHON; minutes
 	PYTHONPATH=. $(PYTHON_WITH_GPU) -m pytest -W default -m gpu tests/gpu tests/range_test/test_loss_reader.py \
 	  tests/integration/test_compiled_step.py tests/integration/test_strategies.py
 
-bench: .venv/ready-test
+bench: .venv/ready-test  ## what a step costs, also as JSON in build/benchmarks; minutes
 	for name in scheduler_step fit_loop range_test_cost snapshot_memory compile_and_import gpu_step; do \
 	  $(BIN)/python tests/benchmarks/$$name.py --out build/benchmarks || exit 1; done
 
-coverage: .venv/ready-coverage
+coverage: .venv/ready-coverage  ## lines that the quick tests do not reach; minutes
 	$(PYTEST) -m "not slow and not browser" --cov=lightning_lrsched --cov-branch --cov-report=term-missing:skip-covered
 
-mutants: .venv/ready-mutants
+mutants: .venv/ready-mutants  ## small mistakes: does a test notice each?; minutes
 	rm -rf mutants
 	$(BIN)/python tests/mutants.py --max-children $(WORKERS)
 
 # The source folder is the repository: README.md and others are pages as they stand. --fresh-env: what is imported for
 # the reference is no dependency that Sphinx would know of.
-docs: .venv/ready-docs
+docs: .venv/ready-docs  ## the documentation, as a site in build/docs; 1 minute
 	$(BIN)/python -m sphinx -W --keep-going -n -q --fresh-env -c docs . build/docs
 
-sdist: .venv/ready-test
+sdist: .venv/ready-test  ## what a release uploads, in dist; seconds
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
 
-lint: .venv/ready-lint
+lint: .venv/ready-lint  ## ruff, mypy, direction of imports, spelling; 1 minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-format: .venv/ready-lint
+format: .venv/ready-lint  ## repairs what ruff can; seconds
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist lightning_logs demo_output build/docs mutants .coverage
+clean:  ## removes all that make made, .venv included; seconds
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage \
+	  build dist demo_output lightning_logs checkpoints mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An empty file marks each finished step, so that a failed one is repeated and a finished one is not.

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 import torch
-from common import make_trainer, quieten, tensorboard_command
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from common import make_trainer, quieten, say, show_curves
+from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -112,15 +112,16 @@ def windows(text: bytes, characters: int) -> TensorDataset:
     return TensorDataset(numbers[: characters + 1].unfold(0, CONTEXT + 1, CONTEXT))
 
 
-def train(name: str, args: argparse.Namespace) -> tuple[CharGPT, Trainer]:
+def train(name: str, args: argparse.Namespace) -> CharGPT:
     """Train from scratch, for one epoch, with an ordinary Trainer: the schedule is one callback."""
+    start = time.perf_counter()
     seed_everything(args.seed, verbose=False)
     module = CharGPT(args.lr or LRS[name])
-    schedule = SCHEDULES[name]
+    callbacks = [LRSchedulerCallback({"type": name, "params": SCHEDULES[name]})] if SCHEDULES[name] else []
     trainer = make_trainer(
         args.out / "tensorboard",
         name,
-        *([LRSchedulerCallback({"type": name, "params": schedule})] if schedule else []),
+        *callbacks,
         max_epochs=1,
         accelerator=args.accelerator,
         devices=args.devices,
@@ -130,7 +131,9 @@ def train(name: str, args: argparse.Namespace) -> tuple[CharGPT, Trainer]:
         gradient_clip_val=1.0,
     )
     trainer.fit(module, *loaders(args.characters))
-    return module, trainer
+    loss, took = trainer.callback_metrics["val_loss"], time.perf_counter() - start
+    say(f"{name:<16} {module.lr:<7g} {loss:<6.3f} bits per character  {trainer.global_step:>6} steps  {took:5.0f} s")
+    return module
 
 
 def main() -> None:
@@ -146,25 +149,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output/char_lm"), help="folder for logs")
     args = parser.parse_args()
     quieten(tables=True)
-    start = time.perf_counter()
-    runs = {name: train(name, args) for name in args.schedule}
-    module, trainer = runs[args.schedule[0]]
-    if not trainer.is_global_zero:  # the other processes of DDP have done their part
-        return
-
-    size = sum(parameter.numel() for parameter in module.parameters())
-    characters = CONTEXT * len(trainer.train_dataloader.dataset)
-    device = trainer.strategy.root_device.type.upper()
-    print("\nThe next character in the source of Python's standard library")
-    print(f"GPT with {size:,} parameters, {characters:,} characters read once, AdamW, {device}")
-    print(f"{trainer.global_step} steps of {args.devices} x {args.accumulate} x {BATCH_SIZE} windows\n")
-    print("schedule         lr      validation loss [bits per character]")
-    for name, (trained, run) in runs.items():
-        print(f"{name:<16} {trained.lr:<7g} {run.callback_metrics['val_loss']:.3f}")
-    print(f"\nWhat the model trained with {args.schedule[0]} writes:\n")
-    print(textwrap.indent(module.write("def ", 300), "    "))
-    print(f"\nTook {time.perf_counter() - start:.0f} s. See the curves:\n")
-    print(tensorboard_command(args.out / "tensorboard"))
+    size = sum(parameter.numel() for parameter in CharGPT(1.0).parameters())
+    say("The next character in the source of Python's standard library, read once:")
+    say(f"GPT with {size:,} parameters, AdamW, {args.devices} x {args.accumulate} x {BATCH_SIZE} windows in a step\n")
+    say("schedule         lr      validation loss")
+    trained = [train(name, args) for name in args.schedule]
+    say(f"\nWhat the model trained with {args.schedule[0]} writes:\n")
+    say(textwrap.indent(trained[0].write("def ", 300), "    "))
+    show_curves(args.out / "tensorboard")
 
 
 if __name__ == "__main__":

@@ -13,25 +13,23 @@ import argparse
 import contextlib
 import io
 import statistics
-import sys
 import time
 from pathlib import Path
 
+import common
 import torch
-from common import make_trainer, quieten, tensorboard_command
+from common import make_trainer, quieten, say, show_curves
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.tuner import Tuner
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lrsched import LRSchedulerCallback, preview
 
 TORCH_DEFAULT_LR = 1e-3
 BATCH_SIZE = 64
-NAMES = {"one_line": "one line", "finder": "Lightning's finder", "default": "torch's default"}
+NAMES = {"one_line": "LRSchedulerCallback()", "finder": "Lightning's finder", "default": "torch's default"}
 
 
 class Digits(LightningModule):
@@ -63,16 +61,8 @@ class Digits(LightningModule):
 
 
 def loaders(seed: int) -> tuple[DataLoader, DataLoader]:
-    """Return the training and the test data: 1347 and 450 images, the same split for every seed."""
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(digits.target)
-    train, test = train_test_split(range(len(labels)), test_size=450, random_state=0, stratify=digits.target)
-    order = torch.Generator().manual_seed(seed)
-    return (
-        DataLoader(TensorDataset(images[train], labels[train]), BATCH_SIZE, shuffle=True, generator=order),
-        DataLoader(TensorDataset(images[test], labels[test]), 450),
-    )
+    """Return the training and the test data: the same split for every seed, in another order."""
+    return common.digits(BATCH_SIZE, torch.Generator().manual_seed(seed))
 
 
 def train(out: Path, name: str, seed: int, epochs: int) -> float:
@@ -83,8 +73,8 @@ def train(out: Path, name: str, seed: int, epochs: int) -> float:
     callbacks = [LRSchedulerCallback()] if name == "one_line" else []
     trainer = make_trainer(out / "tensorboard", f"{name}_seed{seed}", *callbacks, max_epochs=epochs)
     if name == "finder":
-        with contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stderr(io.StringIO()):
-            Tuner(trainer).lr_find(module, train_data)  # sets module.lr; its progress bar goes to a terminal only
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar would stay
+            Tuner(trainer).lr_find(module, train_data)  # sets module.lr
     trainer.fit(module, train_data)
     accuracy = 100 * trainer.test(module, test_data, verbose=False)[0]["test_accuracy"]
     how = f"lr {module.lr:.2g}"
@@ -93,9 +83,7 @@ def train(out: Path, name: str, seed: int, epochs: int) -> float:
         how = f"1Cycle {low:.2g} .. {high:.2g}"
         if seed == 0:
             save_pictures(out, callbacks[0])
-    print(
-        f"{seed:>4}  {NAMES[name]:<18}  {how:<24}  {accuracy:6.2f} %  {time.perf_counter() - start:5.1f} s", flush=True
-    )
+    say(f"{seed:>4}  {NAMES[name]:<21}  {how:<22}  {accuracy:6.2f} %  {time.perf_counter() - start:5.1f} s")
     return accuracy
 
 
@@ -117,18 +105,17 @@ def main() -> None:
     quieten()
     steps = args.epochs * len(loaders(0)[0])
 
-    print(f"Handwritten digits, small CNN, SGD with momentum, {steps} steps of {BATCH_SIZE} images\n")
-    print("seed  trained with        learning rate             accuracy     time")
+    say(f"Handwritten digits, small CNN, SGD with momentum, {steps} steps of {BATCH_SIZE} images\n")
+    say("seed  trained with           learning rate           accuracy     time")
     accuracies: dict[str, list[float]] = {name: [] for name in NAMES}
     for seed in range(args.seeds):
         for name in NAMES:
             accuracies[name].append(train(args.out, name, seed, args.epochs))
-    print("\nmedian test accuracy")
+    say("\nmedian test accuracy")
     for name, words in NAMES.items():
-        print(f"      {words:<44}  {statistics.median(accuracies[name]):6.2f} %")
-    print(f"\n{args.out / 'loss_vs_lr.png'} shows the range test, {args.out / 'schedule.png'} the schedule.")
-    print("The curves of both, and of the trainings:\n")
-    print(tensorboard_command(args.out / "tensorboard"))
+        say(f"      {words:<45}  {statistics.median(accuracies[name]):6.2f} %")
+    say(f"\nThe range test:  {args.out / 'loss_vs_lr.png'}\nThe schedule:    {args.out / 'schedule.png'}")
+    show_curves(args.out / "tensorboard")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import make_trainer, quieten, tensorboard_command
+from common import digits, make_trainer, quieten, say, show_curves
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lrsched import configure_optimizers
@@ -43,7 +40,7 @@ class DigitsTransformer(LightningModule):
         self.accuracy = MulticlassAccuracy(10, average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.encoder(self.rows(images) + self.positions).mean(dim=1))
+        return self.head(self.encoder(self.rows(images.squeeze(1)) + self.positions).mean(dim=1))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
@@ -60,18 +57,6 @@ class DigitsTransformer(LightningModule):
         return configure_optimizers(self, self.hparams.config)
 
 
-def loaders() -> tuple[DataLoader, DataLoader]:
-    """Return the training and the test data: 1347 and 450 images."""
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32) / 16
-    labels = torch.tensor(digits.target)
-    train, test = train_test_split(range(len(labels)), test_size=450, random_state=0, stratify=digits.target)
-    return (
-        DataLoader(TensorDataset(images[train], labels[train]), BATCH_SIZE, shuffle=True),
-        DataLoader(TensorDataset(images[test], labels[test]), 450),
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(Path(__file__).with_name("ds_config.json")))
@@ -81,7 +66,7 @@ def main() -> None:
     quieten(tables=True)
     seed_everything(0, verbose=False)
 
-    module, (train_data, test_data) = DigitsTransformer(args.config), loaders()
+    module, (train_data, test_data) = DigitsTransformer(args.config), digits(BATCH_SIZE)
     trainer = make_trainer(
         args.out,
         "digits_transformer",
@@ -95,11 +80,12 @@ def main() -> None:
 
     schedule = trainer.lr_scheduler_configs[0].scheduler
     total = trainer.global_step
-    print(f"\n{args.config}: {args.epochs} epochs of {len(train_data)} batches, {ACCUMULATE} to an optimizer step\n")
-    print(f"{type(schedule).__name__}: {total} steps\n\n  step   learning rate")
+    say(f"\n{Path(args.config).name}: {type(schedule).__name__}, {total} steps")
+    say(f"({args.epochs} epochs of {len(train_data)} batches, {ACCUMULATE} to a step)\n\n  step   learning rate")
     for step in sorted({0, 1, total // 20, total // 10, total // 2, total - 1}):
-        print(f"{step:>6}        {schedule.lr_at(step)[0]:.6f}")
-    print(f"\nTest accuracy {accuracy:.1%}. The curves:\n\n{tensorboard_command(args.out)}")
+        say(f"{step:>6}        {schedule.lr_at(step)[0]:.6f}")
+    say(f"\nTest accuracy {accuracy:.1%}")
+    show_curves(args.out)
 
 
 if __name__ == "__main__":

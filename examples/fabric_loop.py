@@ -63,7 +63,7 @@ def find_lrs(fabric: Fabric, model: Any, optimizer: Any, loader: Any) -> RangeTe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--precision", default="32-true", help="16-mixed, bf16-mixed, bf16-true ...")
@@ -83,7 +83,8 @@ def main() -> None:
         result = RangeTestResult.load(record)
     else:
         result = find_lrs(fabric, model, optimizer, loader)
-        fabric.print(result)
+        low, high = result.bounds()
+        fabric.print(f"LR range test: {len(result.steps)} steps; 1Cycle from {low:.2g} to {high:.2g}\n")
         if fabric.is_global_zero:
             result.save(record, overwrite=True)
     config = SchedulerConfig.from_dict(result.one_cycle())
@@ -103,7 +104,7 @@ def main() -> None:
     model.eval()
     with torch.no_grad():
         correct = model(fabric.to_device(images)).argmax(1) == fabric.to_device(labels)
-    fabric.print(f"Test accuracy {100 * correct.float().mean():.1f}%")
+    fabric.print(f"\nTest accuracy {100 * correct.float().mean():.1f}%")
 
 
 if __name__ == "__main__":

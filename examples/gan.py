@@ -16,7 +16,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from common import make_trainer, quieten, tensorboard_command
+from common import make_trainer, quieten, say, show_curves
 from lightning.pytorch import LightningModule, seed_everything
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
@@ -133,10 +133,10 @@ def main() -> None:
     trainer.fit(module, DataLoader(TensorDataset(images, digits), BATCH_SIZE, shuffle=True, drop_last=True))
 
     steps = schedules.schedulers[0].last_epoch
-    print(f"\n{steps} steps of each optimizer; learning rates:\n\n  step    generator   discriminator")
+    say(f"\n{steps} steps of each optimizer; learning rates:\n\n  step    generator   discriminator")
     for step in sorted({0, steps // 100, steps // 10, steps // 2, steps * 9 // 10, steps - 1}):
         generator_lr, discriminator_lr = (schedule.lr_at(step)[0] for schedule in schedules.schedulers)
-        print(f"{step:>6}    {generator_lr:.6f}    {discriminator_lr:.6f}")
+        say(f"{step:>6}    {generator_lr:.6f}    {discriminator_lr:.6f}")
 
     module.eval()
     asked = torch.arange(10).repeat(100)
@@ -144,14 +144,13 @@ def main() -> None:
         samples = module(torch.randn(len(asked), LATENT), asked)
     seen = KNeighborsClassifier(3).fit(images, digits).predict(samples)
     recognised, variety = (seen == asked.numpy()).mean(), spread(samples, asked) / spread(images, digits)
-    print(
-        f"\n{recognised:.1%} of {len(asked)} samples are recognised, by the nearest real images, as the digit wanted."
-    )
-    print(f"Those of one digit differ {variety:.0%} as much as real ones do.")
+    say(f"\n{recognised:.1%} of {len(asked)} samples are recognised as the digit that was asked for.")
+    say(f"Those of one digit differ {variety:.0%} as much as real ones do.")
 
     picture = args.out / "samples.png"
     plt.imsave(picture, torch.kron(module.grid(), torch.ones(6, 6)), cmap="gray")
-    print(f"\nPicture:  {picture}\nThe curves, and the samples as they grew:\n\n{tensorboard_command(args.out)}")
+    say(f"\nSamples:  {picture}")
+    show_curves(args.out)  # and the samples as they grew
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import quieten
+from common import ProgressLines, quieten, say
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -111,8 +111,11 @@ def windows(text: bytes) -> TensorDataset:
     return TensorDataset(torch.frombuffer(bytearray(text), dtype=torch.uint8).unfold(0, CONTEXT + 1, CONTEXT))
 
 
-def fit(seed: int, batch_size: int, lr: float, steps: int, interval: int, callback: Callback | None = None) -> Trainer:
-    """Train from scratch for ``steps`` steps, with a validation every ``interval`` steps."""
+def fit(
+    what: str, seed: int, batch_size: int, lr: float, steps: int, interval: int, callback: Callback | None = None
+) -> Trainer:
+    """Train from scratch for ``steps`` steps, with a validation every ``interval`` steps; say how it ended."""
+    start = time.perf_counter()
     seed_everything(seed, verbose=False)
     module, (training, validation) = CharLSTM(lr), loaders(batch_size)
     trainer = Trainer(
@@ -120,7 +123,7 @@ def fit(seed: int, batch_size: int, lr: float, steps: int, interval: int, callba
         val_check_interval=interval,
         check_val_every_n_epoch=None,  # the interval may reach over the end of an epoch
         num_sanity_val_steps=0,
-        callbacks=[ValidationCurve(), *([callback] if callback else [])],
+        callbacks=[ValidationCurve(), ProgressLines(f"seed {seed}, {what}"), *([callback] if callback else [])],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -129,6 +132,8 @@ def fit(seed: int, batch_size: int, lr: float, steps: int, interval: int, callba
         devices=1,
     )
     trainer.fit(module, training, validation)
+    made, loss = trainer.callbacks[0].points[-1]
+    say(f"seed {seed:<3}  {what:<24}  loss {loss:5.3f} after {made:>5} steps  {time.perf_counter() - start:5.0f} s")
     return trainer
 
 
@@ -138,7 +143,8 @@ def train(
     """Return validation loss against samples, and the final accuracy in percent."""
     steps = samples // batch_size
     callback = LRSchedulerCallback(schedule) if schedule else None
-    trainer = fit(seed, batch_size, lr, steps, steps // VALIDATIONS, callback)
+    what = f"batch {batch_size}, " + ("1Cycle" if schedule else f"fixed lr {lr:g}")
+    trainer = fit(what, seed, batch_size, lr, steps, steps // VALIDATIONS, callback)
     curve = trainer.callbacks[0].points
     return {
         "samples": [step * batch_size for step, _ in curve],
@@ -152,13 +158,13 @@ def range_test(seed: int, lr: float, growth: float) -> RangeTestResult:
     callback = LRRangeTestCallback(
         lr, lr_range_test_step_size=10, lr_range_test_step_rate=growth, monitor="val_loss", num_steps=TEST_STEPS
     )
-    fit(seed, LARGE, lr, TEST_STEPS, TEST_INTERVAL, callback)
+    fit("LR range test", seed, LARGE, lr, TEST_STEPS, TEST_INTERVAL, callback)
     return callback.result
 
 
 def fixed_lr_beginning(seed: int, lr: float) -> dict[str, Any]:
     """Return the beginning of a training at a fixed lr, validated as often as a range test."""
-    curve = fit(seed, LARGE, lr, PLOTTED, TEST_INTERVAL).callbacks[0].points
+    curve = fit(f"batch {LARGE}, beginning", seed, LARGE, lr, PLOTTED, TEST_INTERVAL).callbacks[0].points
     return {"batches": [step for step, _ in curve], "losses": [loss for _, loss in curve], "lrs": [lr] * len(curve)}
 
 
@@ -192,7 +198,7 @@ def search_best_lr(pool: ProcessPoolExecutor, samples: int) -> dict[int, float]:
         losses = {lr: statistics.median(run.result()["losses"][-1] for run in runs[batch_size, lr]) for lr in GRID}
         best_lr[batch_size] = min(losses, key=losses.get)
         shown = ", ".join(f"{loss:.3f} at {lr:g}" for lr, loss in losses.items())
-        print(f"Batch {batch_size}, final validation loss: {shown}", flush=True)
+        say(f"Batch {batch_size}, final validation loss: {shown}")
     return best_lr
 
 
@@ -216,39 +222,38 @@ def reached(where: list[int], losses: list[float], target: float) -> float:
 def median_and_range(values: list[float], form: str) -> str:
     """Return "median (lowest .. highest)"; of an even number of values the mean of the middle two."""
     median, low, high = (format(f(values), form) for f in (statistics.median, min, max))
-    return f"{median:>7} ({low} .. {high})".replace("inf", "never")
+    return f"{median} ({low} .. {high})".replace("inf", "never")
 
 
 def report(records: list[dict[str, Any]], best_lr: dict[int, float], samples: int) -> str:
     """Return two tables: the range tests beside the fixed lr, and the trainings."""
+    params = [record["schedule"]["params"] for record in records]
+    peak = median_and_range([param["cycle_max_lr"] for param in params], ".3f")
     lines = [
-        f"The next character of Python's own source; LSTM, AdamW; {samples:,} samples of {CONTEXT} characters.",
-        f"Medians of {len(records)} seeds (lowest .. highest).",
+        "The next character of Python's own source; LSTM, AdamW.",
+        f"{samples:,} samples of {CONTEXT} characters; medians of {len(records)} seeds (lowest .. highest).",
         "",
-        f"{'(c) LR range test':<32}{f'batches to what (b) has after {WINDOW}':<36}length [% of a training]",
+        f"(a) batch {SMALL}, fixed lr {best_lr[SMALL]:g}",
+        f"(b) batch {LARGE}, fixed lr {best_lr[LARGE]:g}",
+        f"(c) batch {LARGE}, LR range tests from the lr of (b) on",
+        f"(d) batch {LARGE}, 1Cycle, peak lr {peak} from the slow test",
+        "",
+        f"{'(c)':<8}{f'batches to what (b) has after {WINDOW}':<38}length [% of a training]",
     ]
     for name in GROWTH:
         tests = [(record["tests"][name], record["tests"]["fixed"]) for record in records]
         target = median_and_range([batches_to_target(test, fixed) for test, fixed in tests], ".0f")
         share = median_and_range([100 * test["batches"][-1] * LARGE / samples for test, _ in tests], ".1f")
-        lines.append(f"{f'    {name}':<32}{target:<36}{share}")
-    lines += ["", f"{'training':<32}{'samples to the final loss of (a)':<36}{'final loss':<28}final accuracy [%]"]
-    for key, title in (
-        ("a", f"batch {SMALL}, fixed lr {best_lr[SMALL]:g}"),
-        ("b", f"batch {LARGE}, fixed lr {best_lr[LARGE]:g}"),
-        ("d", f"batch {LARGE}, 1Cycle"),
-    ):
+        lines.append(f"{name:<8}{target:<38}{share}")
+    lines += ["", f"    {'samples to the loss of (a)':<30}{'final loss':<24}final accuracy [%]"]
+    for key in ("a", "b", "d"):
         runs = [(record[key], record["a"]["losses"][-1]) for record in records]
         target = median_and_range([reached(run["samples"], run["losses"], loss) for run, loss in runs], ",.0f")
         final = median_and_range([run["losses"][-1] for run, _ in runs], ".3f")
         accuracy = median_and_range([run["accuracy"] for run, _ in runs], ".2f")
-        lines.append(f"{f'({key}) {title}':<32}{target:<36}{final:<28}{accuracy}")
+        lines.append(f"({key}) {target:<30}{final:<24}{accuracy}")
     wins = sum(record["d"]["losses"][-1] <= record["a"]["losses"][-1] for record in records)
-    params = [record["schedule"]["params"] for record in records]
-    peak = median_and_range([param["cycle_max_lr"] for param in params], ".3f").strip()
-    return "\n".join(
-        [*lines, "", f"(d): peak lr {peak} from the slow test; matches or beats (a) in {wins} of {len(records)}."]
-    )
+    return "\n".join([*lines, "", f"(d) matches or beats (a) in {wins} of {len(records)}."])
 
 
 def draw(records: list[dict[str, Any]], best_lr: dict[int, float]) -> tuple[Figure, Figure]:
@@ -307,10 +312,7 @@ def main() -> None:
     with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), initializer=quieten) as pool:
         best_lr = search_best_lr(pool, args.samples) if args.full else BEST_LR
         runs = [pool.submit(one_seed, seed, best_lr, args.samples) for seed in seeds]
-        records = []
-        for run in runs:
-            records.append(run.result())
-            print(f"Seed {records[-1]['seed']}: {time.perf_counter() - start:.0f} s", flush=True)
+        records = [run.result() for run in runs]
 
     args.out.mkdir(parents=True, exist_ok=True)
     record = {"best_lr": best_lr, "samples": args.samples, "records": records}

@@ -56,13 +56,14 @@ class RangeTestBoard:
         # Module.log would make a tensor on the device for each value, and wait for it.
         self._trainer._logger_connector._progress_bar_metrics.update(lr=row.lr, smoothed_loss=row.smoothed_loss)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"lr={row.lr:.3g}, smoothed_loss={row.smoothed_loss:.4g}", refresh=False)
+            self._bar.set_postfix_str(f"lr={row.lr:.3g}, loss={row.smoothed_loss:.4g}", refresh=False)
             self._bar.update(row.step + 1 - self._bar.n)
 
     def show_result(self, result: RangeTestResult) -> None:
         """Send figure and table to every logger, and end the progress bar."""
         if self._bar is not None:
             self._bar.total = self._bar.n  # complete, also where the test stopped before its last step
+            self._bar.set_postfix_str("", refresh=False)  # of the last step, which says little; the name fits the line
             self._bar.set_description_str(f"{self._name} ({result.stop_reason})")
         self.close()
         if self._loggers and result.steps and self._trainer.is_global_zero:

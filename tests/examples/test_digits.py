@@ -36,12 +36,12 @@ def test_the_report_has_a_line_for_each_training_and_no_progress_bars(demo):
     assert max(len(line) for line in lines[:11]) <= 80
     for number, (name, how) in enumerate(
         (
-            ("one line", f"1Cycle {low:.2g} .. {high:.2g}"),
+            ("LRSchedulerCallback()", f"1Cycle {low:.2g} .. {high:.2g}"),
             ("Lightning's finder", "lr "),
             ("torch's default", "lr 0.001"),
         )
     ):
-        assert re.fullmatch(rf" +0  {name} +{re.escape(how)}.* +\d+\.\d\d % +\d+\.\d s", lines[3 + number])
+        assert re.fullmatch(rf" +0  {re.escape(name)} +{re.escape(how)}.* +\d+\.\d\d % +\d+\.\d s", lines[3 + number])
     assert "\r" not in report + errors
     assert "it/s" not in report + errors
 
