@@ -2,55 +2,56 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn, randn
-from torch.optim import SGD, Optimizer
-from torch.utils.data import DataLoader, TensorDataset
+import torch
 
-from lightning_lrsched import PhasedLR, WarmupStableDecayLR
+from lightning_lrsched import PhasedLR, WarmupCosineLR, WarmupStableDecayLR
+from tests.kit.pages import DOCS, commands_of, python_of, run_command, run_python, write_files
 from tests.kit.schedules import sgd
 
-PAGES = Path(__file__).parents[1] / "docs" / "how_to"
+PAGES = DOCS / "how_to"
+IN_PROCESSES_OF_THEIR_OWN = ("ddp", "fsdp2", "deepspeed")
+WITH_SCRIPTS = ("lightning_cli", "hydra")
+WITH_A_TEST_BELOW = {
+    *("cool_down", "extend_a_run", "resume", "several_optimizers", "fabric", "loggers", "compiled_step")
+}
+OTHERS = sorted(
+    {page.stem for page in PAGES.glob("*.md")}
+    - {*IN_PROCESSES_OF_THEIR_OWN, *WITH_SCRIPTS, *WITH_A_TEST_BELOW, "index"}
+)
 EXPECTED_WARNINGS = (
     "resumes at step .* with hyperparameters that differ from the saved ones",
     "Checkpoint directory .* exists and is not empty",
+    r"The dirpath has changed",
 )
 
-
-class Model(LightningModule):
-    """Records, for each optimizer step of each fit, the lr that it was made with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-        self.lrs: list[dict[int, float]] = []
-
-    def on_fit_start(self) -> None:
-        self.lrs.append({})
-
-    def training_step(self, batch: list[Tensor]) -> Tensor:
-        return self.layer(batch[0]).square().mean()
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.lrs[-1][self.trainer.global_step] = optimizer.param_groups[0]["lr"]
-
-    def configure_optimizers(self) -> Optimizer:
-        return SGD(self.parameters(), lr=0.1)
+pytestmark = [
+    *(pytest.mark.filterwarnings(f"ignore:.*{message}") for message in EXPECTED_WARNINGS),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
 
 
-def run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[int, float]]:
-    """Run the page's blocks one after the other; return step -> lr for each fit."""
-    monkeypatch.chdir(folder)
-    model, data = Model(), DataLoader(TensorDataset(randn(80, 2)), 2)
-    names: dict[str, Any] = {"model": model, "data": data}
-    for block in re.findall(r"^```python\n(.*?)^```", (PAGES / page).read_text("utf-8"), re.MULTILINE | re.DOTALL):
-        exec(compile(block, page, "exec"), names)
-    return model.lrs
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    return lambda page: run_python(PAGES / f"{page}.md", tmp_path)
+
+
+@pytest.mark.parametrize("page", OTHERS)
+def test_the_blocks_and_commands_of_a_page_run(run: Any, page: str, tmp_path: Path) -> None:
+    names = run(page)
+    outputs = [run_command(words, tmp_path) for words in commands_of(PAGES / f"{page}.md")]
+    assert python_of(PAGES / f"{page}.md")
+    assert all(outputs)
+    for lrs in names["model"].lrs:
+        assert lrs, "a fit without a step"
 
 
 def planned(total: int, decay: int, shape: Any = "linear") -> WarmupStableDecayLR:
@@ -59,23 +60,91 @@ def planned(total: int, decay: int, shape: Any = "linear") -> WarmupStableDecayL
     )
 
 
-pytestmark = [
-    *(pytest.mark.filterwarnings(f"ignore:.*{message}") for message in EXPECTED_WARNINGS),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-]
-
-
-def test_a_cooldown_has_the_lrs_of_a_training_that_was_planned_so(tmp_path: Path, monkeypatch: Any) -> None:
-    stable, cooldown = run("cool_down.md", tmp_path, monkeypatch)
+def test_a_cooldown_has_the_lrs_of_a_training_that_was_planned_so(run: Any) -> None:
+    stable, cooldown = run("cool_down")["model"].lrs
     whole = planned(100, 20, "1-sqrt")
     assert stable == {step: pytest.approx(planned(160, 0).lr_at(step)[0]) for step in range(160)}
     assert cooldown == {step: pytest.approx(whole.lr_at(step)[0]) for step in range(80, 100)}
 
 
-def test_an_extended_run_has_the_lrs_of_one_that_was_planned_so(tmp_path: Path, monkeypatch: Any) -> None:
-    short, extended, phased, phased_on = run("extend_a_run.md", tmp_path, monkeypatch)
+def test_an_extended_run_has_the_lrs_of_one_that_was_planned_so(run: Any) -> None:
+    short, extended, phased, phased_on = run("extend_a_run")["model"].lrs
     assert short == {step: pytest.approx(planned(100, 20).lr_at(step)[0]) for step in range(100)}
     assert extended == {step: pytest.approx(planned(200, 20).lr_at(step)[0]) for step in range(80, 200)}
     phases = [{"steps": 20, "lr": 0.1}, {"steps": 80}, {"steps": 20, "lr": 0.0}, {"steps": 10, "lr": 0.05}]
     whole = PhasedLR(sgd(), [*phases, {"steps": 70, "lr": 0.0, "shape": "cosine"}])
     assert {**phased, **phased_on} == {step: pytest.approx(whole.lr_at(step)[0]) for step in range(200)}
+
+
+def test_a_resumed_run_has_the_lrs_of_the_uninterrupted_one(run: Any) -> None:
+    whole, resumed = run("resume")["model"].lrs
+    schedule = WarmupCosineLR(sgd(), 160, warmup_num_steps=16)
+    assert whole == {step: pytest.approx(schedule.lr_at(step)[0]) for step in range(160)}
+    assert resumed == {step: whole[step] for step in range(80, 160)}
+
+
+def test_two_optimizers_have_a_schedule_each(run: Any) -> None:
+    callback = run("several_optimizers")["callback"]
+    assert [type(schedule).__name__ for schedule in callback.schedulers] == ["WarmupCosineLR", "WarmupDecayLR"]
+    assert [schedule.last_epoch for schedule in callback.schedulers] == [80, 80]
+
+
+def test_a_loop_of_ones_own_reaches_the_end_of_its_schedule(run: Any) -> None:
+    names = run("fabric")
+    assert names["schedule"].last_epoch == names["epochs"] * len(names["data"])
+    assert names["range_test"].result.bounds()[1] == pytest.approx(max(names["schedule"].lr_at(s)[0] for s in range(200)))
+
+
+def test_a_csv_file_has_the_curves(run: Any, tmp_path: Path) -> None:
+    run("loggers")
+    [file] = tmp_path.rglob("metrics.csv")
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len([row for row in rows if row["lr-SGD"]]) == 80 // 5
+    assert all(row["lr-SGD-momentum"] for row in rows if row["lr-SGD"])
+
+
+def test_a_capturable_lr_is_a_tensor(run: Any) -> None:
+    assert isinstance(run("compiled_step")["optimizer"].param_groups[0]["lr"], torch.Tensor)
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("page", WITH_SCRIPTS)
+def test_the_scripts_of_a_page_run(page: str, tmp_path: Path) -> None:
+    write_files(PAGES / f"{page}.md", tmp_path)
+    commands = commands_of(PAGES / f"{page}.md")
+    assert len(commands) >= 3
+    for words in commands:
+        assert "Error" not in run_command(words, tmp_path)
+    if page == "lightning_cli":
+        assert (tmp_path / "scheduler.yaml").exists()
+
+
+SCRIPT = """
+from model import Model, make_data
+{before}
+if __name__ == "__main__":
+    model, data = Model(), make_data()
+{page}
+    print("steps", trainer.global_step)
+"""
+DEEPSPEED_ON_CPU = """
+import lightning.pytorch.strategies
+from tests.integration.deepspeed_runs import OnCPU
+lightning.pytorch.strategies.DeepSpeedStrategy = OnCPU
+"""
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("page", IN_PROCESSES_OF_THEIR_OWN)
+def test_a_page_about_a_strategy_trains_with_it(page: str, tmp_path: Path) -> None:
+    if page == "deepspeed" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("there is no C++ compiler, which DeepSpeed needs on the CPU")
+    before = DEEPSPEED_ON_CPU if page == "deepspeed" else ""
+    code = textwrap.indent("\n".join(python_of(PAGES / f"{page}.md")), "    ")
+    write_files(PAGES / f"{page}.md", tmp_path)
+    (tmp_path / "train.py").write_text(SCRIPT.format(before=before, page=code), encoding="utf-8")
+    said = run_command(["python", "train.py"], tmp_path, DS_ACCELERATOR="cpu")
+    steps_per_epoch = 40 if page == "deepspeed" else 20
+    assert re.findall(r"^steps (\d+)", said, re.MULTILINE)[-1] == str(4 * steps_per_epoch)
+    assert "LR range test" in said

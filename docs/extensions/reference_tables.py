@@ -1,0 +1,144 @@
+"""Tables of the reference that the code itself fills: the keys of a configuration, and what the command prints.
+
+``.. configuration-keys::``: every key of every schedule, by the schedule.
+``.. words-for-keys::``: what ``"auto"`` and ``"lr_range_test"`` mean for each key that takes one of them.
+``.. console-help:: preview``: what ``lightning-lrsched preview --help`` prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.parsers.rst.directives.tables import ListTable
+from docutils.statemachine import StringList
+
+from lightning_lrsched.__main__ import main
+from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.parameters import Parameter, with_keys
+from lightning_lrsched.schedulers.rules import Choice, Count, ListOf, Number, Steps, Switch
+
+WORDS = ("auto", "lr_range_test")
+
+
+class ConsoleHelp(Directive):
+    """Shows what the command prints when it is asked for help."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the nodes."""
+        os.environ["COLUMNS"] = "100"
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            main([*self.arguments, "--help"])
+        return [nodes.literal_block(printed.getvalue(), printed.getvalue(), language="text")]
+
+
+class Table(Directive):
+    """Base of the directives that show a table."""
+
+    def header(self) -> list[str]:
+        """Return the titles of the columns."""
+        raise NotImplementedError
+
+    def rows(self) -> list[list[str]]:
+        """Return the cells, in reStructuredText."""
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        """Return the nodes."""
+        lines = [
+            f"{'  - ' if column else '* - '}{cell}"
+            for row in [self.header(), *self.rows()]
+            for column, cell in enumerate(row)
+        ]
+        options = {"header-rows": 1}
+        content = StringList(lines, source=self.name)
+        place = (self.lineno, self.content_offset, "", self.state, self.state_machine)
+        return ListTable("list-table", [], options, content, *place).run()
+
+
+class WordsForKeys(Table):
+    """Shows what the two words mean, read from the rules of the schedules' parameters."""
+
+    def header(self) -> list[str]:
+        """Return the titles of the columns."""
+        return ["key", "schedules", *(f'``"{word}"`` means' for word in WORDS)]
+
+    def rows(self) -> list[list[str]]:
+        """Return a row for each key."""
+        found: dict[str, tuple[list[str], list[str]]] = {}
+        for name, schedule in SCHEDULERS.items():
+            for key, parameter in with_keys(schedule.parameters()).items():
+                meanings = [_meaning(parameter, word) for word in WORDS]
+                if any(meanings):
+                    found.setdefault(key, ([], meanings))[0].append(f":class:`~lightning_lrsched.{name}`")
+        return [[f"``{key}``", ", ".join(owners), *meanings] for key, (owners, meanings) in found.items()]
+
+
+def _meaning(parameter: Parameter, word: str) -> str:
+    found = re.search(rf'"{word}": ([^"]+?)\.(?= "| \(default)', parameter.describe())
+    return found[1] if found else ""
+
+
+class ConfigurationKeys(Table):
+    """Shows the keys of one schedule: ``.. configuration-keys:: OneCycle``."""
+
+    required_arguments = 1
+
+    def header(self) -> list[str]:
+        """Return the titles of the columns."""
+        return ["key", "value", "default", "meaning"]
+
+    def rows(self) -> list[list[str]]:
+        """Return a row for each key."""
+        parameters = with_keys(SCHEDULERS[self.arguments[0]].parameters())
+        return [
+            [f"``{key}``", allowed(parameter), _default(parameter), parameter.help]
+            for key, parameter in parameters.items()
+        ]
+
+
+def _default(parameter: Parameter) -> str:
+    return "required" if parameter.required else f"``{str(parameter.default).lower().replace('none', 'null')}``"
+
+
+def allowed(parameter: Parameter) -> str:
+    """Return in words which values a parameter takes."""
+    words = _kind(parameter.rule)
+    if parameter.per_group:
+        words += ", or a list with one for each param group"
+    if isinstance(parameter.rule, Number) and parameter.rule.ratio:
+        words += ', or ``{"ratio": x}``'
+    quoted = [f'``"{word}"``' for word in WORDS if _meaning(parameter, word)]
+    return ", ".join([words, *quoted])
+
+
+def _kind(rule: Any) -> str:
+    if isinstance(rule, Steps):
+        return f"steps, at least {rule.at_least}; also ``0.1``, ``\"2ep\"``"
+    if isinstance(rule, Count):
+        return f"a whole number, at least {rule.at_least}"
+    if isinstance(rule, Switch):
+        return "true or false"
+    if isinstance(rule, Choice):
+        return " or ".join(f'``"{value}"``' for value in rule.allowed)
+    if isinstance(rule, ListOf):
+        return "a list of mappings, with the keys below"
+    limits = {"at least": rule.at_least, "above": rule.above, "below": rule.below, "at most": rule.at_most}
+    shown = [f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) != float("inf")]
+    return " ".join(["a number", " and ".join(shown)]).strip()
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Add the directives."""
+    app.add_directive("console-help", ConsoleHelp)
+    app.add_directive("words-for-keys", WordsForKeys)
+    app.add_directive("configuration-keys", ConfigurationKeys)
+    return {"parallel_read_safe": True}
