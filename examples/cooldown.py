@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from char_lm import BATCH_SIZE, CONTEXT, CharGPT, loaders
-from common import make_trainer, quieten, tensorboard_command
+from common import make_trainer, quieten, say, show_curves
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
@@ -86,7 +86,7 @@ def compare(seed: int, args: argparse.Namespace) -> list[Record]:
         branch = train(f"branch_{length}", seed, length, args, stable_decay(DECAY), start=folder / f"step={start}.ckpt")
         alone = train(f"alone_{length}", seed, length, args, schedule("WarmupCosineLR", cos_min_ratio=0.0))
         records.append({"seed": seed, "steps": length, "start": start, "branch": branch, "alone": alone})
-        print(f"seed {seed}, {length:4} steps: branch {branch:.3f}, alone {alone:.3f} bits per character", flush=True)
+        say(f"seed {seed}, {length:4} steps: branch {branch:.3f}, alone {alone:.3f} bits per character")
     return records
 
 
@@ -180,8 +180,8 @@ def main() -> None:
     start = time.perf_counter()
     records = [record for seed in range(args.seeds) for record in compare(seed, args)]
     (args.out / "cooldown.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{table(records)}")
-    print(f"\nTook {time.perf_counter() - start:.0f} s. See the curves:\n\n    {tensorboard_command(args.out)}\n")
+    say(f"\n{table(records)}\n\nTook {time.perf_counter() - start:.0f} s.")
+    show_curves(args.out)
 
 
 if __name__ == "__main__":

@@ -1,100 +1,107 @@
-"""Every code block of the README runs, one after the other, as a reader would type them."""
+"""The README: short, every block runs by itself, and what it states is so."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.parameters import with_keys
+from tests.kit.page_model import Model, make_data
+from tests.kit.pages import blocks, commands_of, python_of, run_command, write_files
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = ROOT / "README.md"
+README = PAGE.read_text(encoding="utf-8")
+MAX_WORDS = 1200
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*GPU available")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.filterwarnings("ignore:.*GPU available")
-def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder with the files that the README shows, which is the present one."""
+    write_files(PAGE, tmp_path)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "readme"}
-    for number, block in enumerate(blocks("python"), start=1):
-        exec(compile(block, f"README.md, block {number}", "exec"), names)
-    assert names["schedule"].lr_at(100) == [0.002]
-    assert "diverged" in capsys.readouterr().out
+    return tmp_path
+
+
+def words(page: str) -> list[str]:
+    """Return what a reader reads: no code, no addresses, no comments."""
+    text = re.sub(r"^```.*?^```|<!--.*?-->", "", page, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    return [word for word in text.split() if re.search(r"\w", word)]
+
+
+def test_it_is_read_in_a_few_minutes():
+    assert len(words(README)) <= MAX_WORDS
+    assert words("one `two`\n```sh\nthree\n```\n[four](five six) <!-- seven -->") == ["one", "`two`", "[four]"]
+
+
+@pytest.mark.parametrize("number", range(len(python_of(PAGE))))
+def test_every_python_block_runs_by_itself(folder, number):
+    model = Model()
+    exec(compile(python_of(PAGE)[number], f"README.md, block {number}", "exec"), {"model": model, "data": make_data()})
+    assert model.lrs
+    assert len(set(model.lrs[-1].values())) > 2  # a schedule was followed
+
+
+def test_a_lightning_cli_takes_the_file(folder, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    cli = pytest.importorskip("lightning.pytorch.cli", reason="LightningCLI needs jsonargparse")
+    made = cli.LightningCLI(
+        Model, run=False, save_config_callback=None, seed_everything_default=False, args=["--config=config.yaml"]
+    )
+    made.trainer.fit(made.model, make_data())
+    assert max(made.model.lrs[0].values()) == pytest.approx(0.1)  # the optimizer's own
+    assert len(made.model.lrs[0]) == 5 * 40
 
 
 def test_every_block_has_a_language_that_a_test_runs():
-    fences = re.findall(r"^```(\w*)$", README, re.MULTILINE)
-    assert set(fences[::2]) == {"python", "sh", "json", "yaml", "text"}  # text: the tables of examples/large_batch.py
-    assert set(fences[1::2]) == {""}
+    assert {language for language, _ in blocks(PAGE)} == {"python", "sh", "yaml"}
+    for language, text in blocks(PAGE):
+        if language == "yaml":
+            assert text.startswith(("# schedule.yaml\n", "# config.yaml\n"))
 
 
-def test_the_table_of_words_has_every_key_that_takes_one_and_what_it_means():
-    table = README.partition('`"auto"` means')[2]
-    rows = re.findall(r"^\| (`[\w\[\].]+`(?:, `[\w\[\].]+`)*) \| (.+?) \|(?: (.+))? \|$", table, re.MULTILINE)
-    stated = {
-        key: tuple(word.replace("`", "") for word in words)
-        for keys, *words in rows
-        for key in re.findall(r"[\w\[\].]+", keys)
-    }
-    parameters = {key: p for schedule in SCHEDULERS.values() for key, p in with_keys(schedule.parameters()).items()}
-    expected = {}
-    for key, parameter in parameters.items():
-        meanings = [
-            re.findall(rf'"{word}": ([^"]+?)\.(?= "| \(default)', parameter.describe())
-            for word in ("auto", "lr_range_test")
-        ]
-        if any(meanings):
-            expected[key] = tuple(meaning[0] if meaning else "" for meaning in meanings)
-    assert stated == expected
+def test_the_commands_run(folder):
+    commands = [command for command in commands_of(PAGE) if command[0] == "lightning-lrsched"]
+    assert len(commands) >= 2
+    for command in commands:
+        assert run_command(command, folder)
+    assert (folder / "schedule.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_make_targets_of_the_readme_exist():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE)
-    assert len(targets) >= 2
-    for target in targets:
-        assert re.search(rf"^[\w -]*\b{target}\b[\w -]*:", makefile, re.MULTILINE), target
+def test_the_other_commands_are_pip_and_targets_of_make():
+    targets = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for command in commands_of(PAGE):
+        if command[0] == "make":
+            assert re.search(rf"^make {command[1]} ", targets, re.MULTILINE)
+        else:
+            assert command[0] in {"pip", "lightning-lrsched"}
 
 
 def test_links_to_files_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(targets) > 10
+    for target in targets:
         assert (ROOT / target).exists(), target
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder with the files that the README describes."""
-    path = tmp_path_factory.mktemp("reader")
-    [ds_config], [config] = blocks("json"), blocks("yaml")
-    (path / "ds_config.json").write_text(ds_config)
-    (path / "config.yaml").write_text(config)
-    python = blocks("python")
-    (path / "model.py").write_text(python[0])
-    (path / "main.py").write_text(next(block for block in python if "__main__" in block))
-    return path
+def test_every_schedule_is_named():
+    assert [name for name in SCHEDULERS if f"`{name}`" not in README] == []
 
 
-COMMANDS = [line.split("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
-
-
-# "python": a range test and two trainings, each a process of its own.
-@pytest.mark.parametrize("program", ["lightning-lrsched", pytest.param("python", marks=pytest.mark.slow)])
-def test_the_commands_of_the_readme_run(folder, program):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
-    start = [sys.executable, "-m", "lightning_lrsched"] if program == "lightning-lrsched" else [sys.executable]
-    commands = [arguments for name, *arguments in COMMANDS if name == program]
-    assert len(commands) >= 3
-    for arguments in commands:
-        run = subprocess.run(
-            [*start, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert run.returncode == 0, f"{arguments}: {run.stderr}"
+def test_the_versions_are_those_that_are_promised_and_pinned():
+    rows = dict(re.findall(r"^\| (torch|lightning|Python)\b[^|]* \| ([\d.]+ \| [\d.]+) \|$", README, re.MULTILINE))
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    pins = dict(re.findall(r"^([\w-]+)==(\d+\.\d+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+    oldest = dict(re.findall(r'^  "([\w-]+)>=(\d+\.\d+)",$', project, re.MULTILINE))
+    pythons = re.findall(r"Python :: (3\.\d+)", project)
+    assert rows == {
+        "Python": f"{pythons[0]} | {pythons[-1]}",
+        **{name: f"{oldest[name]} | {pins[name]}" for name in ("torch", "lightning")},
+    }
+    assert f"python-{pythons[0]}%20to%20{pythons[-1]}" in README

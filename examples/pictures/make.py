@@ -1,17 +1,20 @@
-"""Draws the README's pictures: the schedules, a range test, the large-batch experiment.
+"""Draws the pictures of README and documentation: a range test, the large-batch experiment, cooldowns.
 
     python examples/pictures/make.py
 
 Text and lines have colours that stand out from a white page as from a nearly black one; the ground is transparent. Two
 experiments take long: their pictures come from the records that ``large_batch.py --full`` and ``cooldown.py`` left. The
-screenshots of TensorBoard need a browser: ``tensorboard_pages.py`` makes them.
+screenshots of TensorBoard need a browser: ``tensorboard_pages.py`` makes them. The curves of the schedules are drawn
+while the documentation is built.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +32,12 @@ import large_batch  # noqa: E402
 from common import make_trainer, quieten  # noqa: E402
 
 from lightning_lrsched import LRRangeTestCallback, RangeTestResult, SchedulerConfig  # noqa: E402
-from lightning_lrsched.schedulers import ClosedFormLR  # noqa: E402
 
-GREY = "#808080"
+GREY, BLUE, ORANGE, GREEN = "#808080", "#3a86c8", "#d9731a", "#2f9e44"
 STYLE = {
     "axes.edgecolor": GREY,
     "axes.labelcolor": GREY,
-    "axes.prop_cycle": mpl.cycler(color=["#3a86c8", "#d9731a", "#2f9e44"]),
+    "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN]),
     "grid.color": GREY,
     "legend.edgecolor": GREY,
     "legend.facecolor": "none",
@@ -48,90 +50,81 @@ STYLE = {
     "ytick.color": GREY,
 }
 
-SCHEDULES: dict[str, tuple[list[dict[str, Any]], int]] = {
-    "LRRangeTest": ([{"lr_range_test_min_lr": 0.001, "lr_range_test_step_size": 2}], 10),
-    "OneCycle": (
-        [
-            {
-                "cycle_min_lr": 0.01,
-                "cycle_max_lr": 0.1,
-                "cycle_first_step_size": 4,
-                "decay_step_size": 2,
-                "decay_lr_rate": 4.0,
-            }
-        ],
-        12,
-    ),
-    "WarmupLR": ([{"warmup_max_lr": 0.1, "warmup_num_steps": 4, "warmup_type": kind} for kind in ("log", "linear")], 8),
-    "WarmupDecayLR": ([{"warmup_max_lr": 0.1, "warmup_num_steps": 2, "total_num_steps": 8}], 8),
-    "WarmupCosineLR": ([{"warmup_num_steps": 2, "total_num_steps": 8}], 8),
-    "WarmupStableDecayLR": (
-        [
-            {
-                "warmup_max_lr": 0.1,
-                "warmup_num_steps": 2,
-                "total_num_steps": 10,
-                "decay_num_steps": 6,
-                "decay_type": kind,
-            }
-            for kind in ("linear", "cosine", "1-sqrt")
-        ],
-        12,
-    ),
-    "PhasedLR": (
-        [
-            {
-                "phases": [
-                    {"steps": 2, "lr": 0.1, "momentum": 0.8},
-                    {"steps": 4},
-                    {"steps": 4, "lr": 0.02, "momentum": 0.9, "shape": "cosine"},
-                ],
-                "start_momentum": 0.9,
-            }
-        ],
-        12,
-    ),
-}
-"""Parameters and length of the README's example of each type, on SGD at lr 0.1 with momentum 0.9."""
 
-
-def build(name: str, params: dict[str, Any]) -> ClosedFormLR:
-    """Return the schedule of the README's table with these parameters."""
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9)
-    return SchedulerConfig.of({"type": name, "params": params}).build(optimizer)
-
-
-def draw_schedule(name: str) -> Figure:
-    """Return a picture small enough for a table's cell: the lr after each step, and the momentum where it cycles."""
-    variants, length = SCHEDULES[name]
-    schedules = [build(name, params) for params in variants]
-    has_momentum = schedules[0].momentum_at(0) is not None
-    figure = Figure((2.6, 2.4 if has_momentum else 1.5), layout="constrained")
-    plots = figure.subplots(2 if has_momentum else 1, squeeze=False)[:, 0]
-    steps = range(length + 1)
-    plots[-1].set_xticks(range(0, length + 1, 2))
-    for schedule, params in zip(schedules, variants, strict=True):
-        label = params.get("decay_type", params.get("warmup_type"))
-        plots[0].plot(steps, [schedule.lr_at(step)[0] for step in steps], marker="o", markersize=3, label=label)
-    plots[0].set_ylabel("lr")
-    if len(schedules) > 1:
-        plots[0].legend(loc="lower right" if name == "WarmupLR" else "lower left")
-    if has_momentum:
-        momenta = [schedules[0].momentum_at(step)[0] for step in steps]
-        plots[1].plot(steps, momenta, marker="o", markersize=3, color="#d9731a")
-        plots[1].set_ylabel("momentum")
-    plots[-1].set_xlabel("step")
-    for plot in plots:
-        plot.set_ylim(bottom=0.0 if plot is plots[0] else None)
-        plot.grid(alpha=0.3)
+def draw_found(result: RangeTestResult, epochs: int = 20, batches: int = 22) -> Figure:
+    """Return what a range test found beside the lr and momentum that it leads to; all is named where it stands."""
+    figure = Figure((8.4, 2.9), layout="constrained")
+    test, training = figure.subplots(1, 2)
+    draw_test(test, result)
+    draw_training(training, result, epochs * batches)
     return figure
 
 
-def save(figure: Figure, name: str) -> None:
+def draw_test(axes: Any, result: RangeTestResult) -> None:
+    """Draw loss against lr, and the bounds between which the loss falls."""
+    low, high = result.bounds()
+    axes.axvspan(low, high, color=GREEN, alpha=0.15, linewidth=0, gid="found-band-left")
+    axes.plot(result.lrs, result.losses, color=GREY, linewidth=0.8, gid="found-loss")
+    axes.plot(result.lrs, result.smoothed_losses, color=BLUE, linewidth=2, gid="found-smoothed")
+    least, most = low / 40, result.lrs[-1]
+    axes.set(xscale="log", xlim=(least, 1.3 * most), ylim=(0, 1.2 * result.smoothed_losses[0]))
+    axes.set(xlabel="learning rate", ylabel="loss")
+    axes.set_title("The LR range test raises the lr", pad=22)
+    for words, ends, colour in (
+        ("too small", (least, low), GREY),
+        (f"{low:.2g} to {high:.2g}", (low, high), GREEN),
+        ("too large", (high, most), GREY),
+    ):
+        at, above = math.sqrt(ends[0] * ends[1]), axes.get_xaxis_transform()
+        axes.text(at, 1.03, words, transform=above, ha="center", color=colour, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_training(axes: Any, result: RangeTestResult, length: int) -> None:
+    """Draw the lr and the momentum of the 1Cycle schedule between the bounds."""
+    low, high = result.bounds()
+    cycle = SchedulerConfig.of(result.one_cycle())
+    schedule = cycle.build(torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9), total_steps=length)
+    steps, momentum = range(length + 1), axes.twinx()
+    axes.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, gid="found-band-right")
+    axes.plot(steps, [schedule.lr_at(step)[0] for step in steps], color=BLUE, linewidth=2, gid="found-lr")
+    momenta = [schedule.momentum_at(step)[0] for step in steps]
+    momentum.plot(steps, momenta, color=ORANGE, linewidth=2, gid="found-momentum")
+    peak = momenta.index(min(momenta))
+    axes.annotate("lr", (peak, high), (0, -10), textcoords="offset points", color=BLUE, ha="center", va="top")
+    momentum.annotate("momentum", (peak, max(momenta)), color=ORANGE, ha="center", va="center")
+    axes.set(ylim=(0, 1.9 * high), xlabel="step")
+    axes.set_title("Training follows 1Cycle between these bounds", pad=22)
+    axes.set_yticks([low, high], [f"{low:.2g}", f"{high:.2g}"])
+    momentum.set(ylim=(0.62, 0.98), yticks=[min(momenta), max(momenta)])
+    axes.tick_params(axis="y", colors=BLUE)
+    momentum.tick_params(axis="y", colors=ORANGE)
+    for plot in (axes, momentum):
+        plot.spines["top"].set_visible(False)
+
+
+def animate(svg: str) -> str:
+    """Let the range test run once, then the training, in a viewer that moves; elsewhere the picture stands finished."""
+    lines = ["@keyframes found-draw {from {clip-path: inset(-9px 100% -9px -9px)} to {clip-path: inset(-9px)}}"]
+    lines += [
+        "@keyframes found-show {from {opacity: 0} to {opacity: 1}}",
+        "@media (prefers-reduced-motion: no-preference) {",
+    ]
+    for names, animation in (
+        (("loss", "smoothed"), "found-draw 4s linear"),
+        (("band-left", "band-right"), "found-show 1s 4s"),
+        (("lr", "momentum"), "found-draw 4s 5s linear"),
+    ):
+        lines.append(f"{', '.join(f'#found-{name}' for name in names)} {{animation: {animation} both}}")
+    return svg.replace("</style>", "\n".join(["", *lines, "}", "</style>"]), 1)
+
+
+def save(figure: Figure, name: str, change: Callable[[str], str] = str) -> None:
     path = FOLDER / f"{name}.svg"
     figure.savefig(path, metadata={"Date": None})
     # Without the spaces that matplotlib leaves at the ends of lines, which no editor and no reviewer likes.
-    path.write_text("\n".join(map(str.rstrip, path.read_text("utf-8").splitlines())) + "\n", encoding="utf-8")
+    lines = map(str.rstrip, change(path.read_text("utf-8")).splitlines())
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -140,7 +133,7 @@ def range_test() -> RangeTestResult:
     seed_everything(0, verbose=False)
     test = LRRangeTestCallback()
     with tempfile.TemporaryDirectory() as logs:
-        make_trainer(Path(logs), "range_test", test).fit(digits.Digits(), digits.loaders(0)[0])
+        make_trainer(Path(logs), "range_test", test, max_epochs=1).fit(digits.Digits(), digits.loaders(0)[0])
     return test.result
 
 
@@ -148,9 +141,9 @@ def main() -> None:
     quieten()
     torch.set_num_threads(1)
     with mpl.rc_context(STYLE):
-        for name in SCHEDULES:
-            save(draw_schedule(name), name)
-        save(range_test().plot(), "range_test")
+        result = range_test()
+        save(draw_found(result), "found", animate)
+        save(result.plot(), "range_test")
         save(cooldown.draw(json.loads((FOLDER / "cooldown.json").read_text("utf-8"))), "cooldown")
         record = large_batch.read_record(FOLDER / "large_batch.json")
         tests, trainings = large_batch.draw(record["records"], record["best_lr"])

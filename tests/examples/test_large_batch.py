@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "explanation" / "large_batch.md").read_text(encoding="utf-8")
 
 
 def record(large_batch, seed: int, *, final: dict[str, float], fast_at: int) -> dict:
@@ -48,12 +48,12 @@ def test_the_tables_have_medians_and_ranges(large_batch):
     assert "matches or beats (a) in 2 of 3" in report
 
 
-def test_the_readme_has_the_tables_of_the_record_that_its_pictures_show(large_batch):
+def test_the_page_has_the_tables_of_the_record_that_its_pictures_show(large_batch):
     kept = large_batch.read_record(ROOT / "examples" / "pictures" / "large_batch.json")
     assert kept["best_lr"] == large_batch.BEST_LR
     assert [record["seed"] for record in kept["records"]] == large_batch.FRESH_SEEDS
     assert not set(large_batch.FRESH_SEEDS) & set(large_batch.GRID_SEEDS)
-    assert f"```text\n{large_batch.report(**kept)}\n```" in README
+    assert f"```text\n{large_batch.report(**kept)}\n```" in PAGE
 
 
 @pytest.mark.slow  # 600 batches of range test, with a validation after every other one

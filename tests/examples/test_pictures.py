@@ -1,15 +1,18 @@
-"""The README's pictures: legible on a light and on a dark page, and drawn from what the README says."""
+"""The pictures of README and documentation: small, shown, and legible on a light and on a dark page."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lightning_lrsched import RangeTestResult
+from lightning_lrsched.range_test.divergence import StopReason
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "pictures"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PICTURES = sorted(FOLDER.glob("*.svg"))
 
 WHITE, NEARLY_BLACK = "#ffffff", "#0d1117"
@@ -45,31 +48,41 @@ def test_every_colour_stands_out_from_a_light_and_from_a_dark_page(path):
         assert "fill: #" in text
 
 
-def test_the_pictures_are_small_and_the_readme_shows_them_all():
+def test_the_pictures_are_small_and_shown():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = "".join(page.read_text(encoding="utf-8") for page in pages)
     for path in [*PICTURES, *FOLDER.glob("*.png")]:
         assert path.stat().st_size < 120_000, path
-        assert f"](examples/pictures/{path.name})" in README
+        assert f"examples/pictures/{path.name})" in shown
 
 
-def test_the_table_of_schedules_has_the_values_that_the_pictures_show(make):
-    rows = re.findall(r"^\| `(\w+)` \| !\[.*\|(.*)\|$", README, re.MULTILINE)
-    assert [name for name, _ in rows] == list(make.SCHEDULES)
-    for name, text in rows:
-        for params in make.SCHEDULES[name][0]:
-            schedule = make.build(name, params)
-            values = [f"{schedule.lr_at(step)[0]:.4g}" for step in range(5)]
-            assert ", ".join(values) in text
-            if schedule.momentum_at(0):
-                assert ", ".join(f"{schedule.momentum_at(step)[0]:.4g}" for step in range(5)) in text
-
-
-def test_the_same_picture_again_is_the_same_file(make, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def found(make, tmp_path, monkeypatch) -> Callable[[], str]:
+    """Draws what a range test found, and returns the picture."""
     monkeypatch.setattr(make, "FOLDER", tmp_path)
-    drawn = []
-    for _ in range(2):
+    lrs = [1e-5 * 1.08**step for step in range(160)]
+    losses = [2.0 - min(1.5, 20 * lr) + max(0.0, lr - 0.3) * 20 for lr in lrs]
+    result = RangeTestResult(list(range(160)), lrs, losses, losses, StopReason.DIVERGED, "exponential")
+
+    def draw() -> str:
         with make.mpl.rc_context(make.STYLE):
-            make.save(make.draw_schedule("OneCycle"), "OneCycle")
-        drawn.append((tmp_path / "OneCycle.svg").read_text(encoding="utf-8"))
-    assert drawn[0] == drawn[1]
-    assert "momentum" in drawn[0]
+            make.save(make.draw_found(result), "found", make.animate)
+        return (tmp_path / "found.svg").read_text(encoding="utf-8")
+
+    return draw
+
+
+def test_the_same_picture_again_is_the_same_file(found, capsys):
+    first, second = found(), found()
+    assert first == second
+    assert "momentum" in first
     assert "kB" in capsys.readouterr().out
+
+
+def test_what_moves_is_there_and_stands_still_for_readers_who_want_that(found):
+    picture = found()
+    moving = re.findall(r"#(found-[\w-]+)", picture)
+    assert len(moving) == 6
+    for name in moving:
+        assert f'id="{name}"' in picture
+    assert "prefers-reduced-motion: no-preference" in picture
