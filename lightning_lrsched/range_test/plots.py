@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lightning_lrsched.range_test.divergence import StopReason
@@ -68,21 +70,56 @@ def draw(result: RangeTestResult) -> Figure:
     except ValueError:
         axes.set_title(f"LR range test: no suggestion (stopped: {result.stop_reason})")
     else:
-        axes.set_title(f"LR range test (stopped: {result.stop_reason})", pad=10)
+        axes.set_title(f"LR range test (stopped: {result.stop_reason})", pad=34)
         axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
         axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
-        top = axes.get_ylim()[1]
-        for name, lr in rules_of_thumb(result).items():
-            axes.plot([lr], [top], marker="v", color="tab:red", markersize=7, clip_on=False)
-            axes.annotate(name, (lr, top), (0, -7), textcoords="offset points", rotation=90, ha="center", va="top",
-                          fontsize=7, color="tab:red")  # fmt: skip
+        _mark_rules(axes, rules_of_thumb(result))
+    _mark_minimum(axes, result)
     if result.stop_reason in DIVERGED and result.lrs:
         axes.axvline(result.lrs[-1], color="0.4", linestyle=":", label=f"diverged at {result.lrs[-1]:.2g}")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="lower left" if result.mode == "exponential" else "lower right", fontsize=9)
     axes.grid(alpha=0.3)
     return figure
+
+
+def _mark_rules(axes: Axes, rules: dict[str, float]) -> None:
+    """Mark learning rates at the upper edge, with their names side by side above it."""
+    axes.set_xlim(axes.get_xlim())
+    edge = axes.get_ylim()[1]
+    ordered = sorted(rules.items(), key=itemgetter(1))
+    shares = [float(axes.transAxes.inverted().transform(axes.transData.transform((lr, edge)))[0]) for _, lr in ordered]
+    for (name, lr), share in zip(ordered, _side_by_side(shares), strict=True):
+        axes.plot([lr], [edge], marker="v", color="tab:red", markersize=6, clip_on=False)
+        axes.annotate(name, (lr, 1.0), (share, 1.1), ("data", "axes fraction"), "axes fraction", ha="center",
+                      va="bottom", color="tab:red", fontsize=9, annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": "tab:red", "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+
+
+def _side_by_side(shares: Sequence[float], width: float = 0.16) -> list[float]:
+    """Return places, in shares of the axes, at least ``width`` apart and as near as that allows.
+
+    >>> _side_by_side([0.5, 0.5], width=0.2)
+    [0.4, 0.6]
+    """
+    places: list[float] = []
+    for share in shares:
+        places.append(max(share, places[-1] + width) if places else share)
+    if not places:
+        return []
+    move = fmean(shares) - fmean(places)
+    most, least = 1 - width / 2 - places[-1], width / 2 - places[0]
+    return [place + max(min(move, most), least) for place in places]
+
+
+def _mark_minimum(axes: Axes, result: RangeTestResult) -> None:
+    """Mark the lowest smoothed loss."""
+    finite = [(loss, lr) for loss, lr in zip(result.smoothed_losses, result.lrs, strict=True) if math.isfinite(loss)]
+    if finite:
+        loss, lr = min(finite)
+        axes.plot([lr], [loss], marker="o", markersize=7, markerfacecolor="none", markeredgewidth=1.5, linestyle="",
+                  color="tab:blue", label=f"lowest {loss:.2g} at {lr:.2g}")  # fmt: skip
 
 
 def draw_comparison(results: Mapping[str, RangeTestResult]) -> Figure:

@@ -24,6 +24,28 @@ def test_the_figure_marks_bounds_suggestions_and_divergence():
     assert sweep("linear").plot().axes[0].get_xscale() == "linear"
 
 
+@pytest.mark.parametrize("mode", ["exponential", "linear"])
+def test_the_names_of_rules_of_thumb_are_clear_of_each_other_and_of_all_lines(mode):
+    figure = sweep(mode).plot()
+    figure.canvas.draw()
+    [axes] = figure.axes
+    for name in axes.texts:
+        name.arrowprops = name.arrow_patch = None  # without the line to the mark
+    boxes = [text.get_window_extent() for text in [*axes.texts, axes.title]]
+    for number, box in enumerate(boxes):
+        assert box.y0 > axes.bbox.y1
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def test_the_lowest_smoothed_loss_is_marked():
+    result = sweep()
+    [axes] = result.plot().axes
+    [mark] = [line for line in axes.get_lines() if line.get_label().startswith("lowest")]
+    assert mark.get_ydata()[0] == min(result.smoothed_losses)
+    assert mark.get_xdata()[0] == result.lrs[result.smoothed_losses.index(min(result.smoothed_losses))]
+
+
 def test_a_result_without_suggestion_has_a_figure_too():
     result = RangeTestResult([0], [0.1], [math.nan], [math.nan], "non-finite loss", "linear")
     assert "no suggestion" in result.plot().axes[0].get_title()
