@@ -244,7 +244,7 @@ class RangeTest:
             return
         schedule = self._sweep.schedule
         expected = schedule.lr_at(schedule.last_epoch)
-        for number, (group, lr) in enumerate(zip(self._optimizer.param_groups, expected, strict=True)):
+        for number, (group, lr) in enumerate(zip(self._optimizer.param_groups, expected, strict=True), 1):
             # To compare a tensor, the host would have to wait for its device.
             if not isinstance(group["lr"], Tensor) and group["lr"] != lr:
                 raise ValueError(

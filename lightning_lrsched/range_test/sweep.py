@@ -81,7 +81,7 @@ def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | list[float
         return settings.largest_min_lr
     if lowest <= 0:
         raise ValueError(
-            f"param group {own_lrs.index(lowest)} has lr {lowest!r}, so it has no ratio to the"
+            f"param group {own_lrs.index(lowest) + 1} has lr {lowest!r}, so it has no ratio to the"
             " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
         )
     return [settings.largest_min_lr * lr / largest for lr in own_lrs]

@@ -407,7 +407,7 @@ def test_a_warning_that_is_an_error_leaves_everything_as_it_was():
 def test_a_scheduler_in_the_loop_is_an_error_not_a_wrong_record():
     net, optimizer = make()
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    with pytest.raises(ValueError, match="something else has set the lr of param group 0"):
+    with pytest.raises(ValueError, match="something else has set the lr of param group 1"):
         sweep(net, optimizer, after_step=scheduler.step)
 
 
