@@ -68,6 +68,18 @@ def _columns(row: Row) -> list[str]:
     return ["step", *(f"lr{n}" for n in numbers), *(f"momentum{n}" for n in (numbers if momenta is not None else []))]
 
 
+def _curves(values: Sequence[Sequence[float]]) -> dict[tuple[float, ...], str]:
+    """Return each different curve with the param groups that have it: of equal lines only the last would be seen.
+
+    >>> _curves([[0.0, 0.0, 1.0], [0.5, 0.5, 1.0]])
+    {(0.0, 0.5): 'param groups 1, 2', (1.0, 1.0): 'param group 3'}
+    """
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for number, curve in enumerate(zip(*values, strict=True), start=1):
+        groups.setdefault(curve, []).append(str(number))
+    return {curve: f"param group{'s' * (len(n) > 1)} {', '.join(n)}" for curve, n in groups.items()}
+
+
 def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = ()) -> Figure:
     """Return a matplotlib figure of lr (and momentum, where it is scheduled) over the optimizer steps.
 
@@ -85,9 +97,10 @@ def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = ()) -> Figure:
     figure = new_figure(7.0, 2.4 * len(curves))
     for row, (name, values) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(len(curves), 1, row)
-        lines = axes.plot([step for step, _, _ in rows], values, linewidth=2.0)
-        if len(lines) > 1:
-            axes.legend(lines, [f"param group {group}" for group in range(1, len(lines) + 1)])
+        for curve, groups in _curves(values).items():
+            axes.plot([step for step, _, _ in rows], curve, linewidth=2.0, label=groups)
+        if len(values[0]) > 1:
+            axes.legend()
         for turn in turns:
             if turn <= rows[-1][0]:
                 axes.axvline(turn, color="grey", linestyle=":", linewidth=1.0)

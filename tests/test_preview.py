@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from lightning_lrsched import SchedulerConfig
+from lightning_lrsched import SchedulerConfig, preview
 from lightning_lrsched.__main__ import main
 from tests.kit.schedules import AUTO, ONE_CYCLE
 
@@ -76,3 +76,10 @@ def test_stable_part_and_decay_are_marked_too(write, capsys):
     params = {"total_num_steps": 100, "warmup_num_steps": 10, "warmup_max_lr": 0.1}
     assert main(["preview", write({"type": "WarmupStableDecayLR", "params": params})]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "(its parts end at the steps 10, 80, 100)"
+
+
+def test_the_legend_names_every_group_and_no_line_is_hidden_behind_another():
+    rows = [(step, [0.1 * step, 0.1 * step, 0.3], [0.9, 0.9, 0.9]) for step in range(5)]
+    lrs, momenta = preview.draw("PhasedLR", rows).axes
+    assert [line.get_label() for line in lrs.get_lines()] == ["param groups 1, 2", "param group 3"]
+    assert [text.get_text() for text in momenta.get_legend().get_texts()] == ["param groups 1, 2, 3"]
