@@ -60,7 +60,7 @@ def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
     figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
     axes = figure.add_subplot()
-    axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.0, label="loss")
+    axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.2, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if result.mode == "exponential":
         axes.set_xscale("log")

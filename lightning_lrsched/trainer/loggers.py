@@ -96,7 +96,15 @@ class CurveLogger:
                 self._try(logger, lambda logger=logger: _write_events(trainer, logger, points))
                 if not any(logger is other for other in self._laid_out):
                     self._laid_out.append(logger)
-                    self._try(logger, lambda logger=logger: _write_layout(trainer, logger))
+                    self._try(logger, lambda logger=logger: _write_layout(logger, momentum=_has_momentum(trainer)))
+
+    def group_monitored(self, trainer: TrainerLike) -> None:
+        """Give the curves of a LearningRateMonitor their charts, where the module has the schedule and nothing else."""
+        monitored = callbacks_named(trainer, "LearningRateMonitor")
+        if trainer.is_global_zero and monitored and not callbacks_named(trainer, "LRSchedulerCallback"):
+            momentum = any(monitor.log_momentum for monitor in monitored)
+            for logger in filter(_is_plain_tensorboard, trainer.loggers):
+                self._try(logger, lambda logger=logger: _write_layout(logger, momentum=momentum))
 
     def _try(self, logger: Any, log: Any) -> None:
         if any(logger is other for other in self._left_out):
@@ -151,7 +159,7 @@ def _write_events(trainer: TrainerLike, logger: Any, points: list[Point]) -> Non
             writer.add_summary(Summary(value=scalars), point.at, point.wall_time)
 
 
-def _write_layout(trainer: TrainerLike, logger: Any) -> None:
+def _write_layout(logger: Any, *, momentum: bool) -> None:
     """Group the curves on the page of custom scalars, by patterns that also match groups and optimizers added later."""
     board = logger.experiment
     board.flush()
@@ -160,7 +168,7 @@ def _write_layout(trainer: TrainerLike, logger: Any) -> None:
         return
     lr = f"{re.escape(_prefix(logger))}lr-.+"
     charts = {"lr": ["Multiline", [rf"{lr}(?<!-momentum)(?<!-weight_decay)$"]]}
-    if _has_momentum(trainer):
+    if momentum:
         charts["momentum"] = ["Multiline", [rf"{lr}-momentum$"]]
     board.add_custom_scalars({"schedule": charts})
 

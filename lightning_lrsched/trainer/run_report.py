@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -14,7 +15,8 @@ from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.log_resolved import log
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
+from lightning_lrsched.trainer.loggers import CurveLogger
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 from lightning_lrsched.trainer.run_length import Start, run_length_of
 
 TOLERANCE = 0.05
@@ -93,6 +95,7 @@ class RunReport(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         waited = self._waits
         self._leave(trainer)
+        CurveLogger().group_monitored(trainer)
         if waited:
             self._write(trainer)
             if self._autolog:  # what Lightning does beside
@@ -148,11 +151,22 @@ def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any], *, with
 def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
     try:
         logger.log_hyperparams(record)
+        _renew_file(logger)
     except Exception as error:  # noqa: BLE001 - MLflow refuses values that have changed since the run was interrupted
         rank_zero_warn(
             f"{type(logger).__name__} did not take the hyperparameters of the schedule"
             f" ({type(error).__name__}: {str(error)[:200]}); training goes on without them"
         )
+
+
+def _renew_file(logger: Any) -> None:
+    """Let TensorBoardLogger write its file of hyperparameters again, where a range test had it written still empty."""
+    name = getattr(logger, "NAME_HPARAMS_FILE", None)
+    if name and is_a(logger, "TensorBoardLogger"):
+        file = Path(logger.log_dir) / name
+        if file.is_file() and file.read_text(encoding="utf-8").strip() == "{}":
+            file.unlink(missing_ok=True)  # several processes may get here
+            logger.save()
 
 
 def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:

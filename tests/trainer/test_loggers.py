@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
+from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
 from lightning_lrsched.trainer import loggers as curve_logger
 from tests.kit.modules import Regression, TwoOptimizers, ValidatedRegression, data, read_csv
 
@@ -114,6 +114,31 @@ def test_a_group_that_is_added_during_training_has_its_place_in_the_charts(fit: 
     assert charts(fit(TensorBoardLogger(tmp_path), Unfreeze(), module=module)) == with_momentum(
         "lr-SGD", "lr-SGD/pg1", "lr-SGD/pg2"
     )
+
+
+class Wired(Regression):
+    """Its configure_optimizers makes the schedule: there is no callback of this package."""
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(
+            torch.optim.SGD(self.parameters(), 0.01, momentum=0.9), ONE_CYCLE, trainer=self.trainer
+        )
+
+
+@pytest.mark.parametrize("log_momentum", [True, False])
+def test_the_curves_of_a_monitor_are_grouped_where_the_module_makes_the_schedule(
+    make_trainer: Any, tmp_path: Any, log_momentum: bool
+) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    monitor = LearningRateMonitor("step", log_momentum=log_momentum)
+    make_trainer(monitor, logger=logger, log_every_n_steps=1).fit(Wired(), data())
+    assert charts(logger) == (with_momentum("lr-SGD") if log_momentum else {"lr": {"lr-SGD"}})
+
+
+def test_without_a_monitor_there_is_nothing_to_group(make_trainer: Any, tmp_path: Any) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    make_trainer(logger=logger).fit(Wired(), data())
+    assert read(logger)[0] == []
 
 
 def test_a_run_that_is_fitted_again_or_resumed_has_one_layout(fit: Any, make_trainer: Any, tmp_path: Any) -> None:

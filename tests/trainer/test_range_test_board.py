@@ -23,6 +23,9 @@ def test_tensorboard_shows_curves_figure_and_table(make_trainer, tmp_path):
         points = events.Scalars(f"lr_range_test/{tag}")
         assert [event.step for event in points] == result.steps
         assert [event.value for event in points] == pytest.approx(values, rel=1e-6)
+    # TensorBoard's axes are linear: the lr of an exponential sweep would lie on the axis until its last steps.
+    exponents = [event.value for event in events.Scalars("lr_range_test/log10_lr")]
+    assert exponents == pytest.approx([math.log10(lr) for lr in result.lrs], rel=1e-6)
     assert [image.step for image in events.Images("lr_range_test/loss_vs_lr")] == [result.steps[-1]]
     [text] = events.Tensors("lr_range_test/result/text_summary")
     assert "cycle_max_lr" in text.tensor_proto.string_val[0].decode()

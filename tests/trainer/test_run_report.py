@@ -91,6 +91,18 @@ def test_tensorboard_shows_the_modules_hyperparameters_and_what_a_range_test_fou
     assert (shown["lr_range_test/low"], shown["lr_range_test/high"]) == pytest.approx(callback.result.bounds())
     assert shown["lr_range_test/stop_reason"] == callback.result.stop_reason
     assert trainer.enable_autolog_hparams
+    saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/hparams.yaml").read_text())
+    assert saved["lr"] == 0.01
+    assert saved["lr_range_test"]["suggestion"] == pytest.approx(callback.result.suggestion())
+
+
+def test_the_file_of_hyperparameters_has_those_of_a_range_test_at_the_start_of_the_fit(make_trainer, tmp_path):
+    logger, callback = TensorBoardLogger(tmp_path), LRSchedulerCallback(range_test=LRRangeTestCallback(num_steps=60))
+    make_trainer(callback, logger=logger, max_epochs=3).fit(WithHyperparameters(), data())
+    saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/hparams.yaml").read_text())
+    assert saved["lr"] == 0.01
+    assert saved["lightning_lrsched_lr_scheduler"]["type"] == "OneCycle"
+    assert saved["lr_range_test"]["high"] == pytest.approx(callback.range_test_result.bounds()[1])
 
 
 def test_a_range_test_without_logging_leaves_the_modules_hyperparameters(make_trainer, tmp_path):
