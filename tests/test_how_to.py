@@ -92,7 +92,9 @@ def test_two_optimizers_have_a_schedule_each(run: Any) -> None:
 def test_a_loop_of_ones_own_reaches_the_end_of_its_schedule(run: Any) -> None:
     names = run("fabric")
     assert names["schedule"].last_epoch == names["epochs"] * len(names["data"])
-    assert names["range_test"].result.bounds()[1] == pytest.approx(max(names["schedule"].lr_at(s)[0] for s in range(200)))
+    assert names["range_test"].result.bounds()[1] == pytest.approx(
+        max(names["schedule"].lr_at(s)[0] for s in range(200))
+    )
 
 
 def test_a_csv_file_has_the_curves(run: Any, tmp_path: Path) -> None:

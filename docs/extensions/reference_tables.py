@@ -122,7 +122,7 @@ def allowed(parameter: Parameter) -> str:
 
 def _kind(rule: Any) -> str:
     if isinstance(rule, Steps):
-        return f"steps, at least {rule.at_least}; also ``0.1``, ``\"2ep\"``"
+        return f'steps, at least {rule.at_least}; also ``0.1``, ``"2ep"``'
     if isinstance(rule, Count):
         return f"a whole number, at least {rule.at_least}"
     if isinstance(rule, Switch):

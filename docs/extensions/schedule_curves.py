@@ -140,10 +140,7 @@ def _grid(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 def _legend(label: str, colour: str, y: float, *, at_right: bool) -> str:
     x = WIDTH - RIGHT - 90 if at_right else LEFT + 150
-    return (
-        f'<path d="M{x} {y - 4}h16" stroke="{colour}" stroke-width="2"/>'
-        f'<text x="{x + 22}" y="{y}">{label}</text>'
-    )
+    return f'<path d="M{x} {y - 4}h16" stroke="{colour}" stroke-width="2"/><text x="{x + 22}" y="{y}">{label}</text>'
 
 
 # Directives -----------------------------------------------------------------------------------------------------------
