@@ -68,7 +68,7 @@ EXAMPLES = {
     ),
     "PhasedLR": Example({"phases": PHASES, "start_momentum": 0.9}),
     "LRRangeTest": Example(
-        {"lr_range_test_min_lr": 0.001, "lr_range_test_step_size": 10},
+        {"lr_range_test_min_lr": 0.01, "lr_range_test_step_size": 10},
         "lr_range_test_staircase",
         {"line": False, "stairs": True},
     ),

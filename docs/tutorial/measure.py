@@ -2,7 +2,8 @@
 
     python docs/tutorial/measure.py [--draw]
 
-With --draw, it only draws. It runs the page's own module and data, on five seeds. A test compares the page with what this script wrote. Minutes.
+It runs the page's own module and data, on five seeds, for some minutes; with --draw, it draws the picture again from
+what it wrote before. A test compares the page with that.
 """
 
 from __future__ import annotations
