@@ -58,7 +58,9 @@ html_css_files = ["site.css"]
 html_extra_path = ["root"]
 html_copy_source = False
 html_show_copyright = False
-copybutton_exclude = ".linenos, .gp, .go"
+pygments_dark_style = "github-dark"  # the theme's own underlines what is imported
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 
 def show_plain_types(_app, what, _name, obj, _options, _signature, returns):

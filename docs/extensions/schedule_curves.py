@@ -171,7 +171,7 @@ class ScheduleCurve(Directive):
         rows = ["* - step", *(f"  - {step}" for step in range(FIRST))]
         for quantity, curves in values(name).items():
             for label, series in curves.items():
-                rows += [f"* - {quantity} {label}".rstrip(), *(f"  - {value:.5g}" for value in series[:FIRST])]
+                rows += [f"* - {quantity} {label}".rstrip(), *(f"  - {value:.4g}" for value in series[:FIRST])]
         options = {"header-rows": 1, "stub-columns": 1, "class": ["first-values"]}
         place = (self.lineno, self.content_offset, "", self.state, self.state_machine)
         return ListTable("list-table", [], options, StringList(rows, source=name), *place).run()
