@@ -52,6 +52,8 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+if repository_url:
+    html_theme_options = {"source_repository": repository_url, "source_branch": "main", "source_directory": ""}
 html_title = f"lightning_lrsched {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]

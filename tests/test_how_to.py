@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lightning_lrsched import PhasedLR, WarmupCosineLR, WarmupStableDecayLR
+from lightning_lrsched.__main__ import main
 from tests.kit.pages import DOCS, commands_of, python_of, run_command, run_python, write_files
 from tests.kit.schedules import sgd
 
@@ -45,11 +46,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("page", OTHERS)
-def test_the_blocks_and_commands_of_a_page_run(run: Any, page: str, tmp_path: Path) -> None:
-    names = run(page)
-    outputs = [run_command(words, tmp_path) for words in commands_of(PAGES / f"{page}.md")]
+def test_the_blocks_and_commands_of_a_page_run(run: Any, page: str) -> None:
     assert python_of(PAGES / f"{page}.md")
-    assert all(outputs)
+    names = run(page)
+    for program, *arguments in commands_of(PAGES / f"{page}.md"):
+        assert program == "lightning-lrsched"
+        assert main(arguments) == 0
     for lrs in names["model"].lrs:
         assert lrs, "a fit without a step"
 

@@ -47,7 +47,9 @@ def test_a_row_of_a_table_of_keys_says_what_the_rule_says() -> None:
 def test_a_notebook_has_the_text_without_what_only_the_site_has() -> None:
     from notebook import notebook
 
-    page = "# T\n\n<!-- site -->\nsite\n<!-- end -->\n\nSee [this](that.md) and [it](https://x).\n\n![p](p.svg)\n\n```python\na = 1\n```\n\nend\n"
+    site = "<!-- site -->\nsite\n<!-- end -->\n"
+    text = "See [this](that.md) and [it](https://x).\n\n![p](p.svg)\n"
+    page = f"# T\n\n{site}\n{text}\n```python\na = 1\n```\n\nend\n"
     install, text, code, end = notebook(page)["cells"]
     assert "%pip install" in "".join(install["source"])
     assert "".join(text["source"]) == "# T\n\n\nSee this and [it](https://x)."
