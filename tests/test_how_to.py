@@ -56,6 +56,12 @@ def test_the_blocks_and_commands_of_a_page_run(run: Any, page: str) -> None:
         assert lrs, "a fit without a step"
 
 
+def test_the_first_page_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_python(DOCS / "index.md", tmp_path)
+    assert names["trainer"].global_step == 20 * len(names["data"])
+
+
 def planned(total: int, decay: int, shape: Any = "linear") -> WarmupStableDecayLR:
     return WarmupStableDecayLR(
         sgd(), total, warmup_max_lr=0.1, warmup_num_steps=20, decay_num_steps=decay, decay_type=shape
