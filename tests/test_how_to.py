@@ -118,6 +118,10 @@ def test_a_capturable_lr_is_a_tensor(run: Any) -> None:
     assert isinstance(run("compiled_step")["optimizer"].param_groups[0]["lr"], torch.Tensor)
 
 
+def test_the_settings_of_a_whole_file_are_those_that_its_comment_states(run: Any) -> None:
+    assert run("deepspeed_file")["settings"] == {"gradient_clip_val": 1.0}
+
+
 @pytest.mark.slow  # processes of their own
 @pytest.mark.parametrize("page", WITH_SCRIPTS)
 def test_the_scripts_of_a_page_run(page: str, tmp_path: Path) -> None:
