@@ -30,7 +30,6 @@ OTHERS = sorted(
 EXPECTED_WARNINGS = (
     "resumes at step .* with hyperparameters that differ from the saved ones",
     "Checkpoint directory .* exists and is not empty",
-    r"The dirpath has changed",
 )
 
 pytestmark = [
