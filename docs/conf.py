@@ -52,13 +52,17 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+if repository_url:
+    html_theme_options = {"source_repository": repository_url, "source_branch": "main", "source_directory": ""}
 html_title = f"lightning_lrsched {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_extra_path = ["root"]
 html_copy_source = False
 html_show_copyright = False
-copybutton_exclude = ".linenos, .gp, .go"
+pygments_dark_style = "github-dark"  # the theme's own underlines what is imported
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 
 def show_plain_types(_app, what, _name, obj, _options, _signature, returns):

@@ -22,8 +22,8 @@ NOT_INSTALLED_HERE = {"deepspeed", "fastai", "pl_bolts"}
 TOTAL, WARMUP = 1000, 100
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The `srun` command"),
     pytest.mark.filterwarnings("ignore:.*Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),  # Lightning's finder restores one
 ]
 
 
@@ -33,9 +33,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict
     return lambda page: run_python(PAGES / f"{page}.md", tmp_path)
 
 
-def ours(section: dict[str, Any], steps: int = TOTAL, total: int = TOTAL) -> tuple[list[float], list[float]]:
+def ours(section: dict[str, Any], steps: int = TOTAL) -> tuple[list[float], list[float]]:
     """Return lr and momentum (if it is scheduled) of a section at the positions of a run."""
-    schedule = SchedulerConfig.of(section).build(sgd(), total_steps=total)
+    schedule = SchedulerConfig.of(section).build(sgd(), total_steps=TOTAL)
     momenta = [schedule.momentum_at(step) for step in range(steps)]
     return [schedule.lr_at(step)[0] for step in range(steps)], [found[0] for found in momenta if found]
 

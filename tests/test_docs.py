@@ -1,14 +1,23 @@
-"""The reference has every public name and every subcommand; whether it builds without a warning, `make docs` tells."""
+"""The reference is complete, and the pages say what the code says. `make docs` tells whether the site builds."""
 
 import argparse
+import ast
+import json
 import re
-from pathlib import Path
+import sys
+from statistics import median
+
+import pytest
 
 import lightning_lrsched
+from lightning_lrsched import RangeTestResult
 from lightning_lrsched.__main__ import _parser
+from lightning_lrsched.schedulers import SCHEDULERS
+from tests.kit.pages import BLOCK, DOCS, ROOT
 
-ROOT = Path(__file__).parents[1]
-PAGES = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.rst")]
+PAGES = [page.read_text(encoding="utf-8") for page in DOCS.glob("*.rst")]
+TUTORIAL = DOCS / "tutorial" / "first_range_test.md"
+sys.path.append(str(DOCS / "extensions"))
 
 
 def documented() -> list[str]:
@@ -26,7 +35,7 @@ def documented() -> list[str]:
 def test_every_public_name_is_in_the_reference_once():
     names = documented()
     public = {f"lightning_lrsched.{name}" for name in [*lightning_lrsched.__all__, "cli.LRSchedulerCLI"]}
-    assert public - set(names) == set()
+    assert public - set(names) == {"lightning_lrsched.__version__"} - set(names)
     assert len(names) == len(set(names))
 
 
@@ -37,15 +46,133 @@ def test_every_subcommand_is_in_the_reference():
     assert "lightning_lrsched.cli.LRRangeTestTrainer.lr_range_test" in documented()
 
 
+@pytest.mark.parametrize("directive", ["schedule-curve", "configuration-keys"])
+def test_every_schedule_has_a_curve_and_a_table_of_keys(directive):
+    shown = re.findall(rf"^\.\. {directive}:: (\S+)$", "\n".join(PAGES), re.MULTILINE)
+    assert sorted(shown) == sorted(SCHEDULERS)
+
+
+def test_the_titles_of_pages_differ():
+    pages = [path for path in DOCS.rglob("*.*") if path.suffix in (".md", ".rst")]
+    texts = [path.read_text("utf-8") for path in pages]
+    titles = [re.search(r"^(?:# (.+)|(.+)\n=+)$", text, re.MULTILINE) for text in texts]
+    found = [next(filter(None, title.groups())) for title in titles if title is not None]
+    assert len(found) >= len(pages) - 1  # the page of the LightningCLI example has that of its README
+    assert sorted(found) == sorted(set(found))
+
+
+def test_every_example_has_a_page():
+    shown = {
+        name
+        for page in (DOCS / "examples").glob("*.md")
+        for name in re.findall(r"examples/(\S+\.py)$", page.read_text("utf-8"), re.MULTILINE)
+    }
+    assert shown == {
+        path.relative_to(ROOT / "examples").as_posix()
+        for path in (ROOT / "examples").rglob("*.py")
+        if "pictures" not in path.parts
+    }
+
+
 def test_the_site_finds_the_pictures_of_its_markdown_pages():
     # Those of Markdown and of <img> it copies; other HTML it passes on as it stands, files left behind.
-    pages = [*ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
-    assert len(pages) >= 3
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     assert [page.name for page in pages if re.search(r"<(picture|source|video)\b", page.read_text("utf-8"))] == []
 
 
+# Messages ---------------------------------------------------------------------------------------------------------
+
+
+def texts_in_the_code() -> list[str]:
+    """Return every text of the package, with a null character for each value that is filled in."""
+    found = []
+    for path in (ROOT / "lightning_lrsched").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_every_message_that_the_docs_quote_is_in_the_code():
+    page = (DOCS / "messages.md").read_text("utf-8")
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(quoted) >= 40
+    texts = texts_in_the_code()
+    missing = []
+    for message in quoted:
+        parts = [re.escape(part) for part in message.strip("… ").split("…")]
+        pattern = re.compile(r"[^\n]*?\0[^\n]*?".join(parts))
+        if not any(pattern.search(text) for text in texts):
+            missing.append(message)
+    assert missing == []
+
+
+# The tutorial -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    return json.loads(TUTORIAL.with_suffix(".json").read_text("utf-8"))
+
+
+def test_the_tutorials_table_is_what_was_measured(record):
+    rows = re.findall(
+        r"^\| (.+?) \| (?:\*\*)?([\d.]+)(?:\*\*)? \(([\d.]+) \.\. ([\d.]+)\) \|$",
+        TUTORIAL.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    stated = [tuple(map(float, numbers)) for _, *numbers in rows]
+    order = ("default", "low", "suggestion", "high", "lowest", "end", "one_cycle")
+    measured = [record["accuracies"][row] for row in order]
+    assert stated == [tuple(round(f(values), 1) for f in (median, min, max)) for values in measured]
+
+
+def test_the_tutorials_numbers_are_those_of_its_plot(record):
+    result = RangeTestResult.from_dict(record["result"])
+    low, high = result.bounds()
+    lowest = result.lrs[min(range(len(result.lrs)), key=lambda index: result.smoothed_losses[index])]
+    stated = re.findall(r"^\d\. \*\*.*?, (?:at )?([\d.]+?)\.\*\*", TUTORIAL.read_text("utf-8"), re.MULTILINE)
+    assert stated == [f"{lr:.2g}" for lr in (low, result.suggestion(), high, lowest, result.lrs[-1])]
+
+
+def test_the_notebook_is_made_from_the_page():
+    from notebook import text_of
+
+    assert TUTORIAL.with_suffix(".ipynb").read_text("utf-8") == text_of(TUTORIAL)
+
+
+@pytest.mark.slow  # a range test and three trainings
+@pytest.mark.filterwarnings("ignore")  # those of Jupyter about itself
+def test_the_notebook_runs(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.read(TUTORIAL.with_suffix(".ipynb"), as_version=4)
+    del book.cells[0]  # installs what is installed here
+    NotebookClient(book, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in outputs)
+    before, after = (float(percent) for percent in re.search(r"before: ([\d.]+)%, after: ([\d.]+)%", printed).groups())
+    assert before < 90
+    assert after > 97
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_blocks_have_a_language_that_is_run_or_shown():
+    for page in DOCS.rglob("*.md"):
+        fences = re.findall(r"^```(\S*)$", BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
+        assert all(fence == "" or fence.startswith("{") for fence in fences), page
+        languages = {language for language, _ in BLOCK.findall(page.read_text("utf-8"))}
+        assert languages <= {"python", "py", "sh", "json", "yaml", "text"}, page
+
+
+# Strategies -------------------------------------------------------------------------------------------------------
+
+
 def test_every_cell_of_the_table_of_strategies_names_a_test_that_exists():
-    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    page = (DOCS / "strategies.md").read_text(encoding="utf-8")
     matrix, tests = page.partition("## The tests")[::2]
     rows = [line for line in matrix.splitlines() if line.startswith("| ")][1:]
     used = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 from typing import Any
@@ -106,7 +107,7 @@ class ConfigurationKeys(Table):
 
 
 def _default(parameter: Parameter) -> str:
-    return "required" if parameter.required else f"``{str(parameter.default).lower().replace('none', 'null')}``"
+    return "required" if parameter.required else f"``{json.dumps(parameter.default)}``"
 
 
 def allowed(parameter: Parameter) -> str:
@@ -122,7 +123,7 @@ def allowed(parameter: Parameter) -> str:
 
 def _kind(rule: Any) -> str:
     if isinstance(rule, Steps):
-        return f"steps, at least {rule.at_least}; also ``0.1``, ``\"2ep\"``"
+        return f'steps, at least {rule.at_least}; also ``0.1``, ``"2ep"``'
     if isinstance(rule, Count):
         return f"a whole number, at least {rule.at_least}"
     if isinstance(rule, Switch):

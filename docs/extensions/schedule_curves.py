@@ -8,7 +8,7 @@ The SVG stands in the page itself: its colours are the page's, light or dark.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,11 +30,14 @@ COLOURS = ("var(--color-brand-content)", "#d9731a", "#2f9e44", "#a855c7")
 
 @dataclass(frozen=True)
 class Example:
-    """A configuration to draw, on SGD at lr 0.1 with momentum 0.9; ``key`` has a curve for each of its ``values``."""
+    """A configuration to draw, on SGD at lr 0.1 with momentum 0.9.
+
+    ``key`` has several values, each with a curve; ``values`` has them by the label of the curve.
+    """
 
     params: dict[str, Any]
     key: str = ""
-    values: tuple[Any, ...] = ()
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 PHASES = [
@@ -53,17 +56,21 @@ EXAMPLES = {
             "decay_lr_rate": 9.0,
         }
     ),
-    "WarmupLR": Example({"warmup_max_lr": 0.1, "warmup_num_steps": 60}, "warmup_type", ("log", "linear")),
+    "WarmupLR": Example(
+        {"warmup_max_lr": 0.1, "warmup_num_steps": 60}, "warmup_type", {"log": "log", "linear": "linear"}
+    ),
     "WarmupDecayLR": Example({"warmup_max_lr": 0.1, "warmup_num_steps": 20, "total_num_steps": STEPS}),
     "WarmupCosineLR": Example({"warmup_num_steps": 20, "total_num_steps": STEPS}),
     "WarmupStableDecayLR": Example(
         {"warmup_max_lr": 0.1, "warmup_num_steps": 10, "total_num_steps": STEPS, "decay_num_steps": 50},
         "decay_type",
-        ("linear", "cosine", "1-sqrt", "exponential"),
+        {shape: shape for shape in ("linear", "cosine", "1-sqrt", "exponential")},
     ),
     "PhasedLR": Example({"phases": PHASES, "start_momentum": 0.9}),
     "LRRangeTest": Example(
-        {"lr_range_test_min_lr": 0.001, "lr_range_test_step_size": 10}, "lr_range_test_staircase", (False, True)
+        {"lr_range_test_min_lr": 0.01, "lr_range_test_step_size": 10},
+        "lr_range_test_staircase",
+        {"line": False, "stairs": True},
     ),
 }
 
@@ -71,7 +78,7 @@ EXAMPLES = {
 def build(name: str) -> dict[str, Any]:
     """Return the schedules of an example by the label of their curve."""
     example = EXAMPLES[name]
-    variants = {str(value).lower(): {**example.params, example.key: value} for value in example.values}
+    variants = {label: {**example.params, example.key: value} for label, value in example.values.items()}
     return {
         label: SchedulerConfig(name, params).build(torch.optim.SGD([torch.zeros(1)], LR, momentum=MOMENTUM))
         for label, params in (variants or {"": example.params}).items()
@@ -91,7 +98,7 @@ def values(name: str) -> dict[str, dict[str, list[float]]]:
 # Drawing --------------------------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 420, 130
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 22
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 22
 
 
 def svg(name: str, *, small: bool = False) -> str:
@@ -124,7 +131,9 @@ def _panel(quantity: str, curves: dict[str, list[float]], index: int) -> str:
         points = " ".join("{},{}".format(*place(step, value)) for step, value in enumerate(series))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         if label:
-            parts.append(_legend(label, colour, place(0, high)[1] + 12 + 14 * number, at_right=series[-1] < high / 2))
+            # Below the curves: where they end high, at the right end; else below what is high before.
+            x, _ = place(70 if series[-1] > high / 2 else 20, low)
+            parts.append(_legend(label, colour, x, place(0, low)[1] - 8 - 14 * (len(curves) - 1 - number)))
     parts.append(f'<text transform="translate(10,{place(0, (low + high) / 2)[1]}) rotate(-90)"'
                  f' text-anchor="middle">{quantity}</text>')  # fmt: skip
     return "".join(parts)
@@ -138,12 +147,9 @@ def _grid(start: tuple[float, float], end: tuple[float, float]) -> str:
     return f'<path d="M{start[0]} {start[1]}H{end[0]}" stroke="currentColor" stroke-opacity="0.2"/>'
 
 
-def _legend(label: str, colour: str, y: float, *, at_right: bool) -> str:
-    x = WIDTH - RIGHT - 90 if at_right else LEFT + 150
-    return (
-        f'<path d="M{x} {y - 4}h16" stroke="{colour}" stroke-width="2"/>'
-        f'<text x="{x + 22}" y="{y}">{label}</text>'
-    )
+def _legend(label: str, colour: str, x: float, y: float) -> str:
+    line = f'<path d="M{x} {y - 4}h16" stroke="{colour}" stroke-width="2"/>'
+    return f'{line}<text x="{x + 22}" y="{y}">{label}</text>'
 
 
 # Directives -----------------------------------------------------------------------------------------------------------
@@ -165,7 +171,7 @@ class ScheduleCurve(Directive):
         rows = ["* - step", *(f"  - {step}" for step in range(FIRST))]
         for quantity, curves in values(name).items():
             for label, series in curves.items():
-                rows += [f"* - {quantity} {label}".rstrip(), *(f"  - {value:.5g}" for value in series[:FIRST])]
+                rows += [f"* - {quantity} {label}".rstrip(), *(f"  - {value:.4g}" for value in series[:FIRST])]
         options = {"header-rows": 1, "stub-columns": 1, "class": ["first-values"]}
         place = (self.lineno, self.content_offset, "", self.state, self.state_machine)
         return ListTable("list-table", [], options, StringList(rows, source=name), *place).run()

@@ -1,8 +1,9 @@
 """Measures the numbers of the tutorial, and draws its picture: run it when the range test or the page's code changes.
 
-    python docs/tutorial/measure.py
+    python docs/tutorial/measure.py [--draw]
 
-It runs the page's own module and data, on five seeds. A test compares the page with what this script wrote. Minutes.
+It runs the page's own module and data, on five seeds, for some minutes; with --draw, it draws the picture again from
+what it wrote before. A test compares the page with that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import warnings
 from pathlib import Path
 from statistics import median
@@ -72,7 +74,6 @@ def draw(result: RangeTestResult) -> None:
     """Draw the plot of the range test with numbered places."""
     with mpl.rc_context(STYLE):
         figure = result.plot()
-        figure.set_size_inches(7.0, 4.4)
         (axes,) = figure.axes
         found = marks(result)
         places = [result.lrs[0] * 30, found["low"], result.suggestion(), found["high"], found["lowest"], found["end"]]
@@ -82,7 +83,7 @@ def draw(result: RangeTestResult) -> None:
                 str(number),
                 (lr, result.smoothed_losses[nearest]),
                 color="white",
-                fontsize=9,
+                fontsize=7,
                 ha="center",
                 va="center",
                 bbox={"boxstyle": "circle,pad=0.2", "facecolor": "#1f4e9c", "edgecolor": "none"},
@@ -93,7 +94,10 @@ def draw(result: RangeTestResult) -> None:
 
 
 def main() -> None:
-    """Measure, print the table, write the record."""
+    """Measure, print the table, write the record; with --draw, draw the picture from the record alone."""
+    if "--draw" in sys.argv:
+        draw(RangeTestResult.from_dict(json.loads(RECORD.read_text(encoding="utf-8"))["result"]))
+        return
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

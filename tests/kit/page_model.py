@@ -28,7 +28,8 @@ class Model(LightningModule):
         return self.layer(batch[0]).square().mean()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.lrs[-1][self.trainer.global_step] = optimizer.param_groups[0]["lr"]
+        if self.lrs:  # Lightning's finder trains before on_fit_start
+            self.lrs[-1][self.trainer.global_step] = optimizer.param_groups[0]["lr"]
 
     def configure_optimizers(self) -> Optimizer:
         return SGD(self.parameters(), lr=self.lr, momentum=0.9)
