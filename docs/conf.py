@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import get_type_hints
@@ -27,9 +28,10 @@ extensions = [
     "source_links",
 ]
 
-# The address of the repository, https://github.com/OWNER/NAME. With it, pages link to source files there, and the
-# tutorial has a link that opens its notebook in Colab. Empty: neither.
-repository_url = ""
+# The address of the repository, https://github.com/OWNER/NAME: `Source` in pyproject.toml. With it, pages link to files
+# there, and the tutorial has a link that opens its notebook in Colab. Without it: neither.
+pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+repository_url = "".join(re.findall(r'^Source = "(.+)"$', pyproject, re.MULTILINE))
 
 root_doc = "docs/index"
 include_patterns = ["docs/**.rst", "docs/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]

@@ -157,3 +157,11 @@ def test_the_page_text_shows_the_table(board, browser, result):
     browser.wait_for("findAll('table table').length")
     cells = browser.ask("findAll('table table td').map(cell => cell.innerText)")
     assert cells[:2] == ["suggested lr", f"{result.suggestion():.4g}"]
+
+
+def test_the_page_hparams_shows_the_schedule_and_what_the_range_test_found(board, browser):
+    browser.open(f"{board}/#hparams", 1400, 900)
+    browser.wait_for("findAll('.hparam-checkbox').length")
+    shown = set(browser.ask("findAll('.hparam-checkbox').map(box => box.innerText.trim())"))
+    assert {"lr_scheduler/type", "lr_scheduler/cycle_max_lr"} <= shown
+    assert {"lr_range_test/suggestion", "lr_range_test/low", "lr_range_test/high"} <= shown
