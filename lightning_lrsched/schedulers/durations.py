@@ -1,15 +1,21 @@
-"""Lengths that depend on the training run: "auto", 0.1 of the run, "2ep" -> optimizer steps."""
+"""Lengths that depend on the training run: "auto", 0.1 of the run, "2ep" -> optimizer steps, samples or tokens."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lightning_lrsched.schedulers.checks import count, to_number
 from lightning_lrsched.schedulers.errors import ParameterValueError
 
 EPOCHS = re.compile(r" *(\d+\.?\d*|\.\d+) *(ep|epochs?) *", re.IGNORECASE | re.ASCII)
+
+Unit = Literal["step", "sample", "token"]
+"""What the position and all lengths of a schedule count; a step is an optimizer step."""
+
+UNITS: tuple[Unit, ...] = get_args(Unit)
+STEPS: Unit = UNITS[0]
 
 NOT_KNOWN = (
     "the length of the run is not known here: pass total_steps=... and steps_per_epoch=... [optimizer steps]"
@@ -17,13 +23,22 @@ NOT_KNOWN = (
 )
 
 
+def in_unit(text: str, unit: str) -> str:
+    """Return a message about lengths in optimizer steps as one about lengths in ``unit``.
+
+    >>> in_unit("write a number of optimizer steps", "sample")
+    'write a number of samples'
+    """
+    return text if unit == STEPS else text.replace("optimizer steps", f"{unit}s")
+
+
 @dataclass(frozen=True)
 class RunLength:
     """The length of a training run, or the reason why it is not known.
 
     Args:
-        total_steps: length of the whole run [optimizer steps]; None: not known.
-        steps_per_epoch: optimizer steps in one epoch; None: not known.
+        total_steps: length of the whole run [optimizer steps, or the unit of the schedule]; None: not known.
+        steps_per_epoch: length of one epoch [the same]; None: not known.
         why_no_total: why the total is not known, and which Trainer argument or which value would help.
         why_no_epoch: the same for the epoch.
 
