@@ -342,7 +342,8 @@ def _checked_unit(unit: Any, type_name: str) -> Unit:
     choice("scheduler.unit", unit, UNITS)
     if unit != STEPS and type_name not in SCHEDULERS:
         raise ParameterValueError(
-            "scheduler.unit", f'="{unit}" needs one of {", ".join(SCHEDULERS)}; torch\'s {type_name} counts its own calls'
+            "scheduler.unit",
+            f'="{unit}" needs one of {", ".join(SCHEDULERS)}; torch\'s {type_name} counts its own calls',
         )
     return unit  # type: ignore[no-any-return]
 

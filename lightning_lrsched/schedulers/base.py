@@ -338,8 +338,8 @@ class ClosedFormLR(Schedule, LRScheduler):
         changed = changes_since(state_dict, now, self._own_lrs())
         if changed:
             warn(
-                f"{type(self).__name__} resumes at {self.unit} {position} with hyperparameters that differ from the saved"
-                f" ones; the current ones are used: {'; '.join(changed)}",
+                f"{type(self).__name__} resumes at {self.unit} {position} with hyperparameters that differ from the"
+                f" saved ones; the current ones are used: {'; '.join(changed)}",
                 stacklevel=2,
             )
         self._hooks.position_set()
