@@ -22,7 +22,7 @@ from lightning_lrsched.config.torch_schedulers import (
 )
 from lightning_lrsched.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.checks import choice
-from lightning_lrsched.schedulers.durations import NOT_KNOWN, STEPS, UNITS, RunLength, Unit, in_unit, is_auto
+from lightning_lrsched.schedulers.durations import STEPS, UNITS, RunLength, Unit, in_unit, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
 from lightning_lrsched.schedulers.parameters import Parameter, by_path
 from lightning_lrsched.schedulers.paths import flatten, nest
@@ -238,6 +238,9 @@ class SchedulerConfig:
         Raises:
             ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
         """
+        run = replace(
+            run, why_no_total=in_unit(run.why_no_total, self.unit), why_no_epoch=in_unit(run.why_no_epoch, self.unit)
+        )
         parameters, written = self.by_path()
         params = dict(written)
         for key, value in written.items():
@@ -390,7 +393,7 @@ def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | 
     """Return the Trainer, or the RunLength that the two numbers mean."""
     given = RunLength.given(total_steps, steps_per_epoch)
     if trainer is None:
-        return replace(given, why_no_total=in_unit(NOT_KNOWN, unit), why_no_epoch=in_unit(NOT_KNOWN, unit))
+        return given
     if given != RunLength():
         raise ValueError("total_steps, steps_per_epoch: not together with a trainer, which has lengths of its own")
     if unit != STEPS and not isinstance(trainer, RunLength):

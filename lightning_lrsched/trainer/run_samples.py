@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed
 from torch.utils.data import DataLoader
 
-from lightning_lrsched.schedulers.durations import STEPS, RunLength, in_unit
+from lightning_lrsched.schedulers.durations import STEPS, RunLength
 from lightning_lrsched.trainer.deepspeed_engine import uses_engine
 from lightning_lrsched.trainer.progress import Tokens
 from lightning_lrsched.trainer.protocol import ParallelStrategy, TrainerLike
@@ -40,11 +40,10 @@ def run_length_in(
     if unit == STEPS:
         return run_length_of(trainer, start)
     if callable(tokens):
-        why = "tokens are counted by a function, batch by batch; write a number of tokens"
+        why = "tokens are counted batch by batch, by a function; write a number of tokens"
         return RunLength(None, None, why, why)
     with train_loaders(trainer) as loaders:
         run = run_length_of(trainer, start)
-        run = replace(run, why_no_total=in_unit(run.why_no_total, unit), why_no_epoch=in_unit(run.why_no_epoch, unit))
         if not isinstance(loaders, DataLoader) or loaders.batch_size is None:
             kind = "several loaders" if isinstance(loaders, (dict, list, tuple)) else f"this {type(loaders).__name__}"
             why = f"the samples in the batches of {kind} are not known (no batch_size); write a number of {unit}s"
