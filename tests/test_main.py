@@ -121,7 +121,7 @@ def test_every_command_knows_the_unit(write, tmp_path, capsys):
     assert first == "WarmupDecayLR: 2000000000000 tokens"
     assert heads.split() == ["token", "lr"]
     assert [row.split() for row in rows[:3]] == [
-        ["0", "0"], ["100000000000", "0.0973386"], ["200000000000", "0.1"],
+        ["0", "0"], ["100000000000", "0.0973363"], ["200000000000", "0.1"],
     ]  # fmt: skip
     assert main(["preview", file, *length, "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2002
