@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch.distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from lightning_lrsched.schedulers.durations import STEPS, RunLength
 from lightning_lrsched.trainer.deepspeed_engine import uses_engine
@@ -44,9 +44,9 @@ def run_length_in(
         return RunLength(None, None, why, why)
     with train_loaders(trainer) as loaders:
         run = run_length_of(trainer, start)
-        if not isinstance(loaders, DataLoader) or loaders.batch_size is None:
+        if not isinstance(loaders, DataLoader) or type(loaders.batch_sampler) is not BatchSampler:
             kind = "several loaders" if isinstance(loaders, (dict, list, tuple)) else f"this {type(loaders).__name__}"
-            why = f"the samples in the batches of {kind} are not known (no batch_size); write a number of {unit}s"
+            why = f"the samples in the batches of {kind} are not known; write a number of {unit}s"
             return RunLength(None, None, why, why)
         return _in_samples(run, trainer, loaders, position, tokens or 1, start)
 
@@ -83,13 +83,14 @@ def _held(loader: Any, batches: int | None, number: int) -> int:
     """Return the samples in so many batches of a loader, from the beginning of an epoch on."""
     size = _samples_per_epoch(loader)
     if batches is None:
-        return number * loader.batch_size
+        return number * loader.batch_sampler.batch_size
     epochs, rest = divmod(number, batches)
-    return int(sum(count * min(of * loader.batch_size, size) for count, of in ((epochs, batches), (1, rest))))
+    of_epoch, of_rest = (int(min(part * loader.batch_sampler.batch_size, size)) for part in (batches, rest))
+    return epochs * of_epoch + of_rest
 
 
 def _samples_per_epoch(loader: Any) -> float:
-    source = loader.dataset if isinstance(loader.dataset, torch.utils.data.IterableDataset) else loader.sampler
+    source = loader.dataset if isinstance(loader.dataset, IterableDataset) else loader.batch_sampler.sampler
     return len(source) if hasattr(source, "__len__") else math.inf
 
 
