@@ -33,15 +33,17 @@ def expected(steps: int) -> list[list[float]]:
     return [[schedule.lr_at(step)[0], schedule.momentum_at(step)[0]] for step in range(steps)]
 
 
-def run_on_two_ranks(strategy: str, folder: Path, accelerator: str) -> list[dict[str, Any]]:
-    """Run two_ranks.py in two processes and return what each has found."""
+def run_on_two_ranks(
+    strategy: str, folder: Path, accelerator: str, script: str = "two_ranks.py"
+) -> list[dict[str, Any]]:
+    """Run a script in two processes and return what each has found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     root = Path(__file__).parents[2]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), strategy, str(folder), accelerator]
+    command = [sys.executable, str(Path(__file__).with_name(script)), strategy, str(folder), accelerator]
     ranks = [
         subprocess.Popen(
             command,
