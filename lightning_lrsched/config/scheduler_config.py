@@ -242,10 +242,11 @@ class SchedulerConfig:
             run, why_no_total=in_unit(run.why_no_total, self.unit), why_no_epoch=in_unit(run.why_no_epoch, self.unit)
         )
         parameters, written = self.by_path()
-        params = dict(written)
-        for key, value in written.items():
-            with key_path(PARAMS):
-                params[key] = parameters[key].resolve(value, run, leave_unknown=leave_unknown)
+        params, end = dict(written), 0.0
+        for key, parameter in parameters.items():
+            if key in written:
+                with key_path(PARAMS):
+                    params[key], end = parameter.resolve_after(end, written[key], run, leave_unknown=leave_unknown)
         if findings is not None or not leave_unknown:
             with key_path(PARAMS):
                 params = fill_in(parameters, params, findings)

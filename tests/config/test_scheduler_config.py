@@ -278,3 +278,15 @@ def test_a_length_that_is_wrong_is_refused_also_where_it_is_not_needed(lengths, 
     for config in (AUTO, SchedulerConfig("WarmupLR")):
         with pytest.raises(error, match=complaint):
             config.resolve(sgd(), **lengths)
+
+
+@pytest.mark.parametrize("total", range(10, 90))
+def test_lengths_that_follow_each_other_are_together_as_long_as_their_sum(total):
+    cycle = {"decay_step_size": "auto", "cycle_second_step_size": 0.6, "cycle_first_step_size": "auto"}
+    resolved = SchedulerConfig("OneCycle", cycle_min_lr=0, cycle_max_lr=1, **cycle).resolve(sgd(), total_steps=total)
+    assert sum(resolved.params[key] for key in cycle) == total
+    phases = [{"steps": 0.3, "lr": 1}, {"steps": "1ep"}, {"steps": 7}, {"steps": 0.6, "lr": 0}]
+    run = {"total_steps": total, "steps_per_epoch": total / 10}
+    resolved = SchedulerConfig("PhasedLR", phases=phases).resolve_numbers(RunLength(**run), [1.0])
+    assert [phase["steps"] for phase in resolved.params["phases"]][2] == 7
+    assert sum(phase["steps"] for phase in resolved.params["phases"]) == total + 7
