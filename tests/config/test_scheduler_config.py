@@ -290,3 +290,36 @@ def test_lengths_that_follow_each_other_are_together_as_long_as_their_sum(total)
     resolved = SchedulerConfig("PhasedLR", phases=phases).resolve_numbers(RunLength(**run), [1.0])
     assert [phase["steps"] for phase in resolved.params["phases"]][2] == 7
     assert sum(phase["steps"] for phase in resolved.params["phases"]) == total + 7
+
+
+def test_a_unit_is_kept_wherever_a_configuration_goes():
+    section = {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto", "warmup_max_lr": "auto"}, "unit": "token"}
+    for config in (SchedulerConfig.of(section), SchedulerConfig.of({"deepspeed": {"scheduler": section}})):
+        assert config == SchedulerConfig(**section) == copy.deepcopy(config) == pickle.loads(pickle.dumps(config))
+        assert config.to_dict() == section
+        assert str(config).endswith(", unit='token')")
+        assert config.resolve(sgd(), total_steps=10).unit == "token"
+        assert config.without_range_test().unit == "token"
+    assert SchedulerConfig.of({**section, "unit": "step"}) == SchedulerConfig(section["type"], section["params"])
+    assert SchedulerConfig(section["type"], section["params"]) != SchedulerConfig(**section)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"unit": "tokens"}, r"^scheduler\.unit must be one of 'step', 'sample', 'token', got 'tokens' \(did you mean"),
+        ({"unit": None}, r"^scheduler\.unit must be one of 'step', 'sample', 'token', got None"),
+        ({"unit": "second"}, r'^scheduler\.unit cannot be "second": clocks differ between ranks'),
+        (
+            {"type": "StepLR", "params": {"step_size": 3}, "unit": "sample"},
+            r"^scheduler\.unit=\"sample\" needs one of LRR",
+        ),
+        (
+            {"steps": 3},
+            r"^scheduler\.steps: this section has only the keys type, params and unit; did you mean scheduler",
+        ),
+    ],
+)
+def test_a_wrong_unit_is_refused(section, message):
+    with pytest.raises(ValueError, match=message):
+        SchedulerConfig.of({"type": "WarmupLR", "params": {}, **section})
