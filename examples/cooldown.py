@@ -145,7 +145,7 @@ def draw(records: list[Record]) -> Figure:
         steps = range(0 if length == lengths[-1] else length - decay, length + 1)
         lrs.plot(steps, [made.lr_at(step)[0] for step in steps], color="#3a86c8", linewidth=1.5)
     lrs.set(xlabel="step", ylabel="lr", ylim=(0, None))
-    styles = {"branch": ("#3a86c8", "o", 0.96), "alone": ("#2f9e5b", "^", 1.0), "cosine": ("#d9731a", "s", 1.04)}
+    styles = {"branch": ("#3a86c8", "o", 0.96), "alone": ("#2f9e44", "^", 1.0), "cosine": ("#d9731a", "s", 1.04)}
     for way, (color, marker, shift) in styles.items():
         medians = [statistics.median(r[way] for r in records if r["steps"] == length) for length in lengths]
         losses.plot(lengths, medians, color=color, linewidth=1.5)

@@ -12,7 +12,7 @@ from torch import Tensor, nn, randn
 from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_lrsched import PhasedLR, WarmupStableDecayLR
+from lightning_lrsched import PhasedLR, WarmupDecayLR, WarmupStableDecayLR
 from tests.kit.schedules import sgd
 
 PAGES = Path(__file__).parents[1] / "docs" / "how_to"
@@ -79,3 +79,15 @@ def test_an_extended_run_has_the_lrs_of_one_that_was_planned_so(tmp_path: Path, 
     phases = [{"steps": 20, "lr": 0.1}, {"steps": 80}, {"steps": 20, "lr": 0.0}, {"steps": 10, "lr": 0.05}]
     whole = PhasedLR(sgd(), [*phases, {"steps": 70, "lr": 0.0, "shape": "cosine"}])
     assert {**phased, **phased_on} == {step: pytest.approx(whole.lr_at(step)[0]) for step in range(200)}
+
+
+def test_a_resume_with_other_batches_has_the_lr_of_each_sample(tmp_path: Path, monkeypatch: Any) -> None:
+    whole, resumed, in_tokens, counted = run("samples_and_tokens.md", tmp_path, monkeypatch)
+
+    def planned(total: int) -> WarmupDecayLR:
+        return WarmupDecayLR(sgd(), total, warmup_max_lr=0.1, warmup_num_steps=40, warmup_type="linear")
+
+    assert whole == {step: pytest.approx(planned(240).lr_at(2 * step)[0]) for step in range(120)}
+    assert resumed == {40 + step: pytest.approx(planned(240).lr_at(80 + 8 * step)[0]) for step in range(20)}
+    assert in_tokens == {step: pytest.approx(planned(512 * 80).lr_at(512 * 2 * step)[0]) for step in range(40)}
+    assert len(set(counted.values())) > 40
