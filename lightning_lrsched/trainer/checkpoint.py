@@ -93,7 +93,7 @@ def states_for(
 def saved_position(checkpoint: Checkpoint, index: int, optimizers: int) -> int:
     """Return the position of the schedule of optimizer ``index`` in a checkpoint; 0 where it has none."""
     state = _split(checkpoint, optimizers)[0].get(index) if "lr_schedulers" in checkpoint else None
-    return position_in(state, "the checkpoint") if is_own_state(state) else 0
+    return position_in(state, "the checkpoint") if state is not None and is_own_state(state) else 0
 
 
 def check_optimizers(checkpoint: Checkpoint, optimizers: list[Optimizer], *, groups_may_come: bool) -> None:

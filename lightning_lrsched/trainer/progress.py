@@ -65,9 +65,7 @@ class BatchCounter:
                 f"samples and tokens of {trainer.world_size} processes are summed by torch.distributed, which"
                 f' {type(trainer.strategy).__name__} does not use: write "unit": "step"'
             )
-        # Ranks that share the parts of a model, not the data, see the same batch.
-        replicas = cast("ParallelStrategy", trainer.strategy).distributed_sampler_kwargs["num_replicas"]
-        self._ranks_per_batch = trainer.world_size // replicas
+        self._ranks_per_batch = ranks_per_batch(trainer)
         self._group = torch.distributed.new_group(backend="gloo")
 
     def add(self, trainer: TrainerLike, batch: Any) -> None:
@@ -104,6 +102,12 @@ class BatchCounter:
                 " for the device: have the loader count (collate_fn), and return the whole number in the batch"
             )
         return count("tokens", number.item() if isinstance(number, Tensor) else number)
+
+
+def ranks_per_batch(trainer: TrainerLike) -> int:
+    """Return how many ranks see the same batch: those that share the parts of a model, not the data."""
+    replicas: int = cast("ParallelStrategy", trainer.strategy).distributed_sampler_kwargs["num_replicas"]
+    return trainer.world_size // replicas
 
 
 class StepCounter:

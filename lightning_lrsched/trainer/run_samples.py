@@ -11,8 +11,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from lightning_lrsched.schedulers.durations import STEPS, RunLength
 from lightning_lrsched.trainer.deepspeed_engine import uses_engine
-from lightning_lrsched.trainer.progress import Tokens
-from lightning_lrsched.trainer.protocol import ParallelStrategy, TrainerLike
+from lightning_lrsched.trainer.progress import Tokens, ranks_per_batch
+from lightning_lrsched.trainer.protocol import TrainerLike
 from lightning_lrsched.trainer.run_length import (
     Start,
     accumulation,
@@ -81,12 +81,11 @@ def _batches_until(steps: int, trainer: TrainerLike, batches: int | None, every:
 
 def _held(loader: Any, batches: int | None, number: int) -> int:
     """Return the samples in so many batches of a loader, from the beginning of an epoch on."""
-    size = _samples_per_epoch(loader)
+    size, of_batch = _samples_per_epoch(loader), int(loader.batch_sampler.batch_size)
     if batches is None:
-        return number * loader.batch_sampler.batch_size
+        return number * of_batch
     epochs, rest = divmod(number, batches)
-    of_epoch, of_rest = (int(min(part * loader.batch_sampler.batch_size, size)) for part in (batches, rest))
-    return epochs * of_epoch + of_rest
+    return int(epochs * min(batches * of_batch, size) + min(rest * of_batch, size))
 
 
 def _samples_per_epoch(loader: Any) -> float:
@@ -98,6 +97,5 @@ def _over_all_data(number: int, trainer: TrainerLike) -> int:
     """Return the sum over all ranks that read data of their own."""
     if trainer.world_size == 1:
         return number
-    strategy: ParallelStrategy = trainer.strategy  # type: ignore[assignment]
     summed = over_ranks(number, trainer, torch.distributed.ReduceOp.SUM)
-    return int(summed * strategy.distributed_sampler_kwargs["num_replicas"] // trainer.world_size)
+    return int(summed) // ranks_per_batch(trainer)

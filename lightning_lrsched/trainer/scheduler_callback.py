@@ -72,6 +72,11 @@ class LRSchedulerCallback(Callback):
     those still to come. The loggers store the schedule with its numbers among the hyperparameters. A schedule that is
     much shorter or longer than the run is reported in the log, with both numbers.
 
+    With ``"unit": "sample"`` or ``"token"`` in the configuration, position and lengths count the samples or tokens in
+    the batches of all devices up to the last finished optimizer step, and the position is one more curve
+    (``lr-SGD-samples``). A resume with another batch size, accumulation or number of devices then goes on at the same
+    lr per sample.
+
     In the range test the module's own hooks run as in training (except ``on_fit_start``, which has run already);
     callbacks do not, other than Lightning's GradientAccumulationScheduler, and what the module logs does not reach the
     loggers. They get the curves, the figure and the table of the test, then those of the training, in one run. The
@@ -101,9 +106,10 @@ class LRSchedulerCallback(Callback):
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
             scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or a scheduler in the
             config of DeepSpeedStrategy is in use, if a value depends on the length of a run that the Trainer does not
-            know, if the optimizer cannot be made capturable, if the range test shows no learning rate (the message says
-            what to change); or, on a resume, if the checkpoint has another number of optimizers, of param groups or of
-            the module's own schedulers, or no range test where one is asked for.
+            know, if the samples of a batch cannot be seen, if the optimizer cannot be made capturable, if the range
+            test shows no learning rate (the message says what to change); or, on a resume, if the checkpoint has
+            another number of optimizers, of param groups or of the module's own schedulers, or no range test where one
+            is asked for.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_lrsched import LRSchedulerCallback, PhasedLR
+from tests.kit.phases import phased
 from tests.kit.runs import (
     CONFIGS,
     ManualNet,
@@ -28,7 +29,6 @@ from tests.kit.runs import (
     through_module,
     two_optimizers,
 )
-from tests.schedulers.test_phased import phased
 
 STEPS = 16
 STOPS = {

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lightning_lrsched import SchedulerConfig
-from tests.integration.test_strategies import run_on_two_ranks
 from tests.integration.two_ranks_samples import AUTO, EPOCHS, SAMPLES, TOKENS, loader, train
-from tests.trainer.test_progress import Save
+from tests.kit.ranks import run_on_two_ranks
+from tests.kit.runs import Save
 
 TOTAL = EPOCHS * SAMPLES
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_lrsched import LRSchedulerCallback
 from tests.integration.two_ranks import Module, data, make_trainer, strategy_named
-from tests.trainer.test_progress import Save
+from tests.kit.runs import Save
 
 EPOCHS = 3
 SAMPLES = 80

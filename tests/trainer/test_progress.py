@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, WarmupLR, configure_optimizers
 from lightning_lrsched.config.config_file import ConfigFile
 from lightning_lrsched.trainer.progress import samples_in
-from lightning_lrsched.trainer.protocol import ParallelStrategy
 from tests.kit.modules import Regression, TwoOptimizers, read_csv
+from tests.kit.runs import Save
 from tests.kit.schedules import sgd
-from tests.trainer.test_protocol import missing
 
 EXACT = {"rel": 1e-12, "abs": 0.0}
 DECAY = {"warmup_max_lr": 0.1, "warmup_num_steps": 40, "warmup_type": "linear", "total_num_steps": 231}
@@ -141,7 +137,7 @@ class TwoLoaders(Regression):
 def test_of_several_loaders_all_samples_count(make_trainer):
     loaders = {"a": samples(), "b": samples(20, 4)}  # ten batches, and five that come twice
     assert fit(make_trainer, loader=loaders, module=TwoLoaders(), max_epochs=1).schedule.last_epoch == 77 + 40
-    with pytest.raises(ValueError, match=r"warmup_num_steps='1ep' needs .* batches of several loaders are not known"):
+    with pytest.raises(ValueError, match=r"total_num_steps='auto' needs .* batches of several loaders are not known"):
         fit(make_trainer, AUTO, loader=loaders, module=TwoLoaders())
 
 
@@ -159,21 +155,6 @@ def test_the_samples_of_a_batch_are_the_first_dimension_of_its_tensors(batch, lo
 
 
 # Resumes -------------------------------------------------------------------------------------------------------------
-
-
-class Save(Callback):
-    """Saves a checkpoint after a number of optimizer steps, or after the first epoch."""
-
-    def __init__(self, path: Path, steps: int | None = None) -> None:
-        self.path, self.steps = path, steps
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == self.steps:
-            trainer.save_checkpoint(self.path)
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.steps is None and trainer.current_epoch == 0:
-            trainer.save_checkpoint(self.path)
 
 
 @pytest.mark.parametrize(("first", "then"), [((8, 1), (4, 1)), ((4, 1), (8, 1)), ((8, 2), (4, 3)), ((4, 3), (8, 2))])
@@ -373,10 +354,6 @@ def test_several_processes_need_a_way_to_sum(make_trainer, monkeypatch):
     monkeypatch.setattr(type(trainer), "world_size", 2)
     with pytest.raises(ValueError, match=r'of 2 processes are summed by torch\.distributed.* write "unit": "step"'):
         trainer.fit(module, samples())
-
-
-def test_a_strategy_of_several_processes_has_what_is_used_of_it():
-    assert missing(DDPStrategy(), type("Own", (), dict(vars(ParallelStrategy))), "strategy") == []
 
 
 # In a loop of one's own ----------------------------------------------------------------------------------------------
