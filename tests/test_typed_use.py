@@ -178,7 +178,7 @@ def test_the_callbacks() -> None:
     ]
     scheduling = LRSchedulerCallback(config())
     assert_type(scheduling.schedulers, list[LRScheduler])
-    assert len(callbacks) == 5
+    assert len(callbacks) == 7
 
 
 def test_every_public_name_is_used_here() -> None:

@@ -154,6 +154,15 @@ def test_the_samples_of_a_batch_are_the_first_dimension_of_its_tensors(batch, lo
     assert samples_in(batch, loaders) == number
 
 
+def test_a_range_test_inside_the_fit_does_not_count(make_trainer):
+    section = {**AUTO, "params": {**AUTO["params"], "warmup_max_lr": "lr_range_test"}}
+    module = fit(make_trainer, section)
+    schedule = module.schedule
+    consumed = [77 * epoch + 8 * batch for epoch in range(3) for batch in range(10)]
+    assert schedule.last_epoch == schedule.hyperparameters["total_num_steps"] == 231
+    assert lrs(module)[-30:] == pytest.approx([schedule.lr_at(position)[0] for position in consumed], **EXACT)
+
+
 # Resumes -------------------------------------------------------------------------------------------------------------
 
 
