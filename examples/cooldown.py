@@ -2,8 +2,8 @@
 
 For each seed, a small GPT (that of char_lm.py) is trained once with WarmupStableDecayLR without its decay. From three
 checkpoints of that training a branch goes on for a quarter of the steps, with the decay: it ends as a training of its
-own would, for a fifth of its steps. Beside it stand three separate trainings of the same lengths, with WarmupCosineLR,
-whose length must be known before it begins.
+own would, for a fifth of its steps. Beside it stand three separate trainings of the same lengths, planned so from the
+start: with the same schedule, and with WarmupCosineLR, whose length must be known before it begins.
 
     python examples/cooldown.py [--seeds 5] [--steps 800] [--out demo_output/cooldown]
 """
@@ -34,6 +34,7 @@ WARMUP = 20  # [optimizer steps]; the same for all lengths: the branches share i
 DECAY = 0.2  # of a run's length
 LENGTHS = (0.25, 0.5, 1.0)  # of --steps
 PARAMS = {"total_num_steps": "auto", "warmup_num_steps": WARMUP}
+WAYS = {"branch": "branch, 1-sqrt", "alone": "alone, 1-sqrt", "cosine": "alone, cosine"}
 
 Record = dict[str, Any]
 
@@ -50,7 +51,9 @@ def train(
     run: str, seed: int, steps: int, args: argparse.Namespace, *callbacks: Any, start: Path | None = None
 ) -> float:
     """Train until ``steps`` optimizer steps are made, from a checkpoint where one is given; return the final loss."""
-    seed_everything(seed + 1000 * (start is not None), verbose=False)  # the branch reads other batches than the trunk
+    kind = run.partition("_")[0]
+    # A branch reads other batches than the trunk; a separate training has weights and batches of its own.
+    seed_everything(seed + {"trunk": 0, "branch": 1000, "alone": 2000, "cosine": 2000}[kind], verbose=False)
     training, validation = data(args.steps)
     trainer = make_trainer(
         args.out / "tensorboard",
@@ -75,7 +78,7 @@ def data(steps: int) -> tuple[DataLoader, DataLoader]:
 
 
 def compare(seed: int, args: argparse.Namespace) -> list[Record]:
-    """Return one record for each length: the final loss of the branch, and of a training of its own."""
+    """Return one record for each length: the final losses of the branch and of the two separate trainings."""
     lengths = [round(args.steps * share) for share in LENGTHS]
     starts = [round((1 - DECAY) * length) for length in lengths]
     folder = args.out / "checkpoints" / f"seed{seed}"
@@ -84,22 +87,24 @@ def compare(seed: int, args: argparse.Namespace) -> list[Record]:
     records = []
     for length, start in zip(lengths, starts, strict=True):
         branch = train(f"branch_{length}", seed, length, args, stable_decay(DECAY), start=folder / f"step={start}.ckpt")
-        alone = train(f"alone_{length}", seed, length, args, schedule("WarmupCosineLR", cos_min_ratio=0.0))
-        records.append({"seed": seed, "steps": length, "start": start, "branch": branch, "alone": alone})
-        say(f"seed {seed}, {length:4} steps: branch {branch:.3f}, alone {alone:.3f} bits per character")
+        alone = train(f"alone_{length}", seed, length, args, stable_decay(DECAY))
+        cosine = train(f"cosine_{length}", seed, length, args, schedule("WarmupCosineLR", cos_min_ratio=0.0))
+        losses = {"branch": branch, "alone": alone, "cosine": cosine}
+        records.append({"seed": seed, "steps": length, "start": start, **losses})
+        listed = ", ".join(f"{WAYS[way]} {loss:.3f}" for way, loss in losses.items())
+        say(f"seed {seed}, {length:4} steps: {listed} bits per character")
     return records
 
 
 def table(records: list[Record]) -> str:
     """Return medians and ranges over the seeds, and the steps that both ways took."""
     lengths = sorted({record["steps"] for record in records})
-    lines = ["steps | validation loss [bits per character]: median (lowest to highest)"]
-    lines += ["      | branch, 1-sqrt to 0        | alone, cosine to 0         | per seed"]
+    lines = ["validation loss [bits per character]: median (lowest to highest)"]
+    lines += [" | ".join(["steps", *(f"{title:<22}" for title in WAYS.values())]).rstrip()]
     for length in lengths:
         of_length = [record for record in records if record["steps"] == length]
-        cells = [spread([record[way] for record in of_length]) for way in ("branch", "alone")]
-        difference = statistics.median(record["branch"] - record["alone"] for record in of_length)
-        lines.append(f"{length:5} | {cells[0]:<26} | {cells[1]:<26} | {difference:+.3f}")
+        cells = [f"{spread([record[way] for record in of_length]):<22}" for way in WAYS]
+        lines.append(" | ".join([f"{length:5}", *cells]).rstrip())
     branched, alone = steps_made(records)
     saved = 1 - branched / alone
     lines.append(f"steps made for each seed: {branched} with branches, {alone} alone: {saved:.0%} saved")
@@ -111,7 +116,7 @@ def spread(losses: list[float]) -> str:
 
 
 def steps_made(records: list[Record]) -> tuple[int, int]:
-    """Return the optimizer steps of the trunk with its branches, and of the separate trainings."""
+    """Return the optimizer steps of the trunk with its branches, and of separate trainings of one kind."""
     pairs = {(record["steps"], record["start"]) for record in records}
     trunk = max(start for _, start in pairs)
     return trunk + sum(steps - start for steps, start in pairs), sum(steps for steps, _ in pairs)
@@ -140,7 +145,8 @@ def draw(records: list[Record]) -> Figure:
         steps = range(0 if length == lengths[-1] else length - decay, length + 1)
         lrs.plot(steps, [made.lr_at(step)[0] for step in steps], color="#3a86c8", linewidth=1.5)
     lrs.set(xlabel="step", ylabel="lr", ylim=(0, None))
-    for way, color, marker, shift in (("branch", "#3a86c8", "o", 0.97), ("alone", "#d9731a", "s", 1.03)):
+    styles = {"branch": ("#3a86c8", "o", 0.96), "alone": ("#2f9e44", "^", 1.0), "cosine": ("#d9731a", "s", 1.04)}
+    for way, (color, marker, shift) in styles.items():
         medians = [statistics.median(r[way] for r in records if r["steps"] == length) for length in lengths]
         losses.plot(lengths, medians, color=color, linewidth=1.5)
         losses.plot(
@@ -150,7 +156,7 @@ def draw(records: list[Record]) -> Figure:
             marker=marker,
             markersize=4,
             color=color,
-            label="branch of one training" if way == "branch" else "training of its own",
+            label=WAYS[way],
         )
     losses.set(xlabel="steps", ylabel="validation loss [bits]", xscale="log")
     losses.set_xticks(lengths, [str(length) for length in lengths])

@@ -12,6 +12,8 @@ from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
 from lightning_lrsched.preview import draw, picture_steps, table, table_steps, to_csv
 from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.schedulers.checks import MAX_COUNT
+from lightning_lrsched.schedulers.durations import STEPS
 
 MAX_STEPS = 10_000_000
 
@@ -33,20 +35,22 @@ def preview(args: argparse.Namespace) -> int:
     """Show lr and momentum of one configuration."""
     file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
     schedule = file.resolved()
-    steps, turns = args.steps or schedule.preview_steps(), file.turns()
+    steps, turns, unit = args.steps or schedule.preview_steps(), file.turns(), schedule.unit
+    if unit == STEPS and steps > MAX_STEPS:
+        raise ValueError(f"--steps must be a whole number in 1..{MAX_STEPS}, got {steps}")
     if args.csv:
-        print(to_csv(file.rows(range(steps + 1))), end="")
+        print(to_csv(file.rows(range(steps + 1) if unit == STEPS else picture_steps(steps)), unit), end="")
     else:
-        print(f"{schedule.type}: {steps} optimizer steps")
-        print(table(file.rows(table_steps(steps, turns))))
+        print(f"{schedule.type}: {steps} {'optimizer steps' if unit == STEPS else f'{unit}s'}")
+        print(table(file.rows(table_steps(steps, turns, unit)), unit))
         if turns:
-            print(f"(its parts end at the steps {', '.join(map(str, turns))})")
+            print(f"(its parts end at the {unit}s {', '.join(map(str, turns))})")
     if file.known_lr() is None:
         print(
             f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; give another with --base-lr)", file=sys.stderr
         )
     if args.plot:
-        draw(schedule.type, file.rows(picture_steps(steps)), turns).savefig(args.plot, dpi=120)
+        draw(schedule.type, file.rows(picture_steps(steps)), turns, unit).savefig(args.plot, dpi=120)
     return 0
 
 
@@ -62,7 +66,9 @@ def convert(args: argparse.Namespace) -> int:
         Path(args.output).write_text(text, encoding="utf-8")
     else:
         print(text, end="")
-    kind = file.schedule().type
+    kind, unit = file.schedule().type, file.schedule().unit
+    if unit != STEPS:
+        print(f"note: DeepSpeed itself has no unit: it would read {unit}s as optimizer steps", file=sys.stderr)
     if kind in SCHEDULERS and not SCHEDULERS[kind].in_deepspeed:
         print(f"note: DeepSpeed itself has no schedule {kind}", file=sys.stderr)
     if left:
@@ -99,8 +105,8 @@ def _one_line(message: object) -> str:
 
 
 def _steps(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_STEPS:
-        raise argparse.ArgumentTypeError(f"must be a whole number in 1..{MAX_STEPS}, got {text!r}")
+    if not text.isdecimal() or len(text) > 16 or not 1 <= int(text) <= MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 1..{MAX_COUNT}, got {text!r}")
     return int(text)
 
 
@@ -110,14 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="preview | convert | check")
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("config", metavar="CONFIG", help="a JSON or YAML file with a scheduler section")
-    run.add_argument("--steps", type=_steps, metavar="N", help="length of the run [optimizer steps]")
+    run.add_argument("--steps", type=_steps, metavar="N", help="length of the run, in the schedule's unit")
     run.add_argument("--steps-per-epoch", type=_steps, metavar="N", help='for values such as "2ep"')
     run.add_argument(
         "--base-lr", type=float, metavar="X", help="the optimizer's own lr, where the file does not give it"
     )
 
     command = commands.add_parser("preview", parents=[run], help="show lr and momentum of each param group")
-    command.add_argument("--csv", action="store_true", help="every step, as CSV, instead of the table")
+    command.add_argument(
+        "--csv", action="store_true", help="every step, as CSV, instead of the table; of samples or tokens, 2000 rows"
+    )
     command.add_argument("--plot", metavar="FILE.png", help="also write a picture")
     command.set_defaults(run=preview)
 

@@ -110,6 +110,11 @@ class LRSchedulerCLI(LightningCLI):
         content = read_mapping(section) if isinstance(section, str) else section
         content = content.as_dict() if isinstance(content, Namespace) else content
         checked = _check(content, f"{section}: " if isinstance(section, str) else "")
+        if checked.unit == "token":
+            raise ValueError(
+                'scheduler.unit: "token" needs to know the tokens of a batch: in place of this section, list'
+                " lightning_lrsched.LRSchedulerCallback in trainer.callbacks, with scheduler and tokens"
+            )
         config["scheduler"] = Namespace(checked.to_dict())  # type: ignore[no-untyped-call]
         return content
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_lrsched.config.config_file import Row
 from lightning_lrsched.range_test.plots import new_figure
 from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.durations import STEPS, Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +33,12 @@ def rows_of(schedule: ClosedFormLR, steps: Sequence[int]) -> list[Row]:
     return [(step, schedule.lr_at(step), schedule.momentum_at(step)) for step in steps]
 
 
-def table_steps(total_steps: int, turns: Sequence[int] = ()) -> list[int]:
-    """Return about twenty steps that show a run, the first ones one by one, and those at which its parts end."""
+def table_steps(total_steps: int, turns: Sequence[int] = (), unit: Unit = STEPS) -> list[int]:
+    """Return about twenty steps that show a run, those at which its parts end, and the first optimizer steps."""
     steps = {round(total_steps * row / TABLE_ROWS) for row in range(TABLE_ROWS + 1)}
     ends = {turn for turn in turns if turn <= total_steps}
-    return sorted(steps | ends | set(range(min(FIRST_STEPS, total_steps) + 1)))
+    first = set(range(min(FIRST_STEPS, total_steps) + 1)) if unit == STEPS else set()
+    return sorted(steps | ends | first)
 
 
 def picture_steps(total_steps: int) -> list[int]:
@@ -44,28 +46,28 @@ def picture_steps(total_steps: int) -> list[int]:
     return sorted({round(total_steps * point / MAX_POINTS) for point in range(MAX_POINTS + 1)})
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], unit: Unit = STEPS) -> str:
     """Return lr and momentum as a plain-text table."""
-    lines = [_columns(rows[0])] + [
+    lines = [_columns(rows[0], unit)] + [
         [str(step), *(f"{value:.6g}" for value in [*lrs, *(momenta or [])])] for step, lrs, momenta in rows
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Row], unit: Unit = STEPS) -> str:
     """Return lr and momentum as CSV, every digit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_columns(rows[0]))
+    writer.writerow(_columns(rows[0], unit))
     writer.writerows([step, *lrs, *(momenta or [])] for step, lrs, momenta in rows)
     return text.getvalue()
 
 
-def _columns(row: Row) -> list[str]:
+def _columns(row: Row, unit: Unit) -> list[str]:
     _, lrs, momenta = row
     numbers = [""] if len(lrs) == 1 else [f"/pg{number}" for number in range(1, len(lrs) + 1)]
-    return ["step", *(f"lr{n}" for n in numbers), *(f"momentum{n}" for n in (numbers if momenta is not None else []))]
+    return [unit, *(f"lr{n}" for n in numbers), *(f"momentum{n}" for n in (numbers if momenta is not None else []))]
 
 
 def _curves(values: Sequence[Sequence[float]]) -> dict[tuple[float, ...], str]:
@@ -80,13 +82,14 @@ def _curves(values: Sequence[Sequence[float]]) -> dict[tuple[float, ...], str]:
     return {curve: f"param group{'s' * (len(n) > 1)} {', '.join(n)}" for curve, n in groups.items()}
 
 
-def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = ()) -> Figure:
-    """Return a matplotlib figure of lr (and momentum, where it is scheduled) over the optimizer steps.
+def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = (), unit: Unit = STEPS) -> Figure:
+    """Return a matplotlib figure of lr (and momentum, where it is scheduled) over the position.
 
     Args:
         title: the type of the schedule.
         rows: what :func:`rows_of` returns.
-        turns: steps at which the parts of the schedule end, marked by dotted lines.
+        turns: positions at which the parts of the schedule end, marked by dotted lines.
+        unit: what the position counts.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -106,6 +109,6 @@ def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = ()) -> Figure:
                 axes.axvline(turn, color="grey", linestyle=":", linewidth=1.0)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
-    axes.set_xlabel("optimizer steps finished")
+    axes.set_xlabel("optimizer steps finished" if unit == STEPS else f"{unit}s")
     figure.suptitle(title)
     return figure

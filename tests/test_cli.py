@@ -84,7 +84,7 @@ def test_print_config_reads_back(capsys, tmp_path):
     with pytest.raises(SystemExit):
         run("fit", "--scheduler", json.dumps(SECTION), "--scheduler.params.warmup_num_steps", "auto", "--print_config")
     printed = capsys.readouterr().out
-    section = {**SECTION, "params": {**SECTION["params"], "warmup_num_steps": "auto"}}
+    section = {**SECTION, "params": {**SECTION["params"], "warmup_num_steps": "auto"}, "unit": "step"}
     assert yaml.safe_load(printed)["scheduler"] == section
     (tmp_path / "config.yaml").write_text(printed)
     with pytest.raises(SystemExit):
@@ -96,7 +96,7 @@ def test_the_section_may_come_from_the_environment(capsys, monkeypatch):
     monkeypatch.setenv("PL_FIT__SCHEDULER", json.dumps(SECTION))
     with pytest.raises(SystemExit):
         run("fit", "--print_config", parser_kwargs={"default_env": True})
-    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == SECTION
+    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == {**SECTION, "unit": "step"}
 
 
 def test_the_section_may_be_a_file(tmp_path):
@@ -104,6 +104,55 @@ def test_the_section_may_be_a_file(tmp_path):
     cli = run("fit", "--scheduler", "ds.json", *QUIET)
     assert cli.model.seen[4][0] == pytest.approx(0.1)
     assert json.loads((tmp_path / "seen.json").read_text()) == [list(values) for values in cli.model.seen]
+
+
+PHASES = [
+    {"steps": 4, "lr": 0.1, "momentum": 0.8},
+    {"steps": 0.2, "shape": "cosine", "lr": {"ratio": 0.5}},
+    {"steps": 2},
+]
+PHASED = {"type": "PhasedLR", "params": {"phases": PHASES, "start_momentum": 0.9}}
+
+
+@pytest.mark.parametrize("way", ["yaml", "file", "section", "type and params", "one by one"])
+def test_phases_come_from_yaml_and_from_the_command_line(tmp_path, way):
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"scheduler": PHASED}))
+    (tmp_path / "phases.yaml").write_text(yaml.safe_dump(PHASED))
+    phases, params = json.dumps(PHASES), json.dumps(PHASED["params"])
+    arguments = {
+        "yaml": ["--config=fit.yaml"],
+        "file": ["--scheduler=phases.yaml"],
+        "section": [f"--scheduler={json.dumps(PHASED)}"],
+        "type and params": ["--scheduler.type=PhasedLR", f"--scheduler.params={params}"],
+        "one by one": ["--config=fit.yaml", "--scheduler.params.phases=[{steps: 9}]",
+                       f"--scheduler.params.phases={phases}"],
+    }[way]  # fmt: skip
+    cli = run("fit", *arguments, *QUIET)
+    expected = SchedulerConfig.of(PHASED).build(torch.optim.SGD([torch.zeros(1)], 0.01, momentum=0.9), total_steps=10)
+    assert cli.model.seen == [(expected.lr_at(step)[0], expected.momentum_at(step)[0]) for step in range(10)]
+
+
+def test_the_unit_is_one_more_key(tmp_path, capsys):
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"scheduler": {**SECTION, "unit": "sample"}}))
+    for arguments in (["--config=fit.yaml"], [f"--scheduler={json.dumps(SECTION)}", "--scheduler.unit=sample"]):
+        cli = run("fit", *arguments, *QUIET)
+        assert cli.trainer.callbacks[0].schedulers[0].last_epoch == 80
+        with pytest.raises(SystemExit):
+            run("fit", *arguments, "--print_config")
+        assert yaml.safe_load(capsys.readouterr().out)["scheduler"]["unit"] == "sample"
+    complaint = "list lightning_lrsched.LRSchedulerCallback in trainer.callbacks, with scheduler and tokens"
+    assert complaint in " ".join(refusal(capsys, "fit", "--config=fit.yaml", "--scheduler.unit=token").split())
+
+
+def test_tokens_come_with_the_callback_in_the_trainers_section(tmp_path):
+    section = {**SECTION, "unit": "token"}
+    callback = {
+        "class_path": "lightning_lrsched.LRSchedulerCallback", "init_args": {"scheduler": section, "tokens": 5},
+    }  # fmt: skip
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    cli = run("fit", "--config=fit.yaml", *QUIET)
+    (ours,) = [callback for callback in cli.trainer.callbacks if hasattr(callback, "schedulers")]
+    assert ours.schedulers[0].last_epoch == 5 * 80
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_lrsched import PhasedLR, WarmupCosineLR, WarmupStableDecayLR
+from lightning_lrsched import PhasedLR, WarmupCosineLR, WarmupDecayLR, WarmupStableDecayLR
 from lightning_lrsched.__main__ import main
 from tests.kit.pages import DOCS, commands_of, python_of, run_command, run_python, write_files
 from tests.kit.schedules import sgd
@@ -21,7 +21,8 @@ PAGES = DOCS / "how_to"
 IN_PROCESSES_OF_THEIR_OWN = ("ddp", "fsdp2", "deepspeed")
 WITH_SCRIPTS = ("lightning_cli", "hydra")
 WITH_A_TEST_BELOW = {
-    *("cool_down", "extend_a_run", "resume", "several_optimizers", "fabric", "loggers", "compiled_step")
+    *("cool_down", "extend_a_run", "resume", "several_optimizers", "fabric", "loggers", "compiled_step"),
+    "samples_and_tokens",
 }
 OTHERS = sorted(
     {page.stem for page in PAGES.glob("*.md")}
@@ -161,3 +162,15 @@ def test_a_page_about_a_strategy_trains_with_it(page: str, tmp_path: Path) -> No
     steps_per_epoch = 40 if page == "deepspeed" else 20
     assert re.findall(r"^steps (\d+)", said, re.MULTILINE)[-1] == str(4 * steps_per_epoch)
     assert "LR range test" in said
+
+
+def test_a_resume_with_other_batches_has_the_lr_of_each_sample(run: Any) -> None:
+    whole, resumed, in_tokens, counted = run("samples_and_tokens")["model"].lrs
+
+    def planned(total: int) -> WarmupDecayLR:
+        return WarmupDecayLR(sgd(), total, warmup_max_lr=0.1, warmup_num_steps=40, warmup_type="linear")
+
+    assert whole == {step: pytest.approx(planned(240).lr_at(2 * step)[0]) for step in range(120)}
+    assert resumed == {40 + step: pytest.approx(planned(240).lr_at(80 + 8 * step)[0]) for step in range(20)}
+    assert in_tokens == {step: pytest.approx(planned(512 * 80).lr_at(512 * 2 * step)[0]) for step in range(40)}
+    assert len(set(counted.values())) > 40

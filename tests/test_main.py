@@ -96,11 +96,41 @@ def test_what_cannot_be_used_is_told_in_one_line(write, capsys, arguments, compl
     assert re.search(complaint, error)
 
 
-@pytest.mark.parametrize("steps", ["0", "-3", "many", "1e3", "99999999999"])
+@pytest.mark.parametrize("steps", ["0", "-3", "many", "1e3", "9" * 17])
 def test_a_wrong_number_of_steps_is_refused(write, capsys, steps):
     with pytest.raises(SystemExit):
         main(["preview", write(ONE_CYCLE), "--steps", steps])
     assert "must be a whole number in 1.." in capsys.readouterr().err
+
+
+def test_a_preview_of_more_optimizer_steps_than_anybody_makes_is_refused(write, capsys):
+    assert main(["preview", write(ONE_CYCLE), "--steps", "99999999999"]) == 2
+    assert "--steps must be a whole number in 1..10000000, got 99999999999" in capsys.readouterr().err
+
+
+IN_TOKENS = {"type": "WarmupDecayLR", "unit": "token", "params": {"total_num_steps": "auto", "warmup_num_steps": 0.1}}
+
+
+def test_every_command_knows_the_unit(write, tmp_path, capsys):
+    file = write({"scheduler": {**IN_TOKENS, "params": {**IN_TOKENS["params"], "warmup_max_lr": 0.1}}})
+    assert main(["check", file]) == 0
+    assert "ok: scheduler WarmupDecayLR in tokens (total_num_steps, warmup_num_steps: when" in capsys.readouterr().out
+    length = ["--steps", "2000000000000"]
+    assert main(["preview", file, *length, "--plot", str(tmp_path / "x.png")]) == 0
+    first, heads, *rows = capsys.readouterr().out.splitlines()
+    assert first == "WarmupDecayLR: 2000000000000 tokens"
+    assert heads.split() == ["token", "lr"]
+    assert [row.split() for row in rows[:3]] == [
+        ["0", "0"], ["100000000000", "0.0973363"], ["200000000000", "0.1"],
+    ]  # fmt: skip
+    assert main(["preview", file, *length, "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2002
+    assert main(["convert", file, *length]) == 0
+    printed = capsys.readouterr()
+    assert yaml.safe_load(printed.out)["scheduler"]["unit"] == "token"
+    assert printed.err == "note: DeepSpeed itself has no unit: it would read tokens as optimizer steps\n"
+    assert main(["preview", file]) == 2
+    assert "or write a number of tokens" in capsys.readouterr().err
 
 
 def test_convert_says_which_schedules_deepspeed_does_not_have(write, capsys):

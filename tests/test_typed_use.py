@@ -89,6 +89,8 @@ def test_the_schedules() -> None:
     assert_type(schedule.state_dict(), dict[str, Any])
     schedule.load_state_dict(schedule.state_dict())
     schedule.follow_optimizer()
+    schedule.follow_optimizer(lambda: 8)
+    schedule.advance()
     schedule.unfollow_optimizer()
     schedule.make_capturable()
     schedule.step()
@@ -168,13 +170,15 @@ def test_the_callbacks() -> None:
     callbacks: list[Callback] = [
         LRSchedulerCallback(config(), log=False),
         LRSchedulerCallback([{"type": "WarmupLR"}, None]),
+        LRSchedulerCallback(SchedulerConfig("WarmupLR", unit="token"), tokens=len),
+        LRSchedulerCallback({"type": "WarmupLR", "unit": "token"}, tokens=512),
         LRSchedulerCallback({"type": "WarmupLR"}, optimizer_index=1, capturable=True),
         LRRangeTestCallback(max_lr=1.0, num_steps="1ep", monitor="val_loss"),
         LRRangeTestCallback([1e-4], lr_range_test_step_size=0.1, mode="linear", smoothing=0.5),
     ]
     scheduling = LRSchedulerCallback(config())
     assert_type(scheduling.schedulers, list[LRScheduler])
-    assert len(callbacks) == 5
+    assert len(callbacks) == 7
 
 
 def test_every_public_name_is_used_here() -> None:

@@ -26,17 +26,19 @@ from lightning_lrsched.schedulers import (
     WARMUP_LR,
 )
 from lightning_lrsched.schedulers.checks import to_number
-from lightning_lrsched.schedulers.durations import EPOCHS, is_auto
+from lightning_lrsched.schedulers.durations import EPOCHS, STEPS, UNITS, is_auto
 from lightning_lrsched.schedulers.parameters import Parameter, with_keys
 from lightning_lrsched.schedulers.paths import flatten
 from lightning_lrsched.schedulers.rules import OWN_LR, Choice, ListOf, Switch, is_from_range_test
 
 LR_SCHEDULE = "lr_schedule"
+LR_SCHEDULE_UNIT = "lr_schedule_unit"
 
 
 def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add ``--lr_schedule`` and one flag for each parameter of each schedule, and return the parser.
 
+    ``--lr_schedule_unit`` says what lengths count: ``step``, ``sample`` or ``token``.
     A flag that was not typed is None in the parsed arguments: only what was typed overrides a configuration. Lengths
     take optimizer steps, a fraction of the run, epochs (``2ep``) or ``auto``; learning rates several values, one per
     param group; switches ``--cycle_momentum``, ``--cycle_momentum false``; ``--phases`` a list in JSON.
@@ -57,6 +59,8 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
         "learning rate schedule", "a flag that is not given leaves the configuration unchanged"
     )
     group.add_argument(f"--{LR_SCHEDULE}", choices=VALID_LR_SCHEDULES, default=None, help="type of the schedule")
+    text = "what lengths and position count, on all devices; otherwise optimizer steps"
+    group.add_argument(f"--{LR_SCHEDULE_UNIT}", choices=UNITS, default=None, help=text)
     for name, parameter in _all_parameters().items():
         group.add_argument(f"--{name}", default=None, help=_help(name), **_kind(parameter))
     return parser
@@ -117,7 +121,7 @@ def override_warmupCosineLR_params(args: argparse.Namespace, params: dict[str, A
 
 
 def get_config_from_args(args: argparse.Namespace) -> tuple[dict[str, Any], None] | tuple[None, str]:
-    """Return ``(config, None)`` with the ``{"type", "params"}`` that was typed; ``(None, message)`` if no schedule was.
+    """Return ``(config, None)`` with the schedule that was typed; ``(None, message)`` if none was.
 
     Args:
         args: what a parser with :func:`add_tuning_arguments` returned.
@@ -142,7 +146,7 @@ def get_config_from_args(args: argparse.Namespace) -> tuple[dict[str, Any], None
     params: dict[str, Any] = {}
     if name in SCHEDULERS:
         _override(name, args, params)
-    return SchedulerConfig(name, params).to_dict(), None
+    return SchedulerConfig(name, params, getattr(args, LR_SCHEDULE_UNIT, None) or STEPS).to_dict(), None
 
 
 def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:

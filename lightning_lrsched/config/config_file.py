@@ -15,7 +15,7 @@ from lightning_lrsched.config.torch_optimizers import check_optimizer
 from lightning_lrsched.config.torch_schedulers import torch_lrs_at, torch_schedulers
 from lightning_lrsched.config.trainer_arguments import trainer_arguments
 from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedulers.durations import STEPS, RunLength
 from lightning_lrsched.schedulers.errors import ParameterError, key_path
 from lightning_lrsched.schedulers.schedule import Circumstances
 
@@ -78,7 +78,7 @@ class ConfigFile:
         return schedule.resolve_numbers(self.run, [DEFAULT_BASE_LR if known is None else known] * _groups(schedule))
 
     def rows(self, steps: Sequence[int]) -> list[Row]:
-        """Return lr and momentum at some optimizer steps, in rising order.
+        """Return lr and momentum at some positions, in rising order.
 
         Raises:
             TypeError: if a value has the wrong type.
@@ -131,7 +131,10 @@ class ConfigFile:
         if self.sections.scheduler is not None:
             schedule = self.schedule()
             later = schedule.needs_run + schedule.needs_optimizer + schedule.needs_range_test
-            found = [f"scheduler {schedule.type}" + (f" ({', '.join(later)}: when training starts)" if later else "")]
+            unit = "" if schedule.unit == STEPS else f" in {schedule.unit}s"
+            found = [
+                f"scheduler {schedule.type}{unit}" + (f" ({', '.join(later)}: when training starts)" if later else "")
+            ]
             remarks = [f"warning: {remark}" for remark in self._remarks(schedule, None if has_momentum else optimizer)]
         if optimizer is not None:
             found.append(f"optimizer {optimizer}")

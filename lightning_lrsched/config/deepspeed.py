@@ -9,7 +9,7 @@ from typing import Any
 from lightning_lrsched.schedulers.checks import to_number
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
 
-SECTION_KEYS = ("type", "params")
+SECTION_KEYS = {"scheduler": ("type", "params", "unit"), "optimizer": ("type", "params")}
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # of DeepSpeed's fused optimizers
 
 MISSPELLED = {
@@ -88,9 +88,11 @@ def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
         keys = ", ".join(map(repr, section)) or "none"
         raise ParameterValueError(f"{name}.type", f"is missing; the section has the keys {keys}")
     for key in section:
-        if key not in (*SECTION_KEYS, *IGNORED_SECTION_KEYS):
+        if key not in (*SECTION_KEYS[name], *IGNORED_SECTION_KEYS):
+            *others, last = SECTION_KEYS[name]
             raise ParameterValueError(
-                f"{name}.{key}", f": this section has only the keys type and params; did you mean {name}.params.{key}?"
+                f"{name}.{key}",
+                f": this section has only the keys {', '.join(others)} and {last}; did you mean {name}.params.{key}?",
             )
     params = section.get("params")
     if params is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,8 @@ from lightning_lrsched.config.torch_schedulers import (
     torch_schedulers,
 )
 from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.durations import RunLength, is_auto
+from lightning_lrsched.schedulers.checks import choice
+from lightning_lrsched.schedulers.durations import STEPS, UNITS, RunLength, Unit, in_unit, is_auto
 from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
 from lightning_lrsched.schedulers.parameters import Parameter, by_path
 from lightning_lrsched.schedulers.paths import flatten, nest
@@ -43,6 +44,8 @@ class SchedulerConfig:
             ``torch.optim.lr_scheduler``.
         params: the hyperparameters under the names of the schedule's constructor. Numbers written as strings
             (``"1e-5"``, as YAML reads ``1e-5``) become numbers.
+        unit: what the schedule's position and all its lengths count: ``"step"`` (optimizer steps), ``"sample"`` or
+            ``"token"``. DeepSpeed has steps only.
         **hyperparameters: the same, one by one.
 
     Raises:
@@ -61,8 +64,15 @@ class SchedulerConfig:
 
     type: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    unit: Unit = STEPS
 
-    def __init__(self, type: str, params: Mapping[str, Any] | None = None, **hyperparameters: Any) -> None:  # noqa: A002 - DeepSpeed's key
+    def __init__(
+        self,
+        type: str,  # noqa: A002 - DeepSpeed's key
+        params: Mapping[str, Any] | None = None,
+        unit: Unit = "step",
+        **hyperparameters: Any,
+    ) -> None:
         if params is not None and not isinstance(params, Mapping):
             raise ParameterTypeError("scheduler.params", f"must be a mapping of keys to values, got {params!r}")
         given: Mapping[str, Any] = {**(params or {}), **hyperparameters}
@@ -80,6 +90,7 @@ class SchedulerConfig:
             check_together(SCHEDULERS[type], allowed, values)
         object.__setattr__(self, "type", type)
         object.__setattr__(self, "params", _frozen(nest(values)))
+        object.__setattr__(self, "unit", _checked_unit(unit, type))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
@@ -98,7 +109,7 @@ class SchedulerConfig:
                 f"{sections.prefix}scheduler", f"is missing; the configuration has the keys {keys}"
             )
         with key_path(sections.prefix):
-            return cls(*type_and_params("scheduler", sections.scheduler))
+            return cls(*type_and_params("scheduler", sections.scheduler), sections.scheduler.get("unit", STEPS))
 
     @classmethod
     def load(cls, path: str | Path) -> SchedulerConfig:
@@ -158,7 +169,8 @@ class SchedulerConfig:
         """Return the same configuration with ``"auto"`` in place of ``"lr_range_test"``, where no test is run."""
         if not self.needs_range_test:
             return self  # checked already
-        return SchedulerConfig(self.type, nest({**self.by_path()[1], **dict.fromkeys(self.needs_range_test, "auto")}))
+        params = {**self.by_path()[1], **dict.fromkeys(self.needs_range_test, "auto")}
+        return SchedulerConfig(self.type, nest(params), self.unit)
 
     def _waiting_for(self, what: str) -> list[str]:
         parameters, params = self.by_path()
@@ -183,8 +195,8 @@ class SchedulerConfig:
             optimizer: the optimizer whose learning rates ``"auto"`` means.
             trainer: the Trainer that is about to fit, or a
                 :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
-            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
-            steps_per_epoch: length of one epoch there [optimizer steps].
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps, or the schedule's unit].
+            steps_per_epoch: length of one epoch there [the same].
             findings: what ``"lr_range_test"`` means: ``"low"``, ``"high"`` and ``"suggestion"`` -> lr (one float, or
                 one per param group), as :meth:`RangeTestResult.learning_rates` returns them; None: no test was run.
 
@@ -200,7 +212,7 @@ class SchedulerConfig:
             >>> dict(config.resolve(optimizer, total_steps=1000, steps_per_epoch=50).params)
             {'total_num_steps': 1000, 'warmup_num_steps': 100}
         """
-        given = _given_length(trainer, total_steps, steps_per_epoch)
+        given = _given_length(trainer, total_steps, steps_per_epoch, self.unit)
         if not self.needs_run and not self.needs_optimizer and not self.needs_range_test:
             return self
         run = _run_length(given) if self.needs_run else RunLength()
@@ -226,17 +238,21 @@ class SchedulerConfig:
         Raises:
             ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
         """
+        run = replace(
+            run, why_no_total=in_unit(run.why_no_total, self.unit), why_no_epoch=in_unit(run.why_no_epoch, self.unit)
+        )
         parameters, written = self.by_path()
-        params = dict(written)
-        for key, value in written.items():
-            with key_path(PARAMS):
-                params[key] = parameters[key].resolve(value, run, leave_unknown=leave_unknown)
+        params, end = dict(written), 0.0
+        for key, parameter in parameters.items():
+            if key in written:
+                with key_path(PARAMS):
+                    params[key], end = parameter.resolve_after(end, written[key], run, leave_unknown=leave_unknown)
         if findings is not None or not leave_unknown:
             with key_path(PARAMS):
                 params = fill_in(parameters, params, findings)
         if base_lrs is not None:
             params = resolve_lrs(parameters, params, base_lrs)
-        return SchedulerConfig(self.type, nest(params))
+        return SchedulerConfig(self.type, nest(params), self.unit)
 
     def build(
         self,
@@ -253,8 +269,8 @@ class SchedulerConfig:
         Args:
             optimizer: the optimizer whose learning rate is scheduled.
             trainer: the Trainer that is about to fit (or a RunLength); needed only where a value depends on the run.
-            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps].
-            steps_per_epoch: length of one epoch there [optimizer steps].
+            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps, or the schedule's unit].
+            steps_per_epoch: length of one epoch there [the same].
             follow: have one of this package's schedules advance by the optimizer's own steps.
             capturable: turn lr and scheduled momentum into tensors, for a compiled or captured optimizer step.
 
@@ -273,6 +289,12 @@ class SchedulerConfig:
         self, resolved: SchedulerConfig, optimizer: Optimizer, *, follow: bool = False, capturable: bool = False
     ) -> LRScheduler:
         """Make the schedule from what :meth:`resolve` has returned for ``optimizer``; otherwise as :meth:`build`."""
+        if follow and self.unit != STEPS:
+            raise ParameterValueError(
+                "scheduler.unit",
+                f'="{self.unit}": follow=True counts optimizer steps; call follow_optimizer(<function that returns the'
+                f" {self.unit}s of a finished step>) of the schedule that build() returns, or use LRSchedulerCallback",
+            )
         if capturable and not self.is_own:
             raise ValueError(f"capturable needs one of {', '.join(SCHEDULERS)}, not torch's {self.type}")
         params: dict[str, Any] = resolved.to_dict()["params"]
@@ -288,6 +310,7 @@ class SchedulerConfig:
                 flat[key] = {RATIO: 1.0} if ratio else None  # also that of a group that is added later
         with key_path(PARAMS):
             schedule = SCHEDULERS[self.type](optimizer, **nest(flat))
+        schedule.unit = self.unit
         if capturable:
             schedule.make_capturable()
         if follow:
@@ -295,18 +318,38 @@ class SchedulerConfig:
         return schedule
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run."""
-        return {"type": self.type, "params": _plain(self.params)}
+        """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
+
+        There is a key ``"unit"`` too where that is not ``"step"``.
+        """
+        unit = {} if self.unit == STEPS else {"unit": self.unit}
+        return {"type": self.type, "params": _plain(self.params), **unit}
 
     def __repr__(self) -> str:
-        return f"SchedulerConfig(type={self.type!r}, params={_plain(self.params)!r})"
+        return f"SchedulerConfig({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"
 
     def __hash__(self) -> int:
         return hash((self.type, frozenset(self.params)))  # a value may be a mapping, which has no hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a dict can neither be copied nor pickled.
-        return SchedulerConfig, (self.type, _plain(self.params))
+        return SchedulerConfig, (self.type, _plain(self.params), self.unit)
+
+
+def _checked_unit(unit: Any, type_name: str) -> Unit:
+    if unit == "second":
+        raise ParameterValueError(
+            "scheduler.unit",
+            'cannot be "second": clocks differ between ranks, and the same run would have other learning rates each'
+            f" time; use {', '.join(UNITS)}",
+        )
+    choice("scheduler.unit", unit, UNITS)
+    if unit != STEPS and type_name not in SCHEDULERS:
+        raise ParameterValueError(
+            "scheduler.unit",
+            f'="{unit}" needs one of {", ".join(SCHEDULERS)}; torch\'s {type_name} counts its own calls',
+        )
+    return unit  # type: ignore[no-any-return]
 
 
 def _frozen(value: Any) -> Any:
@@ -347,13 +390,17 @@ def in_file(given: object) -> AbstractContextManager[None]:
     return key_path(f"{given}: " if isinstance(given, (str, Path)) else "")
 
 
-def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | None) -> Any:
+def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | None, unit: str) -> Any:
     """Return the Trainer, or the RunLength that the two numbers mean."""
     given = RunLength.given(total_steps, steps_per_epoch)
     if trainer is None:
         return given
     if given != RunLength():
         raise ValueError("total_steps, steps_per_epoch: not together with a trainer, which has lengths of its own")
+    if unit != STEPS and not isinstance(trainer, RunLength):
+        raise ParameterValueError(
+            "scheduler.unit", f'="{unit}" needs LRSchedulerCallback, which counts them, or total_steps=... [{unit}s]'
+        )
     return trainer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedulers.capturable import make_capturable
 from lightning_lrsched.schedulers.checks import count
+from lightning_lrsched.schedulers.durations import STEPS, Unit
 from lightning_lrsched.schedulers.group_values import GroupValues
 from lightning_lrsched.schedulers.optimizer_hooks import OptimizerHooks
 from lightning_lrsched.schedulers.param_groups import (
@@ -26,7 +27,7 @@ from lightning_lrsched.schedulers.param_groups import (
 )
 from lightning_lrsched.schedulers.ranks import warn
 from lightning_lrsched.schedulers.schedule import Circumstances, Schedule
-from lightning_lrsched.schedulers.state import changes_since, position_in
+from lightning_lrsched.schedulers.state import changes_since, check_unit, position_in
 
 UNCOPIED = ("_hooks", "_writer", "_values", "_step_uncompiled")
 """Attributes that belong to one optimizer: a copy binds anew."""
@@ -50,6 +51,11 @@ class ClosedFormLR(Schedule, LRScheduler):
 
         def __getattr__(self, name: str) -> Any:
             """Each hyperparameter is an attribute."""
+
+    unit: Unit = STEPS
+    """What the position counts; set by a configuration that says ``unit``."""
+
+    _amount: Callable[[], int] | None = None
 
     # Binding to the optimizer ----------------------------------------------------------------------------------------
 
@@ -210,9 +216,12 @@ class ClosedFormLR(Schedule, LRScheduler):
                 self._bind().write(lr, momentum)
 
     def step(self, epoch: int | None = None) -> None:
-        """Advance by one step and write the new values; with ``epoch``, go to that step.
+        """Advance by one step and write the new values; with ``epoch``, go to that position.
 
         While the schedule follows its optimizer, a call without ``epoch`` changes nothing.
+
+        Raises:
+            ValueError: if the schedule counts samples or tokens, and no position is given.
         """
         if self._step_uncompiled is not None and torch.compiler.is_compiling():
             self._step_uncompiled(self, epoch)
@@ -220,30 +229,55 @@ class ClosedFormLR(Schedule, LRScheduler):
         if epoch is None:
             if self._hooks.following:
                 return
+            self._check_amount(None, f"step(<{self.unit}s consumed so far>)")
             epoch = self.last_epoch + 1
         else:
             self._hooks.position_set()
         self.set_position(epoch)
 
-    def follow_optimizer(self) -> None:
+    def follow_optimizer(self, amount: Callable[[], int] | None = None) -> None:
         """From now on, advance whenever the optimizer has actually stepped, and only then.
 
         Accumulated micro-batches, steps that a gradient scaler skipped and steps of other optimizers in a manual
         loop do not count. Calling it twice is the same as calling it once.
 
-        Raises:
-            ValueError: if another schedule follows the same optimizer; or, at the first step, if a DeepSpeed engine
-                steps the optimizer: pass the schedule to the engine instead, as ``lr_scheduler``.
-        """
-        self._hooks.follow(self.optimizer)
+        Args:
+            amount: called after each step; returns by how much it advances the schedule, such as its number of samples
+                on all ranks; None: by one.
 
-    def follow_engine(self) -> None:
-        """From now on, advance only by :meth:`set_position`, which is called for each step that an engine applied.
+        Raises:
+            ValueError: if another schedule follows the same optimizer; if the schedule counts samples or tokens, and no
+                ``amount`` is given; or, at the first step, if a DeepSpeed engine steps the optimizer: pass the schedule
+                to the engine instead, as ``lr_scheduler``.
+        """
+        self._follow(amount)
+
+    def follow_engine(self, amount: Callable[[], int] | None = None) -> None:
+        """From now on, advance only by :meth:`advance`, which is called for each step that an engine applied.
+
+        Args:
+            amount: as for :meth:`follow_optimizer`.
 
         Raises:
             ValueError: if another schedule follows the same optimizer.
         """
-        self._hooks.follow(self.optimizer, by_engine=True)
+        self._follow(amount, by_engine=True)
+
+    def _follow(self, amount: Callable[[], int] | None, *, by_engine: bool = False) -> None:
+        self._check_amount(amount, f"follow_optimizer(<function that returns the {self.unit}s of a finished step>)")
+        self._hooks.follow(self.optimizer, by_engine=by_engine)
+        self._amount = amount
+
+    def _check_amount(self, amount: Callable[[], int] | None, remedy: str) -> None:
+        if amount is None and self.unit != STEPS:
+            raise ValueError(
+                f"{type(self).__name__} counts {self.unit}s, and a step of the optimizer does not say how many it took:"
+                f" call {remedy}, or use LRSchedulerCallback, which counts them"
+            )
+
+    def advance(self) -> None:
+        """Advance by what one finished step of the optimizer counts, and write the new values."""
+        self.set_position(self.last_epoch + (1 if self._amount is None else self._amount()))
 
     def unfollow_optimizer(self) -> None:
         """Let calls of :meth:`step` advance the schedule again."""
@@ -271,6 +305,7 @@ class ClosedFormLR(Schedule, LRScheduler):
         return {
             "type": type(self).__name__,
             "last_epoch": position,
+            "unit": self.unit,
             "last_batch_iteration": position - 1,  # DeepSpeed's key, so that its schedulers can load this state
             "in_charge": self.is_active,
             "sets_momentum": self._sets_momentum,
@@ -294,16 +329,17 @@ class ClosedFormLR(Schedule, LRScheduler):
         A state that DeepSpeed saved (``last_batch_iteration``) is accepted too.
 
         Raises:
-            ValueError: if ``state_dict`` holds no position, or comes from a scheduler of another package, whose
-                position may count epochs.
+            ValueError: if ``state_dict`` holds no position, a position in another unit, or comes from a scheduler of
+                another package, whose position may count epochs.
         """
         position = position_in(state_dict, type(self).__name__)
+        check_unit(state_dict, self.unit, type(self).__name__)
         now = {"type": type(self).__name__, "hyperparameters": self.hyperparameters}
         changed = changes_since(state_dict, now, self._own_lrs())
         if changed:
             warn(
-                f"{type(self).__name__} resumes at step {position} with hyperparameters that differ from the saved"
-                f" ones; the current ones are used: {'; '.join(changed)}",
+                f"{type(self).__name__} resumes at {self.unit} {position} with hyperparameters that differ from the"
+                f" saved ones; the current ones are used: {'; '.join(changed)}",
                 stacklevel=2,
             )
         self._hooks.position_set()
@@ -327,7 +363,7 @@ class ClosedFormLR(Schedule, LRScheduler):
         self._writer = self._step_uncompiled = None
         self._hooks = OptimizerHooks(self, watch_steps=watching)
         if following:
-            self.follow_optimizer()
+            self._follow(self._amount)
 
 
 def _step(schedule: ClosedFormLR, epoch: int | None) -> None:

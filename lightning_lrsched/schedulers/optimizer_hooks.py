@@ -155,7 +155,7 @@ class OptimizerHooks:
         if found_inf is None or not found_inf:
             if self._state_loaded:
                 self._warn_not_restored(schedule)
-            schedule.set_position(schedule.last_epoch + 1)
+            schedule.advance()
 
     def _check_calls_of_step(self, optimizer: Optimizer) -> None:
         """Warn, at the optimizer's first two steps, where the schedule's ``step`` is not called after each."""

@@ -139,18 +139,35 @@ class Parameter:
         spelled = to_number(text)
         return text if spelled is None else spelled
 
-    def resolve(self, value: Any, run: RunLength, *, leave_unknown: bool = False) -> Any:
+    def resolve(self, value: Any, run: RunLength) -> Any:
         """Return a length as a number of optimizer steps, any other value unchanged.
+
+        Raises:
+            ValueError: if the run's length is not known.
+        """
+        return self.resolve_after(0.0, value, run)[0]
+
+    def resolve_after(
+        self, end: float, value: Any, run: RunLength, *, leave_unknown: bool = False
+    ) -> tuple[Any, float]:
+        """Return a length as a number of optimizer steps, any other value unchanged; and where it ends, unrounded.
+
+        Args:
+            end: where the length before it ends, unrounded.
+            value: as it is written in a configuration.
+            run: how long the run is.
+            leave_unknown: leave the value as it is where the run's length is not known.
 
         Raises:
             ValueError: if the run's length is not known, unless ``leave_unknown``.
         """
         if not isinstance(self.rule, Steps):
-            return value
+            return value, end
+        begin = end if self.rule.follows else 0.0
         duration = Duration.of(value, self.rule.auto)
         if duration is None or (leave_unknown and not duration.is_known(run)):
-            return value
-        return resolve_steps(self.name, value, run, self.rule.auto)
+            return value, begin  # a whole number moves no fraction
+        return resolve_steps(self.name, value, run, self.rule.auto, begin), begin + duration.exact(run)
 
     def describe(self) -> str:
         """Return help text, meaning of ``"auto"`` and default as one line."""

@@ -36,7 +36,7 @@ class Phase:
         shape: ``"linear"``, ``"cosine"``, ``"1-sqrt"`` or ``"exponential"``.
     """
 
-    steps: Annotated[int, Steps()]
+    steps: Annotated[int, Steps(follows=True)]
     lr: Annotated[float | list[float] | dict[str, float] | None, LR] = None
     momentum: Annotated[float | list[float] | None, MOMENTUM] = None
     shape: Shape = "linear"

@@ -91,10 +91,14 @@ class Count:
 
 @dataclass(frozen=True)
 class Steps:
-    """A number of optimizer steps; ``auto`` is the fraction of the run that ``"auto"`` means."""
+    """A number of optimizer steps; ``auto`` is the fraction of the run that ``"auto"`` means.
+
+    With ``follows`` they begin where those of the parameter before it end.
+    """
 
     at_least: int = 0
     auto: float | None = None
+    follows: bool = False
 
     metavar = "STEPS"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_lrsched.schedulers.checks import count
+from lightning_lrsched.schedulers.durations import STEPS
 from lightning_lrsched.schedulers.paths import flatten
 
 
@@ -33,6 +34,16 @@ def position_in(state: Mapping[str, Any], name: str) -> int:
             " LRSchedulerCallback find the position"
         )
     raise ValueError(f"{name}: no 'last_epoch' in the saved state, got keys {list(state)}")
+
+
+def check_unit(state: Mapping[str, Any], unit: str, name: str) -> None:
+    """Raise ValueError where the position in a saved state does not count what the schedule ``name`` counts."""
+    saved = state.get("unit", STEPS)
+    if saved != unit:
+        raise ValueError(
+            f"{name}: the saved position counts {saved}s, and the schedule now counts {unit}s: one does not follow from"
+            f' the other; go on with "unit": "{saved}"'
+        )
 
 
 def changes_since(saved: Mapping[str, Any], now: Mapping[str, Any], own_lrs: list[float] | None) -> list[str]:

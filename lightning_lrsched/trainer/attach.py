@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
@@ -20,6 +20,9 @@ from lightning_lrsched.schedulers.optimizer_hooks import follower_of
 from lightning_lrsched.schedulers.rules import Finding
 from lightning_lrsched.trainer.deepspeed_engine import follow_engine
 from lightning_lrsched.trainer.protocol import TrainerLike
+
+if TYPE_CHECKING:
+    from lightning_lrsched.trainer.progress import StepCounter
 
 NEVER = sys.maxsize
 """[batches] Between two calls of ``step`` by Lightning."""
@@ -60,11 +63,12 @@ class Scheduled:
         index: of the optimizer, counted from 0.
         run: the length of the run that it was built for.
         own_momenta: the momentum of each param group before the schedule was attached.
-        axis: position 0 of the schedule on the trainer's step axis; not 0 in a second fit.
+        counter: what advances a schedule that counts samples or tokens; None: it counts optimizer steps.
+        axis: step 0 of the schedule on the trainer's step axis; not 0 in a second fit.
         scheduler: what was built; until a range test has found its lrs, a placeholder that changes nothing.
         resolved: the configuration with the numbers that it was built from; None for the placeholder.
         began_at: position when training started.
-        logged: position up to which the curves are logged.
+        logged: finished steps up to which the curves are logged.
         lrs_in_force: the lrs of the next optimizer step.
     """
 
@@ -72,12 +76,25 @@ class Scheduled:
     index: int
     run: RunLength
     own_momenta: list[float | None]
+    counter: StepCounter | None = None
     axis: int = 0
     scheduler: Any = None
     resolved: SchedulerConfig | None = None
     began_at: int = 0
     logged: int = 0
     lrs_in_force: list[Any] = field(default_factory=list)
+
+    @property
+    def finished(self) -> int:
+        """Finished steps of the optimizer."""
+        steps: int = self.scheduler.last_epoch if self.counter is None else self.counter.steps
+        return steps
+
+    @property
+    def position_before(self) -> int:
+        """The position with which the last finished step was made."""
+        position: int = self.scheduler.last_epoch
+        return position - (1 if self.counter is None else self.counter.latest)
 
 
 _BEGAN_AT: WeakKeyDictionary[ClosedFormLR, int] = WeakKeyDictionary()
@@ -91,6 +108,7 @@ def attach(
     findings: Mapping[Finding, Any] | None = None,
     *,
     engine: Any = None,
+    amount: Callable[[], int] | None = None,
     follow: bool = True,
     capturable: bool = False,
 ) -> tuple[LRScheduler, SchedulerConfig]:
@@ -105,6 +123,7 @@ def attach(
         run: how long the run is.
         findings: what a range test has found, for ``"lr_range_test"``.
         engine: the DeepSpeed engine that owns the optimizer: then its applied steps are followed.
+        amount: returns by how much a finished step advances the schedule; None: by one.
         follow: advance with the optimizer's own steps; schedulers of torch's own do so only under an engine.
         capturable: turn lr and scheduled momentum into tensors.
 
@@ -122,9 +141,9 @@ def attach(
     scheduler = config.build_resolved(resolved, optimizer, capturable=capturable)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
     if engine is not None:
-        follow_engine(scheduler, engine)
+        follow_engine(scheduler, engine, amount)
     elif follow and isinstance(scheduler, ClosedFormLR):
-        scheduler.follow_optimizer()
+        scheduler.follow_optimizer(amount)
     if isinstance(scheduler, ClosedFormLR):
         _BEGAN_AT[scheduler] = scheduler.last_epoch
     return scheduler, resolved

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.state import is_own_state
+from lightning_lrsched.schedulers.durations import STEPS
+from lightning_lrsched.schedulers.state import is_own_state, position_in
 
 KEY = "lightning_lrsched"
 """Our entry in a checkpoint."""
@@ -89,6 +90,12 @@ def states_for(
     return states
 
 
+def saved_position(checkpoint: Checkpoint, index: int, optimizers: int) -> int:
+    """Return the position of the schedule of optimizer ``index`` in a checkpoint; 0 where it has none."""
+    state = _split(checkpoint, optimizers)[0].get(index) if "lr_schedulers" in checkpoint else None
+    return position_in(state, "the checkpoint") if state is not None and is_own_state(state) else 0
+
+
 def check_optimizers(checkpoint: Checkpoint, optimizers: list[Optimizer], *, groups_may_come: bool) -> None:
     """Raise ValueError where ``checkpoint`` was saved with another number of optimizers or of param groups.
 
@@ -141,10 +148,16 @@ def _state_of(
         return state
     if state is not None and is_own_state(state):
         return state
+    if state is None and scheduler.last_epoch > 0:  # given in the configuration, as last_batch_iteration
+        return {"last_epoch": scheduler.last_epoch, "unit": scheduler.unit}
+    if scheduler.unit != STEPS:
+        raise ValueError(
+            f"the checkpoint was saved without {name} for optimizer {index}, and does not hold how many"
+            f" {scheduler.unit}s that optimizer has been trained with; give the number minus one as"
+            " last_batch_iteration among the schedule's params"
+        )
     if state is not None:
         position = state["last_epoch"]
-    elif scheduler.last_epoch > 0:
-        return {"last_epoch": scheduler.last_epoch}  # given in the configuration, as last_batch_iteration
     else:
         position = _finished_steps(index, checkpoint, optimizers, name) if finished is None else finished
     if position:

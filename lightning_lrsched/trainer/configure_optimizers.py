@@ -14,6 +14,8 @@ from lightning_lrsched.config.deepspeed import Sections
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.config.torch_optimizers import build_optimizer
 from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.durations import STEPS
+from lightning_lrsched.schedulers.errors import ParameterValueError
 from lightning_lrsched.trainer.attach import NEVER, attach, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
 from lightning_lrsched.trainer.deepspeed_engine import uses_engine
@@ -89,6 +91,12 @@ def _configure(
     schedule = None
     if isinstance(content, SchedulerConfig) or sections.scheduler is not None or sections.optimizer is None:
         schedule = SchedulerConfig.of(content)
+        if schedule.unit != STEPS:
+            raise ParameterValueError(
+                "scheduler.unit",
+                f'="{schedule.unit}" needs LRSchedulerCallback, which sees the batches; configure_optimizers knows the'
+                " optimizer's steps only",
+            )
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     optimizer = _optimizer(target, sections, params, trainer)
     if schedule is None:

@@ -7,7 +7,7 @@ that attribute empty. DeepSpeed itself is not imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -92,7 +92,7 @@ class EngineClock:
         if not isinstance(scheduler, ClosedFormLR):
             scheduler.step()
         elif scheduler.is_following:
-            scheduler.set_position(scheduler.last_epoch + 1)
+            scheduler.advance()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state: DeepSpeed's part of a checkpoint then resumes in DeepSpeed alone, too."""
@@ -103,10 +103,10 @@ class EngineClock:
         self._scheduler.load_state_dict(state)
 
 
-def follow_engine(scheduler: LRScheduler, engine: Any) -> None:
-    """Have ``scheduler`` advance with the steps that ``engine`` applies."""
+def follow_engine(scheduler: LRScheduler, engine: Any, amount: Callable[[], int] | None = None) -> None:
+    """Have ``scheduler`` advance with the steps that ``engine`` applies, each by ``amount()``; None: by one."""
     if isinstance(scheduler, ClosedFormLR):
-        scheduler.follow_engine()
+        scheduler.follow_engine(amount)
     engine.lr_scheduler = EngineClock(scheduler)
 
 

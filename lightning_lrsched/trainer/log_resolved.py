@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.deepspeed import lr_of, type_and_params
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.config.trainer_arguments import trainer_arguments
-from lightning_lrsched.schedulers.durations import is_auto
+from lightning_lrsched.schedulers.durations import STEPS, is_auto
 from lightning_lrsched.schedulers.errors import ParameterError
 from lightning_lrsched.trainer.protocol import TrainerLike
 
@@ -31,7 +31,8 @@ def log_schedule(trainer: Any, written: SchedulerConfig, resolved: SchedulerConf
     keys = written.needs_range_test + written.needs_run + written.needs_optimizer
     if keys:
         as_written = {key: written.by_path()[1][key] for key in keys}
-        table = resolution_table(written.type, as_written, resolved.by_path()[1])
+        name = written.type if written.unit == STEPS else f"{written.type} [{written.unit}s]"
+        table = resolution_table(name, as_written, resolved.by_path()[1])
         log(trainer, f"Schedule of {optimizer}:\n{table}")
 
 

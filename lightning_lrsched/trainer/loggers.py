@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.durations import STEPS, UNITS
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 
@@ -28,18 +29,18 @@ LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step to be logged; the values follow from it, except with torch's own schedulers.
+    """One optimizer step to be logged; the values follow from its position, except with torch's own schedulers.
 
     Args:
         scheduler: the schedule.
-        step: its position.
-        at: where the point is shown: ahead of ``step`` in a second fit, where schedules begin anew.
+        position: its position, with which the step was made.
+        at: the step on the trainer's axis.
         lrs: the values of a scheduler of torch's own, which cannot compute them for a past step.
         wall_time: [s] when the step was made.
     """
 
     scheduler: Any
-    step: int
+    position: int
     at: int
     lrs: list[Any] | None
     wall_time: float = field(default_factory=time.time)
@@ -62,7 +63,7 @@ class CurveLogger:
     def after_batch(self, trainer: TrainerLike, scheduled: Scheduled, *, log: bool) -> None:
         """Log the values of the optimizer step that has just finished, if there was one and it is due."""
         scheduler, before = scheduled.scheduler, scheduled.logged
-        finished, every = scheduler.last_epoch, trainer.log_every_n_steps
+        finished, every = scheduled.finished, trainer.log_every_n_steps
         if finished == before:
             return
         scheduled.logged = finished
@@ -71,7 +72,8 @@ class CurveLogger:
         at = finished + scheduled.axis
         if log and every and at // every > (before + scheduled.axis) // every:
             # The values with which the step that has just finished, counted from 0, was made.
-            self.add(trainer, Point(scheduler, finished - 1, at - 1, None if closed_form else scheduled.lrs_in_force))
+            lrs = None if closed_form else scheduled.lrs_in_force
+            self.add(trainer, Point(scheduler, scheduled.position_before, at - 1, lrs))
         if not closed_form:
             # torch's own schedulers cannot compute the lr of a past step.
             scheduled.lrs_in_force = scheduler.get_last_lr()
@@ -132,8 +134,8 @@ def _values(trainer: TrainerLike, point: Point, tags: dict[int, list[str]] | Non
     names = (curve_tags(trainer) if tags is None else tags)[id(point.scheduler.optimizer)]
     momenta = None
     if isinstance(point.scheduler, ClosedFormLR):
-        lrs = point.scheduler.lr_at(point.step)
-        momenta = point.scheduler.momentum_at(point.step) if wants_momentum else None
+        lrs = point.scheduler.lr_at(point.position)
+        momenta = point.scheduler.momentum_at(point.position) if wants_momentum else None
     else:
         lrs = [float(lr) for lr in point.lrs or []]
     values: dict[str, float] = {}
@@ -142,6 +144,9 @@ def _values(trainer: TrainerLike, point: Point, tags: dict[int, list[str]] | Non
         values.update(zip(names, lrs, strict=False))
     if momenta is not None:
         values.update(zip([f"{name}-momentum" for name in names], momenta, strict=False))
+    unit = getattr(point.scheduler, "unit", STEPS)
+    if unit != STEPS:
+        values[f"{names[0].partition('/')[0]}-{unit}s"] = float(point.position)
     return values
 
 
@@ -167,7 +172,8 @@ def _write_layout(logger: Any, *, momentum: bool) -> None:
     if any(_has_layout(path) for path in Path(logger.log_dir).glob("events.out.tfevents.*")):
         return
     lr = f"{re.escape(_prefix(logger))}lr-.+"
-    charts = {"lr": ["Multiline", [rf"{lr}(?<!-momentum)(?<!-weight_decay)$"]]}
+    others = "".join(f"(?<!-{name})" for name in ("momentum", "weight_decay", *(f"{unit}s" for unit in UNITS)))
+    charts = {"lr": ["Multiline", [rf"{lr}{others}$"]]}
     if momentum:
         charts["momentum"] = ["Multiline", [rf"{lr}-momentum$"]]
     board.add_custom_scalars({"schedule": charts})

@@ -87,6 +87,13 @@ class Strategy(Protocol):
     def root_device(self) -> torch.device: ...
 
 
+class ParallelStrategy(Strategy, Protocol):
+    """``trainer.strategy`` of a fit in several processes."""
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]: ...
+
+
 class CheckpointConnector(Protocol):
     """``trainer._checkpoint_connector``."""
 

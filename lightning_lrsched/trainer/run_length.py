@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -38,11 +39,11 @@ def run_length_of(trainer: TrainerLike | RunLength | None, start: Start | None =
         return trainer
     if trainer is None:
         return RunLength(why_no_total=NO_TRAINER, why_no_epoch=NO_TRAINER)
-    batches = _batches_per_epoch(trainer)
-    accumulation = _accumulation(trainer)
+    batches = batches_per_epoch(trainer)
+    every = accumulation(trainer)
     start = (Start.of(trainer) if start is None else start).for_epochs_of(batches)
-    total, why_no_total = _total(trainer, batches, accumulation, start)
-    per_epoch, why_no_epoch = _steps_per_epoch(trainer, batches, accumulation, start)
+    total, why_no_total = _total(trainer, batches, every, start)
+    per_epoch, why_no_epoch = _steps_per_epoch(trainer, batches, every, start)
     return RunLength(total, per_epoch, why_no_total, why_no_epoch)
 
 
@@ -159,26 +160,38 @@ def _steps_per_epoch(
     return cast("int", average), ""  # a length in epochs is rounded after multiplication
 
 
-def _batches_per_epoch(trainer: TrainerLike) -> int | None:
-    # At on_fit_start and in configure_optimizers there are no loaders yet; estimated_stepping_batches does the same.
-    too_early = trainer.train_dataloader is None
-    if too_early:
-        trainer.fit_loop.setup_data()
-    batches = _least_over_ranks(float(trainer.num_training_batches), trainer)
-    if too_early and loaded_checkpoint(trainer):
-        trainer.fit_loop._combined_loader = None  # Lightning restores the saved state of a loader when it is set up
+def batches_per_epoch(trainer: TrainerLike) -> int | None:
+    """Return the batches of an epoch on the rank that has the fewest; None: not known."""
+    with train_loaders(trainer):
+        least = torch.distributed.ReduceOp.MIN if torch.distributed.is_available() else None
+        batches = over_ranks(float(trainer.num_training_batches), trainer, least)
     return int(batches) if math.isfinite(batches) and batches >= 1 else None
 
 
-def _least_over_ranks(value: float, trainer: TrainerLike) -> float:
+@contextmanager
+def train_loaders(trainer: TrainerLike) -> Iterator[Any]:
+    """Give the trainer's loader, or several in a mapping or a list, also before Lightning has made them."""
+    # At on_fit_start and in configure_optimizers there are none yet; estimated_stepping_batches does the same.
+    too_early = trainer.train_dataloader is None
+    if too_early:
+        trainer.fit_loop.setup_data()
+    try:
+        yield trainer.train_dataloader
+    finally:
+        if too_early and loaded_checkpoint(trainer):
+            trainer.fit_loop._combined_loader = None  # Lightning restores the saved state of a loader when it is set up
+
+
+def over_ranks(value: float, trainer: TrainerLike, operation: Any) -> float:
+    """Return the least, or the sum, of the values that all ranks have."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
-    least = torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
-    return least.item()
+    reduced = torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(reduced, operation)
+    return reduced.item()
 
 
-def _accumulation(trainer: TrainerLike) -> dict[int, int]:
+def accumulation(trainer: TrainerLike) -> dict[int, int]:
     """Return first epoch -> accumulated batches from then on."""
     for callback in callbacks_named(trainer, "GradientAccumulationScheduler"):
         return {0: 1, **callback.scheduling}

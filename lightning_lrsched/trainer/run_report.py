@@ -16,8 +16,10 @@ from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.trainer.log_resolved import log
 from lightning_lrsched.trainer.loggers import CurveLogger
+from lightning_lrsched.trainer.progress import Tokens
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
-from lightning_lrsched.trainer.run_length import Start, run_length_of
+from lightning_lrsched.trainer.run_length import Start
+from lightning_lrsched.trainer.run_samples import run_length_in
 
 TOLERANCE = 0.05
 """How much shorter or longer than the run a schedule may be, as a fraction of the run."""
@@ -42,7 +44,7 @@ class RunReport(Callback):
         self._hyperparameters: dict[str, Any] = {}
         self._written = False
         self._start = Start()
-        self._schedules: dict[int, tuple[SchedulerConfig, LRScheduler]] = {}
+        self._schedules: dict[int, tuple[SchedulerConfig, LRScheduler, Tokens | None]] = {}
         self._waits = self._autolog = False
 
     @staticmethod
@@ -63,13 +65,14 @@ class RunReport(Callback):
         resolved: SchedulerConfig,
         schedule: LRScheduler,
         index: int | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
         """Report the schedule of optimizer ``index``; None: of the next one, in the order of the calls."""
         index = len(self._schedules) if index is None else index
-        self._schedules[index] = written, schedule
+        self._schedules[index] = written, schedule, tokens
         section = resolved.to_dict()
         name = f"lr_scheduler_{index}" if index else "lr_scheduler"
-        self.add_hyperparameters(trainer, name, {"type": section["type"], **section["params"]})
+        self.add_hyperparameters(trainer, name, {**section.pop("params"), **section})
 
     def add_hyperparameters(self, trainer: TrainerLike, name: str, values: dict[str, Any]) -> None:
         """Add ``values`` to the record that the loggers store when the fit begins."""
@@ -104,8 +107,8 @@ class RunReport(Callback):
                     logger.save()
         # Under manual optimization only the loop knows how often an optimizer steps.
         if self._schedules and not trainer.fast_dev_run and pl_module.automatic_optimization:
-            run = run_length_of(trainer, self._start)
-            for config, schedule in self._schedules.values():
+            for config, schedule, tokens in self._schedules.values():
+                run = run_length_in(config.unit, trainer, schedule.last_epoch, tokens, self._start)
                 line = length_mismatch(config, schedule, run)
                 if line:
                     log(trainer, line, logging.WARNING)
@@ -193,16 +196,16 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
     found = length_of(schedule)
     if found is None or run.total_steps is None:
         return None
-    (keys, length), total = found, run.total_steps
+    (keys, length), total, unit = found, run.total_steps, config.unit
     parameters, _ = config.by_path()
     named, auto = " + ".join(keys), all(parameters[key].rule.auto for key in keys)
     remedy = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
     if length > total * (1 + TOLERANCE):
         lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
         return (
-            f"{config.type}: the run ends at step {total}, the schedule only at step {length} ({named}): the lr will"
-            f" then be {lr:.3g}, not {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
-            f" {length} steps"
+            f"{config.type}: the run ends at {unit} {total}, the schedule only at {unit} {length} ({named}): the lr"
+            f" will then be {lr:.3g}, not {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
+            f" {length} {unit}s"
         )
     if (
         length < total * (1 - TOLERANCE)
@@ -210,9 +213,9 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
         and not set(keys) & set(config.needs_run)
     ):
         return (
-            f"{config.type}: the schedule ends at step {length} ({named}), the run only at step {total}: the last"
-            f" {total - length} steps will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for lengths"
-            f" that fit the run, or train for {length} steps"
+            f"{config.type}: the schedule ends at {unit} {length} ({named}), the run only at {unit} {total}: the"
+            f" last {total - length} {unit}s will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for"
+            f" lengths that fit the run, or train for {length} {unit}s"
         )
     return None
 

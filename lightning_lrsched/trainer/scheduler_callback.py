@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.tables import hyperparameters
 from lightning_lrsched.schedulers import ClosedFormLR
@@ -20,7 +22,7 @@ from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.param_groups import read_momenta, torch_optimizer, write_momenta
 from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, attach, detach, pick_optimizer
-from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, states_for
+from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, saved_position, states_for
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
@@ -32,11 +34,13 @@ from lightning_lrsched.trainer.conflicts import (
 from lightning_lrsched.trainer.deepspeed_engine import applied_steps, engine_of, uses_engine
 from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
 from lightning_lrsched.trainer.loggers import CurveLogger
+from lightning_lrsched.trainer.progress import BatchCounter, StepCounter, make_counters
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.range_test_in_fit import RangeTestsInFit, schedule_from_range_test
-from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made
+from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made, train_loaders
 from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
+from lightning_lrsched.trainer.run_samples import run_length_in
 
 
 class LRSchedulerCallback(Callback):
@@ -68,6 +72,11 @@ class LRSchedulerCallback(Callback):
     those still to come. The loggers store the schedule with its numbers among the hyperparameters. A schedule that is
     much shorter or longer than the run is reported in the log, with both numbers.
 
+    With ``"unit": "sample"`` or ``"token"`` in the configuration, position and lengths count the samples or tokens in
+    the batches of all devices up to the last finished optimizer step, and the position is one more curve
+    (``lr-SGD-samples``). A resume with another batch size, accumulation or number of devices then goes on at the same
+    lr per sample.
+
     In the range test the module's own hooks run as in training (except ``on_fit_start``, which has run already);
     callbacks do not, other than Lightning's GradientAccumulationScheduler, and what the module logs does not reach the
     loggers. They get the curves, the figure and the table of the test, then those of the training, in one run. The
@@ -86,6 +95,8 @@ class LRSchedulerCallback(Callback):
         optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and one
             ``scheduler``.
         range_test: an :class:`LRRangeTestCallback` with the settings of the range test; None: its defaults.
+        tokens: for schedules with ``"unit": "token"``: the tokens of each sample, or a function that returns the number
+            of tokens in a batch; called on every rank, for every batch.
         log: send the lr and momentum curves to the trainer's loggers.
         capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
             CUDA graph; only for optimizers that have torch's option ``capturable``.
@@ -95,9 +106,10 @@ class LRSchedulerCallback(Callback):
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
             scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or a scheduler in the
             config of DeepSpeedStrategy is in use, if a value depends on the length of a run that the Trainer does not
-            know, if the optimizer cannot be made capturable, if the range test shows no learning rate (the message says
-            what to change); or, on a resume, if the checkpoint has another number of optimizers, of param groups or of
-            the module's own schedulers, or no range test where one is asked for.
+            know, if the samples of a batch cannot be seen, if the optimizer cannot be made capturable, if the range
+            test shows no learning rate (the message says what to change); or, on a resume, if the checkpoint has
+            another number of optimizers, of param groups or of the module's own schedulers, or no range test where one
+            is asked for.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -111,6 +123,7 @@ class LRSchedulerCallback(Callback):
         *,
         optimizer_index: int | None = None,
         range_test: LRRangeTestCallback | None = None,
+        tokens: int | Callable[[Any], int] | None = None,
         log: bool = True,
         capturable: bool = False,
     ) -> None:
@@ -125,11 +138,16 @@ class LRSchedulerCallback(Callback):
         self._optimizer_index = optimizer_index
         self._log = log
         self._tests = RangeTestsInFit(type(self).__name__, self._check_range_test(range_test))
+        self._tokens = tokens
+        self._counters = self._make_counters()  # checks tokens
         self._capturable = capturable
         self._curves = CurveLogger()
         self._scheduled: list[Scheduled] = []
         self._attached = False
         self._steps_before = 0
+
+    def _make_counters(self) -> dict[str, BatchCounter]:
+        return make_counters({written.config.unit for written in self._written if written is not None}, self._tokens)
 
     def _check_range_test(self, range_test: LRRangeTestCallback | None) -> LRRangeTestCallback:
         if range_test is None:
@@ -197,11 +215,11 @@ class LRSchedulerCallback(Callback):
         for index, written in targets:
             check_optimizer(trainer, index, written.config, owner)
         self._tests.begin(trainer, [written.config for _, written in targets])
+        self._scheduled, self._counters = [], self._make_counters()
         needs_run = any(written.config.needs_run for _, written in targets)
-        run = run_length_of(trainer if needs_run else None)
-        self._scheduled = []
-        for index, written in targets:
-            self._attach(trainer, index, written, run)
+        with train_loaders(trainer) if needs_run else nullcontext():  # made once for all
+            for index, written in targets:
+                self._attach(trainer, index, written)
         for content in {id(written.content): written.content for _, written in targets}.values():
             log_trainer_arguments(trainer, owner, content)
         self._attached = True
@@ -226,9 +244,18 @@ class LRSchedulerCallback(Callback):
             )
         return [(index, written) for index, written in enumerate(self._written) if written is not None]
 
-    def _attach(self, trainer: TrainerLike, index: int, written: Written, run: RunLength) -> None:
-        optimizer = trainer.optimizers[index]
-        scheduled = Scheduled(written, index, run, read_momenta(optimizer.param_groups), steps_before(trainer))
+    def _run(self, trainer: TrainerLike, index: int, config: SchedulerConfig) -> RunLength:
+        """Return the length of the run in the unit of a schedule, if it is needed."""
+        if not config.needs_run:
+            return run_length_of(None)
+        position = saved_position(loaded_checkpoint(trainer), index, len(trainer.optimizers))
+        return run_length_in(config.unit, trainer, position, self._tokens)
+
+    def _attach(self, trainer: TrainerLike, index: int, written: Written) -> None:
+        optimizer, batches = trainer.optimizers[index], self._counters.get(written.config.unit)
+        run, counter = self._run(trainer, index, written.config), None if batches is None else StepCounter(batches)
+        momenta = read_momenta(optimizer.param_groups)
+        scheduled = Scheduled(written, index, run, momenta, counter, steps_before(trainer))
         self._scheduled.append(scheduled)
         report = RunReport.of(trainer)
         if self._tests.is_to_come(trainer, scheduled):
@@ -255,6 +282,7 @@ class LRSchedulerCallback(Callback):
             scheduled.run,
             findings,
             engine=engine_of(trainer),
+            amount=scheduled.counter,
             capturable=self._capturable,
         )
         self._put(trainer, scheduled, scheduler)
@@ -263,7 +291,7 @@ class LRSchedulerCallback(Callback):
         )
         report = RunReport.of(trainer)
         if report is not None:
-            report.add_schedule(trainer, config, scheduled.resolved, scheduler, index)
+            report.add_schedule(trainer, config, scheduled.resolved, scheduler, index, self._tokens)
             if config.needs_range_test and index in self._tests.results:
                 name = f"lr_range_test_{index}" if index else "lr_range_test"
                 report.add_hyperparameters(trainer, name, hyperparameters(self._tests.results[index]))
@@ -289,7 +317,7 @@ class LRSchedulerCallback(Callback):
             for scheduled in self._scheduled:
                 scheduled.axis = 0
                 if scheduled.written.config.needs_run or scheduled.written.config.needs_range_test:
-                    scheduled.run = run_length_of(trainer)
+                    scheduled.run = self._run(trainer, scheduled.index, scheduled.written.config)
                     write_momenta(trainer.optimizers[scheduled.index].param_groups, scheduled.own_momenta)
                     self._build(trainer, scheduled)
             self._restore(trainer)
@@ -318,8 +346,12 @@ class LRSchedulerCallback(Callback):
             self._build(trainer, scheduled)
         check_second_schedulers(trainer, self.schedulers, type(self).__name__)
         self._steps_before = steps_made(trainer)
+        for counter in self._counters.values():
+            counter.begin(trainer)
         for scheduled in self._scheduled:
-            scheduled.began_at = scheduled.logged = scheduled.scheduler.last_epoch
+            if scheduled.counter is not None:
+                scheduled.axis = steps_before(trainer)  # the position does not tell, and all is restored by now
+            scheduled.began_at, scheduled.logged = scheduled.scheduler.last_epoch, scheduled.finished
             scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
 
     def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -330,6 +362,8 @@ class LRSchedulerCallback(Callback):
                 # Callbacks that unfreeze layers have added param groups, or set an lr, at the start of the epoch.
                 elif isinstance(scheduled.scheduler, ClosedFormLR):
                     scheduled.scheduler.step(scheduled.scheduler.last_epoch)
+        for counter in self._counters.values():
+            counter.add(trainer, batch)
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         owner, name = type(self).__name__, scheduled.written.config.type
@@ -370,8 +404,12 @@ class LRSchedulerCallback(Callback):
 
     def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         self._curves.flush(trainer)
+        for counter in self._counters.values():
+            counter.end()
         expected = steps_made(trainer) - self._steps_before
         for scheduled in self._scheduled:
+            if scheduled.counter is not None:
+                continue  # whatever the steps are, each counts what it holds
             config, scheduler = scheduled.written.config, scheduled.scheduler
             line = steps_mismatch(config, scheduler, scheduler.last_epoch - scheduled.began_at, expected)
             if line:

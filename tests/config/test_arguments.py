@@ -185,6 +185,13 @@ def test_deepspeeds_own_names_are_all_there():
     assert all(callable(getattr(arguments, name)) for name in DEEPSPEEDS_FUNCTIONS.split())
 
 
+def test_the_unit_has_a_flag_of_its_own():
+    config, _ = get_config_from_args(parse("--lr_schedule", "WarmupLR", "--lr_schedule_unit", "token"))
+    assert config == {"type": "WarmupLR", "params": {}, "unit": "token"}
+    config, _ = get_config_from_args(parse("--lr_schedule", "WarmupLR", "--lr_schedule_unit", "step"))
+    assert config == {"type": "WarmupLR", "params": {}}
+
+
 def test_parse_arguments_leaves_what_belongs_to_others(monkeypatch):
     monkeypatch.setattr(sys, "argv", COMMAND_LINE)
     args, others = arguments.parse_arguments()

@@ -278,3 +278,48 @@ def test_a_length_that_is_wrong_is_refused_also_where_it_is_not_needed(lengths, 
     for config in (AUTO, SchedulerConfig("WarmupLR")):
         with pytest.raises(error, match=complaint):
             config.resolve(sgd(), **lengths)
+
+
+@pytest.mark.parametrize("total", range(10, 90))
+def test_lengths_that_follow_each_other_are_together_as_long_as_their_sum(total):
+    cycle = {"decay_step_size": "auto", "cycle_second_step_size": 0.6, "cycle_first_step_size": "auto"}
+    resolved = SchedulerConfig("OneCycle", cycle_min_lr=0, cycle_max_lr=1, **cycle).resolve(sgd(), total_steps=total)
+    assert sum(resolved.params[key] for key in cycle) == total
+    phases = [{"steps": 0.3, "lr": 1}, {"steps": "1ep"}, {"steps": 7}, {"steps": 0.6, "lr": 0}]
+    run = {"total_steps": total, "steps_per_epoch": total / 10}
+    resolved = SchedulerConfig("PhasedLR", phases=phases).resolve_numbers(RunLength(**run), [1.0])
+    assert [phase["steps"] for phase in resolved.params["phases"]][2] == 7
+    assert sum(phase["steps"] for phase in resolved.params["phases"]) == total + 7
+
+
+def test_a_unit_is_kept_wherever_a_configuration_goes():
+    section = {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto", "warmup_max_lr": "auto"}, "unit": "token"}
+    for config in (SchedulerConfig.of(section), SchedulerConfig.of({"deepspeed": {"scheduler": section}})):
+        assert config == SchedulerConfig(**section) == copy.deepcopy(config) == pickle.loads(pickle.dumps(config))
+        assert config.to_dict() == section
+        assert str(config).endswith(", unit='token')")
+        assert config.resolve(sgd(), total_steps=10).unit == "token"
+        assert config.without_range_test().unit == "token"
+    assert SchedulerConfig.of({**section, "unit": "step"}) == SchedulerConfig(section["type"], section["params"])
+    assert SchedulerConfig(section["type"], section["params"]) != SchedulerConfig(**section)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"unit": "tokens"}, r"^scheduler\.unit must be one of 'step', 'sample', 'token', got 'tokens' \(did you mean"),
+        ({"unit": None}, r"^scheduler\.unit must be one of 'step', 'sample', 'token', got None"),
+        ({"unit": "second"}, r'^scheduler\.unit cannot be "second": clocks differ between ranks'),
+        (
+            {"type": "StepLR", "params": {"step_size": 3}, "unit": "sample"},
+            r"^scheduler\.unit=\"sample\" needs one of LRR",
+        ),
+        (
+            {"steps": 3},
+            r"^scheduler\.steps: this section has only the keys type, params and unit; did you mean scheduler",
+        ),
+    ],
+)
+def test_a_wrong_unit_is_refused(section, message):
+    with pytest.raises(ValueError, match=message):
+        SchedulerConfig.of({"type": "WarmupLR", "params": {}, **section})

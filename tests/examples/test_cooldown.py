@@ -31,27 +31,28 @@ def lrs(folder: Path) -> dict[int, float]:
 def test_a_branch_has_the_lr_of_a_training_of_its_length(cooldown: ModuleType, tmp_path: Path, capsys: object) -> None:
     records = cooldown.compare(0, argparse.Namespace(steps=200, out=tmp_path))
     assert [(record["steps"], record["start"]) for record in records] == [(50, 40), (100, 80), (200, 160)]
-    assert all(1 < record[way] < 7 for record in records for way in ("branch", "alone"))  # 7 bits are chance
+    assert all(1 < record[way] < 7 for record in records for way in cooldown.WAYS)  # 7 bits are chance
     for record in records:
         length, decay = record["steps"], record["steps"] - record["start"]
         planned = WarmupStableDecayLR(
             sgd(), length, 0.0, cooldown.LR, cooldown.WARMUP, decay_num_steps=decay, decay_type="1-sqrt"
         )
-        logged = lrs(tmp_path / "tensorboard" / f"branch_{length}_seed0")
-        assert len(logged) >= decay // 5
-        assert min(logged) >= record["start"]
-        assert logged == {step: pytest.approx(planned.lr_at(step)[0], rel=1e-6) for step in logged}
+        for way, begin in (("branch", record["start"]), ("alone", 0)):
+            logged = lrs(tmp_path / "tensorboard" / f"{way}_{length}_seed0")
+            assert len(logged) >= (length - begin) // 5
+            assert begin <= min(logged) < begin + 5
+            assert logged == {step: pytest.approx(planned.lr_at(step)[0], rel=1e-6) for step in logged}
 
 
 def test_the_table_has_medians_ranges_and_the_steps_saved(cooldown: ModuleType) -> None:
-    losses = [(3.0, 3.5), (3.2, 3.3), (2.9, 3.4)]
+    losses = [(3.0, 3.1, 3.5), (3.2, 3.0, 3.3), (2.9, 3.3, 3.4)]
     records = [
-        {"seed": seed, "steps": 10 * scale, "start": 8 * scale, "branch": branch, "alone": alone}
-        for seed, (branch, alone) in enumerate(losses)
+        {"seed": seed, "steps": 10 * scale, "start": 8 * scale, **dict(zip(cooldown.WAYS, of_seed, strict=True))}
+        for seed, of_seed in enumerate(losses)
         for scale in (1, 2, 4)
     ]
     lines = cooldown.table(records).splitlines()
-    assert lines[2] == "   10 | 3.000 (2.900 to 3.200)     | 3.400 (3.300 to 3.500)     | -0.500"
+    assert lines[2] == "   10 | 3.000 (2.900 to 3.200) | 3.100 (3.000 to 3.300) | 3.400 (3.300 to 3.500)"
     assert lines[-1] == "steps made for each seed: 46 with branches, 70 alone: 34% saved"
     assert max(map(len, lines)) <= 80
 
@@ -61,4 +62,4 @@ def test_the_picture_is_drawn_from_the_record_in_the_repository(cooldown: Module
     assert len({record["seed"] for record in records}) >= 5
     lr_axes, loss_axes = cooldown.draw(records).axes
     assert len(lr_axes.lines) == 3
-    assert len(loss_axes.lines) == 4
+    assert len(loss_axes.lines) == 2 * len(cooldown.WAYS) == 6

@@ -108,6 +108,7 @@ TRIALS = {
 
 IN_TWO_PROCESSES = {
     "training": ("0 fp16", "1 fp16 helper", "2 fp16 manual", "3 fp16", "3 bf16 helper"),
+    "samples": ("0 fp16",),
     "range test": ("0 fp16", "1 bf16", "2 manual", "3", "3 fp16 manual"),
     "inside": ("1 bf16", "3"),
     "trial": ("0", "1 bf16", "2 fp16", "3", "3 fp16 manual"),
@@ -245,17 +246,22 @@ def held_by(module: Module) -> list[int]:
     return [parameter.numel() for parameter in module.parameters() if hasattr(parameter, "ds_tensor")]
 
 
-def train(cell: Cell, folder: Path) -> dict[str, Any]:
+def train(cell: Cell, folder: Path, config: Any = AUTO) -> dict[str, Any]:
     """Train for four epochs; then for two, and two more from the checkpoint of these."""
-    module, trainer = Module(cell), make_trainer(cell, *schedules(cell), max_epochs=4)
+    module, trainer = Module(cell), make_trainer(cell, *schedules(cell, config), max_epochs=4)
     trainer.fit(module, data())
     found = {"whole": found_in(module, trainer)}
-    module, trainer = Module(cell), make_trainer(cell, *schedules(cell), max_epochs=2)
+    module, trainer = Module(cell), make_trainer(cell, *schedules(cell, config), max_epochs=2)
     trainer.fit(module, data())
     trainer.save_checkpoint(folder / "half.ckpt")
     found["half"] = found_in(module, trainer)
-    found["resumed"] = resume(cell, folder / "half.ckpt", found["half"]["steps of the engine"], max_epochs=4)
+    found["resumed"] = resume(cell, folder / "half.ckpt", found["half"]["steps of the engine"], config, max_epochs=4)
     return found
+
+
+def train_on_samples(cell: Cell, folder: Path) -> dict[str, Any]:
+    """The same, with a schedule that counts samples."""
+    return train(cell, folder, {**AUTO, "unit": "sample"})
 
 
 def resume(cell: Cell, checkpoint: Path, steps: int, config: Any = AUTO, **options: Any) -> dict[str, Any]:
@@ -512,6 +518,7 @@ def drive(cell: Cell, make: Callable[[torch.optim.Optimizer], Any], section: Any
 
 PARTS: dict[str, tuple[Callable[[Cell, Path], dict[str, Any]], dict[str, Cell]]] = {
     "training": (train, TRAINING),
+    "samples": (train_on_samples, {name: TRAINING[name] for name in ("0 fp16", "3 manual")}),
     "range test": (test_range, {**TRIALS, "2 smallest scale": Cell(2, "16-mixed", groups=2, overflow_from=6)}),
     "trial": (try_first, TRIALS),
     "inside": (test_inside, {name: TRIALS[name] for name in ("0", "1 bf16", "2 fp16", "3", "3 fp16 manual")}),

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -101,7 +102,7 @@ def case(found_in: Any, request: pytest.FixtureRequest) -> Case:
     return Case(PARTS[part][1][name], ranks)
 
 
-def values(config: Any, cell: Cell, steps: range, total: int | None = None) -> list[Any]:
+def values(config: Any, cell: Cell, steps: Iterable[int], total: int | None = None) -> list[Any]:
     """Return lr and momentum of each param group at some positions, as the schedule itself has them."""
     params = dict(config["params"])
     if total is not None:
@@ -152,6 +153,25 @@ def test_a_resume_from_the_checkpoint_folder_goes_on_at_the_saved_position(case)
         end = begin + 2 * BATCHES // case.cell.accumulate
         assert here["position"] == here["steps of the engine"] == here["total"] == end
         assert as_array(here["applied"][begin:]) == close(values(AUTO, case.cell, range(begin, end), end))
+
+
+@cells("samples")
+def test_samples_are_those_of_the_applied_steps_and_of_the_steps_skipped_before_them(case):
+    of_a_step = 2 * len(case.ranks) * case.cell.accumulate
+    skipped = {batch // case.cell.accumulate for batch in case.cell.overflow}
+    groups = [group for group in range(4 * BATCHES // case.cell.accumulate) if group not in skipped]
+    positions = [0, *(of_a_step * (group + 1) for group in groups)]
+    half = 2 * BATCHES // case.cell.accumulate
+    for found in case.ranks:
+        whole, resumed, begin = found["whole"], found["resumed"], len(found["half"]["applied"])
+        assert whole["position"] == whole["total"] == positions[-1]
+        lrs = values(AUTO, case.cell, positions[:-1], whole["total"])
+        assert as_array(whole["applied"]) == close(lrs)
+        assert found["half"]["position"] == of_a_step * half == found["half"]["total"]
+        # The engine forgets gradients that it has accumulated without a step.
+        assert resumed["position"] == resumed["total"] == 2 * of_a_step * half
+        lrs = values(AUTO, case.cell, range(of_a_step * half, 2 * of_a_step * half, of_a_step), resumed["total"])
+        assert as_array(resumed["applied"][begin:]) == close(lrs)
 
 
 @cells("lengths", 1)

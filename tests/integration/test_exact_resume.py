@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lightning_lrsched import LRSchedulerCallback
+from lightning_lrsched import LRSchedulerCallback, PhasedLR
+from tests.kit.phases import phased
 from tests.kit.runs import (
     CONFIGS,
     ManualNet,
@@ -172,3 +175,19 @@ def test_from_a_stable_checkpoint_any_length_is_as_if_it_had_been_planned(tmp_pa
     assert len(planned.used) == steps
     assert resumed.used == planned.used[6:]
     assert all(map(torch.equal, resumed.weights(), planned.weights()))
+
+
+@settings(max_examples=8, deadline=None)  # each trains twice
+@given(phased(), st.integers(1, STEPS - 1))
+def test_preview_training_and_a_resume_of_any_phases_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, params: dict[str, Any], saved_at: int
+) -> None:
+    folder, config = tmp_path_factory.mktemp("phases"), {"type": "PhasedLR", "params": params}
+    preview = PhasedLR.values(PhasedLR.check(params), [0.01, 0.03])
+    expected = [
+        (0, list(zip(preview.lr_at(step), preview.momentum_at(step) or [], strict=True))) for step in range(STEPS)
+    ]
+    whole = fit(folder, config, sgd, SaveAtBatches(folder), max_steps=STEPS)
+    resumed = fit(folder, config, sgd, max_steps=STEPS, ckpt_path=folder / f"{saved_at}.ckpt")
+    assert whole.used == expected
+    assert resumed.used == expected[saved_at:]

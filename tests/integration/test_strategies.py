@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ import torch
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
 from tests.integration.two_ranks import CONFIG, EXPLODES_AT, HALF, STEPS, SWEEP_LENGTH, Module, data, make_trainer
+from tests.kit.ranks import run_on_two_ranks
 
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 STRATEGIES = [
@@ -31,34 +27,6 @@ STRATEGIES = [
 def expected(steps: int) -> list[list[float]]:
     schedule = SchedulerConfig.of(CONFIG).build(torch.optim.AdamW([torch.zeros(1)], lr=0.001))
     return [[schedule.lr_at(step)[0], schedule.momentum_at(step)[0]] for step in range(steps)]
-
-
-def run_on_two_ranks(strategy: str, folder: Path, accelerator: str) -> list[dict[str, Any]]:
-    """Run two_ranks.py in two processes and return what each has found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), strategy, str(folder), accelerator]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env={**common, "NODE_RANK": "0", "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)[-8000:]
-    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
 @pytest.fixture(scope="module", params=STRATEGIES)

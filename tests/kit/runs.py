@@ -179,6 +179,21 @@ class SaveAtBatches(Callback):
         trainer.save_checkpoint(self.folder / f"{self.batches}.ckpt")
 
 
+class Save(Callback):
+    """Saves a checkpoint after a number of optimizer steps, or after the first epoch."""
+
+    def __init__(self, path: Path, steps: int | None = None) -> None:
+        self.path, self.steps = path, steps
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.steps is None and trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
 class RestoresLater(SingleDeviceStrategy):
     """As strategies do that shard the optimizer: Lightning loads the checkpoint when they are set up."""
 

@@ -136,7 +136,7 @@ def test_lengths_are_resolved() -> None:
     assert PEAK.resolve("auto", run) == "auto"
     with pytest.raises(ValueError, match=r"^length='auto' needs to know how long the run is"):
         LENGTH.resolve("auto", RunLength())
-    assert LENGTH.resolve("auto", RunLength(), leave_unknown=True) == "auto"
+    assert LENGTH.resolve_after(0.0, "auto", RunLength(), leave_unknown=True) == ("auto", 0.0)
 
 
 def test_an_error_carries_its_key() -> None:

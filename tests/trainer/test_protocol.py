@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_lrsched.trainer import protocol
 from tests.kit.modules import Regression, data
@@ -51,3 +52,7 @@ def test_the_protocol_is_walked_to_its_leaves():
     names = missing(Bare(), protocol.TrainerLike, "trainer")
     assert {"trainer.strategy", "trainer.callbacks", "trainer.fit_loop.epoch_loop"} <= set(names)
     assert "trainer.fit_loop" not in names
+
+
+def test_a_strategy_of_several_processes_has_what_is_used_of_it():
+    assert missing(DDPStrategy(), type("Own", (), dict(vars(protocol.ParallelStrategy))), "strategy") == []
