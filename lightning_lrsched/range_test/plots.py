@@ -58,6 +58,8 @@ def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
     figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
     axes = figure.add_subplot()
+    if result.coarse is not None:
+        axes.plot(result.coarse.lrs, result.coarse.losses, color="0.8", linewidth=0.8, label="loss of the coarse sweep")
     axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if result.mode == "exponential":

@@ -10,8 +10,9 @@ import torch
 
 from lightning_lrsched import RangeTestResult
 from lightning_lrsched.range_test import loss_reader
+from lightning_lrsched.range_test.growth import ExponentialGrowth
 from lightning_lrsched.range_test.settings import SweepSettings
-from lightning_lrsched.range_test.sweep import ExponentialGrowth, Row, Sweep
+from lightning_lrsched.range_test.sweep import Row, Sweep
 
 
 def sweep_over(
