@@ -1,4 +1,4 @@
-"""The mean of several range tests that differ only in their seed."""
+"""Several records as one: the mean of tests that differ only in their seed; a coarse sweep and the fine one after it."""
 
 from __future__ import annotations
 
@@ -62,3 +62,11 @@ def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
         return result.group_ratios == shortest.group_ratios and all(own == other for own, other in pairs)
     half = _growth(shortest) / 2 if pairs else 0.0
     return all(abs(math.log(own / other)) <= half * 1.001 for own, other in pairs)
+
+
+def with_lower_lrs(fine: RangeTestResult, coarse: RangeTestResult) -> tuple[list[int], list[float], list[float]]:
+    """Return steps, learning rates and losses of a fine sweep, below its own first lr those of the coarse one."""
+    number = sum(lr < fine.lrs[0] for lr in coarse.lrs) if fine.lrs else 0
+    before = coarse.steps[number - 1] + 1 if number else 0
+    steps = [*coarse.steps[:number], *(step + before for step in fine.steps)]
+    return steps, [*coarse.lrs[:number], *fine.lrs], [*coarse.losses[:number], *fine.losses]

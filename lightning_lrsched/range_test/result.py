@@ -71,8 +71,22 @@ class RangeTestResult:
         return self.steps[-1] + 1 if self.steps else 0
 
     def curve(self) -> suggestions.Curve:
-        """Return the smoothed loss from which the suggestions are read."""
-        return suggestions.Curve(self.steps, self.lrs, self.losses, self.mode, self.stop_reason)
+        """Return the smoothed loss from which the suggestions are read.
+
+        Where a fine sweep begins too high to show them, the lower learning rates of the coarse one come before its own.
+
+        Raises:
+            ValueError: if the loss never fell; the message says what to change.
+        """
+        record = self.steps, self.lrs, self.losses
+        if self.coarse is None:
+            return suggestions.Curve(*record, self.mode, self.stop_reason)
+        try:
+            curve = suggestions.Curve(*record, self.mode, self.stop_reason)
+            suggestions.suggest(curve, "edge")
+        except ValueError:
+            return suggestions.Curve(*combining.with_lower_lrs(self, self.coarse), self.mode, self.stop_reason)
+        return curve
 
     def suggestion(self, method: str = "edge") -> float:
         """Return a good fixed learning rate.
