@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from lightning_lrsched.range_test.suggestions import Curve, suggest
 
 if TYPE_CHECKING:
     from lightning_lrsched.range_test.result import RangeTestResult
@@ -64,9 +67,29 @@ def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
     return all(abs(math.log(own / other)) <= half * 1.001 for own, other in pairs)
 
 
-def with_lower_lrs(fine: RangeTestResult, coarse: RangeTestResult) -> tuple[list[int], list[float], list[float]]:
+def curve_of(result: RangeTestResult) -> Curve:
+    """Return the curve of the fine sweep; where it shows no suggestion or no turn, the first that does."""
+    fine, coarse = (result.steps, result.lrs, result.losses, result.mode, result.stop_reason), result.coarse
+    if coarse is None:
+        return Curve(*fine)
+    others = (coarse.steps, coarse.lrs, coarse.losses, coarse.mode, coarse.stop_reason)
+    both = (*_with_lower_lrs(result, coarse), result.mode, result.stop_reason)
+    curves = [curve for record in (fine, both, others) if (curve := _curve_with_suggestion(*record)) is not None]
+    turned = [curve for curve in curves if curve.climb() is not None]
+    return next(iter([*turned, *curves]), None) or Curve(*fine)
+
+
+def _curve_with_suggestion(*record: Any) -> Curve | None:
+    with suppress(ValueError):
+        curve = Curve(*record)
+        suggest(curve, "edge")
+        return curve
+    return None
+
+
+def _with_lower_lrs(fine: RangeTestResult, coarse: RangeTestResult) -> tuple[list[int], list[float], list[float]]:
     """Return steps, learning rates and losses of a fine sweep, below its own first lr those of the coarse one."""
-    number = sum(lr < fine.lrs[0] for lr in coarse.lrs) if fine.lrs else 0
+    number = sum(lr < fine.lrs[0] for lr in coarse.lrs) if fine.lrs else len(coarse.lrs)
     before = coarse.steps[number - 1] + 1 if number else 0
     steps = [*coarse.steps[:number], *(step + before for step in fine.steps)]
     return steps, [*coarse.lrs[:number], *fine.lrs], [*coarse.losses[:number], *fine.losses]

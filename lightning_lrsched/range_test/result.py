@@ -73,20 +73,13 @@ class RangeTestResult:
     def curve(self) -> suggestions.Curve:
         """Return the smoothed loss from which the suggestions are read.
 
-        Where a fine sweep begins too high to show them, the lower learning rates of the coarse one come before its own.
+        After two sweeps it is the fine one, unless that cannot say: where it begins too high, the lower learning rates
+        of the coarse one come before its own; where the loss turned only in the coarse one, it is the coarse one.
 
         Raises:
             ValueError: if the loss never fell; the message says what to change.
         """
-        record = self.steps, self.lrs, self.losses
-        if self.coarse is None:
-            return suggestions.Curve(*record, self.mode, self.stop_reason)
-        try:
-            curve = suggestions.Curve(*record, self.mode, self.stop_reason)
-            suggestions.suggest(curve, "edge")
-        except ValueError:
-            return suggestions.Curve(*combining.with_lower_lrs(self, self.coarse), self.mode, self.stop_reason)
-        return curve
+        return combining.curve_of(self)
 
     def suggestion(self, method: str = "edge") -> float:
         """Return a good fixed learning rate.

@@ -157,7 +157,7 @@ def test_steps_that_a_gradient_scaler_skips_are_not_recorded(make_trainer):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("step", [0, 7, 25])
 def test_a_loss_that_is_not_finite_stops_the_test_at_once(make_trainer, bad, step):
-    result = run(make_trainer, Scripted(lambda s: bad if s == step else 1.0))
+    result = run(make_trainer, Scripted(lambda s: bad if s == step else 1.0), num_steps=200)
     assert result.stop_reason == "non-finite loss"
     assert result.steps[-1] == step
 
@@ -182,7 +182,7 @@ def test_a_noisy_loss_that_still_falls_does_not_stop_the_test(make_trainer):
 
 
 def test_a_loss_that_only_rises_stops_the_test(make_trainer):
-    result = run(make_trainer, Scripted(lambda step: 1.0 + 0.05 * step))
+    result = run(make_trainer, Scripted(lambda step: 1.0 + 0.05 * step), num_steps=200)
     assert result.stop_reason == "diverged"
     assert len(result.steps) < 40
 
@@ -196,7 +196,8 @@ def test_a_real_model_diverges_and_stops(make_trainer):
 
 def test_minimum_epochs_and_steps_do_not_keep_a_diverged_test_running(make_trainer):
     limits = {"min_epochs": 3, "min_steps": 100}
-    result = run(make_trainer, Scripted(lambda s: math.nan if s == 5 else 1.0), trainer_options=limits)
+    module = Scripted(lambda s: math.nan if s == 5 else 1.0)
+    result = run(make_trainer, module, trainer_options=limits, num_steps=200)
     assert result.steps[-1] == 5
 
 
@@ -268,7 +269,7 @@ def test_a_gradient_scaler_that_skips_every_step_ends_the_test(make_trainer):
             closure() if len(self.calls) > 14 else super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
     module = Exploding()
-    result = run(make_trainer, module)
+    result = run(make_trainer, module, num_steps=200)
     assert result.stop_reason == "skipped steps"
     assert (len(result.steps), len(module.calls)) == (14, 34)
 
@@ -422,7 +423,7 @@ def test_a_finished_test_says_so_in_one_line(make_trainer, caplog):
     with caplog.at_level(logging.INFO):
         result = run(make_trainer, Regression())
     [line] = [text for text in caplog.messages if text.startswith("LR range test: ") and "optimizer steps" in text]
-    assert f"{len(result.steps)} optimizer steps" in line
+    assert f"LR range test: {len(result.coarse.steps)} + {len(result.steps)} optimizer steps" in line
     assert f"suggested lr {result.suggestion():.3g}" in line
     assert "restored" in line
 
