@@ -58,11 +58,14 @@ def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
     figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
     axes = figure.add_subplot()
+    coarse = _coarse_rows(result)
+    if coarse:
+        axes.plot(*zip(*coarse, strict=True), color="0.8", linewidth=0.8, label="loss of the coarse sweep")
     axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.0, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if result.mode == "exponential":
         axes.set_xscale("log")
-    _limit_losses(axes, result.losses)
+    _limit_losses(axes, [*(loss for _, loss in coarse), *result.losses])
     try:
         (low, high), suggested = result.bounds(), result.suggestion()
     except ValueError:
@@ -83,6 +86,14 @@ def draw(result: RangeTestResult) -> Figure:
     axes.legend(loc="lower left", fontsize=8)
     axes.grid(alpha=0.3)
     return figure
+
+
+def _coarse_rows(result: RangeTestResult) -> list[tuple[float, float]]:
+    """Return lr and loss of the coarse sweep; what lies more than two decades below the fine one would press it flat."""
+    if result.coarse is None:
+        return []
+    begin = result.lrs[0] / 100 if result.lrs else 0.0
+    return [row for row in zip(result.coarse.lrs, result.coarse.losses, strict=True) if row[0] >= begin]
 
 
 def draw_comparison(results: Mapping[str, RangeTestResult]) -> Figure:

@@ -19,14 +19,13 @@ EXAMPLE_STEPS = 1000
 
 def summarize(result: RangeTestResult) -> str:
     """Return the findings in one line."""
-    steps = result.steps[-1] + 1 if result.steps else 0
     lrs = f"lr {result.lrs[0]:.3g} .. {result.lrs[-1]:.3g}, " if result.lrs else ""
     try:
         low, high = result.bounds()
         found = f"suggested lr {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
     except ValueError as reason:
         found = f"no suggestion: {reason}"
-    return f"{steps} optimizer steps, {lrs}stopped because: {result.stop_reason}; {found}"
+    return f"{_steps(result)} optimizer steps, {lrs}stopped because: {result.stop_reason}; {found}"
 
 
 def caveats_of(result: RangeTestResult) -> list[str]:
@@ -50,8 +49,12 @@ def findings(result: RangeTestResult) -> list[tuple[str, str]]:
         finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
         rows.append(("lowest smoothed loss", f"{min(finite):.4g}" if finite else "none is finite"))
         rows.append(("learning rates", f"{result.lrs[0]:.4g} .. {result.lrs[-1]:.4g}"))
-    steps = result.steps[-1] + 1 if result.steps else 0
-    return [*rows, ("growth", result.mode), ("steps", str(steps)), ("stopped because", str(result.stop_reason))]
+    return [*rows, ("growth", result.mode), ("steps", _steps(result)), ("stopped because", str(result.stop_reason))]
+
+
+def _steps(result: RangeTestResult) -> str:
+    """Return the number of optimizer steps, that of a coarse sweep before it."""
+    return f"{result.num_steps}" if result.coarse is None else f"{result.coarse.num_steps} + {result.num_steps}"
 
 
 def _suggestions(result: RangeTestResult) -> list[tuple[str, str]]:
@@ -93,6 +96,8 @@ def as_html(result: RangeTestResult) -> str:
 def hyperparameters(result: RangeTestResult) -> dict[str, Any]:
     """Return what a logger keeps of a test: suggestion and bounds where there are any, length and end."""
     record: dict[str, Any] = {"steps": len(result.steps), "stop_reason": str(result.stop_reason)}
+    if result.coarse is not None:
+        record["coarse_steps"] = len(result.coarse.steps)
     try:
         (low, high), suggested = result.bounds(), result.suggestion()
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,25 @@ def test_the_figure_marks_bounds_suggestions_and_divergence():
     assert {text.get_text() for text in axes.texts} == set(METHODS) - {"edge"}  # that one is the dashed line
     assert axes.get_xscale() == "log"
     assert sweep("linear").plot().axes[0].get_xscale() == "linear"
+
+
+def test_the_coarse_sweep_is_thin_and_grey_behind_the_fine_one():
+    coarse = sweep(steps=100)
+    fine = [number for number, lr in enumerate(sweep().lrs) if lr > 1e-3]
+    result = replace(
+        sweep(),
+        steps=list(range(len(fine))),
+        **{name: [getattr(sweep(), name)[number] for number in fine] for name in ("lrs", "losses", "smoothed_losses")},
+        coarse=coarse,
+    )
+    [axes] = result.plot().axes
+    first, second = axes.get_lines()[:2]
+    assert [first.get_label(), second.get_label()] == ["loss of the coarse sweep", "loss"]
+    assert first.get_linewidth() < second.get_linewidth()
+    shown = list(first.get_xdata())
+    assert shown == [lr for lr in coarse.lrs if lr >= result.lrs[0] / 100]
+    low, high = axes.get_ylim()
+    assert low < min(coarse.losses) < coarse.losses[0] < high  # the level at which it began
 
 
 def test_a_result_without_suggestion_has_a_figure_too():
