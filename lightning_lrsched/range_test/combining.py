@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lightning_lrsched.range_test.suggestions import Curve, suggest
+from lightning_lrsched.range_test.suggestions import Curve
 
 if TYPE_CHECKING:
     from lightning_lrsched.range_test.result import RangeTestResult
@@ -68,23 +68,13 @@ def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
 
 
 def curve_of(result: RangeTestResult) -> Curve:
-    """Return the curve of the fine sweep; where it shows no suggestion or no turn, the first that does."""
-    fine, coarse = (result.steps, result.lrs, result.losses, result.mode, result.stop_reason), result.coarse
-    if coarse is None:
-        return Curve(*fine)
-    others = (coarse.steps, coarse.lrs, coarse.losses, coarse.mode, coarse.stop_reason)
-    both = (*_with_lower_lrs(result, coarse), result.mode, result.stop_reason)
-    curves = [curve for record in (fine, both, others) if (curve := _curve_with_suggestion(*record)) is not None]
-    turned = [curve for curve in curves if curve.climb() is not None]
-    return next(iter([*turned, *curves]), None) or Curve(*fine)
-
-
-def _curve_with_suggestion(*record: Any) -> Curve | None:
+    """Return the curve of the fine sweep; where that shows no fall, with the lower learning rates of the coarse one."""
+    fine, how = (result.steps, result.lrs, result.losses), (result.mode, result.stop_reason, result.prior)
+    if result.coarse is None:
+        return Curve(*fine, *how)
     with suppress(ValueError):
-        curve = Curve(*record)
-        suggest(curve, "edge")
-        return curve
-    return None
+        return Curve(*fine, *how, lowest=result.coarse.lrs[0])
+    return Curve(*_with_lower_lrs(result, result.coarse), *how)
 
 
 def _with_lower_lrs(fine: RangeTestResult, coarse: RangeTestResult) -> tuple[list[int], list[float], list[float]]:

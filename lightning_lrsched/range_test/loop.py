@@ -61,6 +61,8 @@ class RangeTest:
         divergence_factor: fraction of the fall so far that the smoothed loss may climb back before the test stops;
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1).
+        prior: the peak of 1Cycle to which the suggestions are drawn, the more the less the record says: ``"auto"``, what is
+            known of this kind of optimizer; a number, what you know yourself; None: the record alone.
         also: whatever else the loop changes and has a ``state_dict`` and a ``load_state_dict``: other optimizers, a
             gradient scaler, a loader that keeps its position. It is put back too.
         total_steps: length of the training that the test is for [optimizer steps]; needed only where one of the lengths
@@ -105,6 +107,7 @@ class RangeTest:
         num_steps: int | float | str | None = None,
         divergence_factor: float | None = DIVERGENCE_FACTOR,
         smoothing: float = DEFAULT_SMOOTHING,
+        prior: float | str | None = "auto",
         also: Sequence[Any] = (),
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
@@ -114,7 +117,9 @@ class RangeTest:
             "lr_range_test_step_rate": lr_range_test_step_rate,
             "lr_range_test_staircase": lr_range_test_staircase,
         }
-        settings = SweepSettings(mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor)
+        settings = SweepSettings(
+            mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, prior=prior
+        )
         if not settings.has_an_end:
             raise ValueError("a linear test needs an end: give max_lr or num_steps")
         self._settings = settings.resolved(RunLength.given(total_steps, steps_per_epoch))

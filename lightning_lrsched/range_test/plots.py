@@ -74,6 +74,10 @@ def draw(result: RangeTestResult) -> Figure:
         axes.set_title(f"LR range test (stopped: {result.stop_reason})", pad=10)
         axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
         axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
+        weight = result.curve().doubt()
+        if result.prior is not None and round(100 * weight):
+            axes.axvline(result.prior, color="tab:purple", linestyle="-.", linewidth=1.0,
+                         label=f"prior {result.prior:.2g}, weight {weight:.0%}")  # fmt: skip
         top = axes.get_ylim()[1]
         for name, lr in rules_of_thumb(result).items():
             axes.plot([lr], [top], marker="v", color="tab:red", markersize=7, clip_on=False)

@@ -37,6 +37,8 @@ class RangeTestResult:
             or None: it has none.
         coarse: the record of the coarse sweep that found the range of this one, its steps counted from 0, too; None:
             there was one sweep.
+        prior: the peak of 1Cycle that is likely for this kind of optimizer; the suggestions are drawn to it, the more
+            the less the record says. None: they follow the record alone.
 
     Example:
         >>> lrs = [1e-4 * 1.1**step for step in range(100)]
@@ -58,6 +60,7 @@ class RangeTestResult:
     group_ratios: list[float] = field(default_factory=lambda: [1.0])
     momentum: str | None = "momentum"
     coarse: RangeTestResult | None = None
+    prior: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_reason", _stop_reason(self.stop_reason))
@@ -73,8 +76,8 @@ class RangeTestResult:
     def curve(self) -> suggestions.Curve:
         """Return the smoothed loss from which the suggestions are read.
 
-        After two sweeps it is the fine one, unless that cannot say: where it begins too high, the lower learning rates
-        of the coarse one come before its own; where the loss turned only in the coarse one, it is the coarse one.
+        After two sweeps it is that of the fine one; where that began too high to show a fall, the lower learning rates
+        of the coarse one come before its own.
 
         Raises:
             ValueError: if the loss never fell; the message says what to change.
@@ -241,12 +244,14 @@ class RangeTestResult:
                 choice("momentum", momentum, ("momentum", "betas"))
             # Records that were saved before there were coarse sweeps have no such key.
             coarse = None if content.get("coarse") is None else cls.from_dict(content["coarse"])
+            prior = None if content.get("prior") is None else float(content["prior"])
         except (ValueError, KeyError, TypeError) as error:
             names = ", ".join(f.name for f in fields(cls))
             raise ValueError(f"not a range test record (a JSON object with {names}): {error!r}") from None
         if {len(values) for values in lists.values()} != {len(steps)}:
             raise ValueError("steps, lrs, losses and smoothed_losses must be equally long")
-        return cls(steps, **lists, stop_reason=reason, mode=mode, group_ratios=ratios, momentum=momentum, coarse=coarse)
+        how = {"stop_reason": reason, "mode": mode, "group_ratios": ratios, "momentum": momentum}
+        return cls(steps, **lists, **how, coarse=coarse, prior=prior)
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: loss against lr, with the bounds and the suggestion marked."""

@@ -50,6 +50,7 @@ class SweepSettings:
         smoothing: weight of the past in the smoothed loss, per optimizer step.
         divergence_factor: fraction of the fall so far that the smoothed loss may climb back.
         by_validation: whether the losses are validation losses.
+        prior: the peak of 1Cycle to which the suggestions are drawn; ``"auto"``: that of the optimizer's kind; None: none.
         then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
             range or length is given, the losses are training losses, and the stop rule is on.
     """
@@ -62,6 +63,7 @@ class SweepSettings:
     smoothing: float = DEFAULT_SMOOTHING
     divergence_factor: float | None = DIVERGENCE_FACTOR
     by_validation: bool = False
+    prior: float | str | None = "auto"
     then_fine: bool | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class SweepSettings:
             "num_steps": num_steps,
             "smoothing": number("smoothing", self.smoothing, at_least=0, below=1),
             "divergence_factor": _check_factor(self.divergence_factor),
+            "prior": _check_prior(self.prior),
             "then_fine": then_fine,
         }
         for name, value in checked.items():
@@ -166,6 +169,12 @@ def _linear_defaults() -> dict[str, Any]:
 
 def _check_linear(key: str, value: Any) -> Any:
     return value if LINEAR[key].waits_for(value) else LINEAR[key].check(value)
+
+
+def _check_prior(prior: Any) -> float | str | None:
+    if isinstance(prior, str):
+        return choice("prior", prior, ("auto",))
+    return None if prior is None else number("prior", prior, above=0)
 
 
 def _check_factor(factor: float | None) -> float:

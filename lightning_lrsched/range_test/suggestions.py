@@ -25,8 +25,9 @@ GRID_POINTS = 200
 EDGE_CLIMB = 0.1
 """Fraction of its fall that the loss has climbed back at the edge of divergence ..."""
 
-NOISE_CLIMB = 0.3
-"""... and at least this multiple of the noise of a single loss; in the smoothed loss a fifth of that noise is left."""
+NOISE_CLIMB = 0.7
+"""... and at least this multiple of the noise of a single loss: by chance, the smoothed loss climbs by 0.3 of it in four
+of five sweeps, by 0.7 of it in one of eight."""
 
 EDGE_LAG = 6
 """Optimizer steps between the lr that begins to harm and the loss that shows it."""
@@ -43,7 +44,7 @@ MAX_DOUBT = 0.8
 LOW_OF_HIGH = 0.1
 """1Cycle's lowest lr as a fraction of its highest: a 25th and a hundredth were slightly worse."""
 
-FIXED_OF_PEAK = 0.4
+FIXED_OF_PEAK = 0.3
 """A fixed lr must serve from the first step to the last: lower than a peak that is passed through only briefly."""
 
 
@@ -62,6 +63,8 @@ class Curve:
         fall: how far the loss fell to its minimum.
         noise: standard deviation of a single loss.
         stopped_itself: whether the stop rule ended the test.
+        prior: the peak that is likely for this kind of optimizer; None: the record alone counts.
+        lowest: the lowest lr that was tested, also by a coarse sweep before.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Curve:
         mode: str,
         stop_reason: str = "",
         prior: float | None = None,
+        lowest: float | None = None,
     ) -> None:
         """Keep the finite part of the record.
 
@@ -86,6 +90,7 @@ class Curve:
         self.steps, self.lrs, raw = (np.array(values, dtype=np.float64) for values in zip(*finite, strict=True))
         if self.lrs[0] == self.lrs[-1]:
             raise ValueError("the lr did not change during the range test: raise max_lr or lr_range_test_step_rate")
+        self.lowest = float(self.lrs[0]) if lowest is None else lowest
         beginning = max(3, len(raw) // 20)
         self.losses = zero_phase(self.steps, np.minimum(raw, raw[:beginning].mean()))
         self.minimum = int(np.argmin(self.losses))
@@ -230,9 +235,9 @@ def suggest(curve: Curve, method: str) -> float:
     Raises:
         ValueError: if it lies below every lr that was tested.
     """
-    lr, lowest = METHODS[method](curve), float(curve.lrs[0])
-    if lr < lowest * (1.0 - 1e-9):
-        raise ValueError(_untested(lr, lowest))
+    lr = METHODS[method](curve)
+    if lr < curve.lowest * (1.0 - 1e-9):
+        raise ValueError(_untested(lr, curve.lowest))
     return lr
 
 
@@ -244,10 +249,10 @@ def bounds(curve: Curve) -> tuple[float, float]:
     Raises:
         ValueError: if the highest does not lie above the lowest lr that was tested.
     """
-    high, lowest = curve.peak(), float(curve.lrs[0])
-    if high <= lowest:
-        raise ValueError(_untested(high, lowest))
-    return max(LOW_OF_HIGH * high, lowest), high
+    high = curve.peak()
+    if high <= curve.lowest:
+        raise ValueError(_untested(high, curve.lowest))
+    return max(LOW_OF_HIGH * high, curve.lowest), high
 
 
 def _untested(lr: float, lowest: float) -> str:

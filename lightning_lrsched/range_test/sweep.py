@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.range_test.divergence import VALIDATION_RISE, Divergence, StopReason
 from lightning_lrsched.range_test.growth import make_schedule
 from lightning_lrsched.range_test.loss_reader import Loss, LossReader
+from lightning_lrsched.range_test.priors import prior_of
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import SmoothedLoss
@@ -84,6 +85,7 @@ class Sweep:
         self._divergence = Divergence(settings.divergence_factor, VALIDATION_RISE if settings.by_validation else 0.0)
         self._rows: list[Row] = []
         self._momentum = momentum_kind(optimizer)
+        self._prior = prior_of(optimizer) if settings.prior == "auto" else settings.prior
         self.finished = self.stalled = 0
         self.stop_reason: StopReason | None = None
         self.schedule = make_schedule(settings, optimizer)
@@ -208,6 +210,7 @@ class Sweep:
             group_ratios=[lr / max(lrs) for lr in lrs],
             momentum=self._momentum,
             coarse=self._coarse,
+            prior=self._prior,
         )
 
     def fine(self, put_back: Callable[[], object]) -> Sweep | None:

@@ -22,10 +22,16 @@ def summarize(result: RangeTestResult) -> str:
     lrs = f"lr {result.lrs[0]:.3g} .. {result.lrs[-1]:.3g}, " if result.lrs else ""
     try:
         low, high = result.bounds()
-        found = f"suggested lr {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
+        found = f"suggested lr {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}{_drawn(result)}"
     except ValueError as reason:
         found = f"no suggestion: {reason}"
     return f"{_steps(result)} optimizer steps, {lrs}stopped because: {result.stop_reason}; {found}"
+
+
+def _drawn(result: RangeTestResult) -> str:
+    """Return what the prior has to do with the suggestions, nothing where that is nothing."""
+    weight = result.curve().doubt()
+    return f" (prior {result.prior:.3g}, weight {weight:.0%})" if result.prior and round(100 * weight) else ""
 
 
 def caveats_of(result: RangeTestResult) -> list[str]:
@@ -62,6 +68,8 @@ def _suggestions(result: RangeTestResult) -> list[tuple[str, str]]:
         low, high = result.bounds()
         rules = ", ".join(f"{name} {lr:.4g}" for name, lr in rules_of_thumb(result).items())
         rows = [("suggested lr", f"{result.suggestion():.4g}"), ("bounds for 1Cycle", f"{low:.4g} .. {high:.4g}")]
+        if result.prior is not None:
+            rows.append(("prior of the optimizer", f"{result.prior:.4g}, weight {result.curve().doubt():.0%}"))
         return [*rows, ("rules of thumb", rules), *(("caveat", caveat) for caveat in caveats_of(result))]
     except ValueError:
         return []  # the reason is below the table

@@ -73,6 +73,8 @@ class LRRangeTestCallback(Callback):
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
             shown, and the stop rule uses it; suggestions smooth the losses themselves.
+        prior: the peak of 1Cycle to which the suggestions are drawn, the more the less the record says: ``"auto"``, what is
+            known of this kind of optimizer; a number, what you know yourself; None: the record alone.
         optimizer_index: which of several optimizers to sweep, counted from 0; the others train as usual.
         log: send curves and figure to the trainer's loggers.
 
@@ -103,6 +105,7 @@ class LRRangeTestCallback(Callback):
         monitor: str | None = None,
         divergence_factor: float | None = DIVERGENCE_FACTOR,
         smoothing: float = DEFAULT_SMOOTHING,
+        prior: float | str | None = "auto",
         optimizer_index: int = 0,
         log: bool = True,
     ) -> None:
@@ -112,8 +115,9 @@ class LRRangeTestCallback(Callback):
             "lr_range_test_step_rate": lr_range_test_step_rate,
             "lr_range_test_staircase": lr_range_test_staircase,
         }
+        by_validation = monitor is not None
         self._settings = SweepSettings(
-            mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, monitor is not None
+            mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, by_validation, prior
         )
         self._monitor = monitor
         self.optimizer_index = optimizer_index
