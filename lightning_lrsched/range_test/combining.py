@@ -1,4 +1,4 @@
-"""Several records as one: the mean of tests that differ only in their seed; a coarse sweep and the fine one after it."""
+"""Several records as one: repetitions of a test, and a coarse sweep with the fine one after it."""
 
 from __future__ import annotations
 
