@@ -110,7 +110,7 @@ class SweepSettings:
 
     @property
     def max_steps(self) -> Any:
-        """The number of optimizer steps at most, those of the fine sweep that follows included; None: not known."""
+        """The number of optimizer steps at most, with those of a fine sweep that follows; None where not known."""
         return self.num_steps + FINE_STEPS if self.then_fine else self.num_steps
 
     @property
