@@ -1,4 +1,4 @@
-"""Several records as one: the mean of tests that differ only in their seed; a coarse sweep and the fine one after it."""
+"""Several records as one: repetitions of a test, and a coarse sweep with the fine one after it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,10 @@ def _aligned(results: Sequence[RangeTestResult]) -> list[RangeTestResult]:
 
 def _from(result: RangeTestResult, begin: int) -> RangeTestResult:
     """Return the record without its first ``begin`` steps, and with its steps counted from there."""
-    rows = [row for row in zip(*_columns(result), strict=True) if row[0] >= begin]
-    steps, lrs, losses, smoothed = ([row[column] for row in rows] for column in range(4))
-    return replace(result, steps=[step - begin for step in steps], lrs=lrs, losses=losses, smoothed_losses=smoothed)
-
-
-def _columns(result: RangeTestResult) -> tuple[list[int], list[float], list[float], list[float]]:
-    return result.steps, result.lrs, result.losses, result.smoothed_losses
+    first = sum(step < begin for step in result.steps)
+    steps = [step - begin for step in result.steps[first:]]
+    columns = ("lrs", "losses", "smoothed_losses")
+    return replace(result, steps=steps, **{name: getattr(result, name)[first:] for name in columns})
 
 
 def _growth(result: RangeTestResult) -> float:

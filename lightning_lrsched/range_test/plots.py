@@ -93,7 +93,7 @@ def draw(result: RangeTestResult) -> Figure:
 
 
 def _coarse_rows(result: RangeTestResult) -> list[tuple[float, float]]:
-    """Return lr and loss of the coarse sweep; what lies more than two decades below the fine one would press it flat."""
+    """Return lr and loss of the coarse sweep, from two decades below the fine one: more would press that flat."""
     if result.coarse is None:
         return []
     begin = result.lrs[0] / 100 if result.lrs else 0.0

@@ -204,7 +204,10 @@ def copy_of_state(state: Any) -> Any:
 
 
 def original_of(copied: Any, *, keep: bool) -> Any:
-    """Return the state that :func:`copy_of_state` has copied, to be loaded; with ``keep``, ``copied`` stays as it is."""
+    """Return the state that :func:`copy_of_state` has copied, to be loaded.
+
+    With ``keep``, loading and training leave ``copied`` as it is.
+    """
     if isinstance(copied, HostCopy):
         return copied.original(keep=keep)
     if isinstance(copied, dict):

@@ -93,7 +93,7 @@ class Sweep:
 
     @property
     def steps_left(self) -> int | None:
-        """Optimizer steps still to come at most, those of a fine sweep after this one included; None: not known."""
+        """Optimizer steps still to come at most, with those of a fine sweep after this one; None where not known."""
         return None if self._settings.max_steps is None else self._settings.max_steps - self.finished
 
     @property

@@ -151,7 +151,7 @@ def test_suggestions_come_from_the_fine_sweep():
 
 def test_where_the_fine_sweep_begins_too_high_the_lower_lrs_of_the_coarse_one_help():
     result = fine_over(0.5, 3.0)
-    with pytest.raises(ValueError, match="never fell below its starting value|below every lr that was tested"):
+    with pytest.raises(ValueError, match=r"never fell below its starting value|below every lr that was tested"):
         replace(result, coarse=None).suggestion()
     assert result.suggestion() == pytest.approx(fine_over(0.01, 3.0).suggestion(), rel=0.5)
     assert result.curve().lrs[0] == result.coarse.lrs[0]

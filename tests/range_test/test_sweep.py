@@ -88,7 +88,9 @@ def test_the_schedule_is_given_back_at_the_end():
 # Two sweeps -----------------------------------------------------------------------------------------------------------
 
 
-def two_sweeps_over(script: Callable[[float], float], **settings: object) -> tuple[RangeTestResult, list[Row], list[float]]:
+def two_sweeps_over(
+    script: Callable[[float], float], **settings: object
+) -> tuple[RangeTestResult, list[Row], list[float]]:
     """Run the test of a loss that depends on the lr alone; return its result, its rows, and the lr when put back."""
     rows: list[Row] = []
     put_back_at: list[float] = []

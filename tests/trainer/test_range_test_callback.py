@@ -331,9 +331,7 @@ def test_a_schedule_of_another_optimizer_begins_anew_with_each_sweep(make_traine
     make_trainer(result_of, swept).fit(module, data())
     first, coarse = [lrs[0] for lrs in module.lrs], len(result_of.result.coarse.steps)
     assert swept.states == [0.01, 0.01]
-    assert first == pytest.approx(
-        [0.01 * 0.9 ** (step + 1) for step in [*range(coarse), *range(len(first) - coarse)]]
-    )
+    assert first == pytest.approx([0.01 * 0.9 ** (step + 1) for step in [*range(coarse), *range(len(first) - coarse)]])
 
 
 def test_a_micro_batch_in_progress_is_dropped_between_the_sweeps(make_trainer):
