@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -75,23 +76,27 @@ class TestDoubt:
 
 
 def test_noise_alone_is_no_turn():
-    """The loss climbs by a tenth of a small fall at once; only what exceeds the noise is taken for a turn."""
-    steps, lrs = exponential(200)
-    jitter = random.Random(1)
-    losses = [2.3 - 0.02 / (1 + (1e-5 / lr) ** 2) + 0.5 * lr**2 + jitter.gauss(0, 0.02) for lr in lrs]
-    record = Curve(steps, lrs, losses, "exponential")
-    assert record.edge() > 0.05
+    """After a tenth of a small fall the loss seems to climb again; only what exceeds the noise is taken for a turn."""
+    turns = []
+    for seed in range(20):
+        steps, lrs = exponential(200)
+        jitter = random.Random(seed)
+        losses = [2.3 - 0.05 / (1 + (1e-3 / lr) ** 2) + 0.5 * lr**2 + jitter.gauss(0, 0.05) for lr in lrs]
+        turns.append(Curve(steps, lrs, losses, "exponential").edge())
+    assert sum(0.05 < turn < 2.0 for turn in turns) >= 18
 
 
-def test_where_the_loss_is_noise_the_suggestion_is_near_the_prior():
-    """Within a decade in four of five records, wherever the lowest of the losses lies."""
+def test_where_the_loss_is_noise_the_suggestion_is_near_the_prior_or_refused():
+    """Within a decade in nine of ten records, wherever the lowest of the losses lies."""
     steps, lrs = exponential(200)
     peaks = []
-    for seed in range(40):
+    for seed in range(60):
         jitter = random.Random(seed)
         losses = [2.3 + jitter.gauss(0, 1.0) + (0.0 if lr < 1.0 else 10 * lr) for lr in lrs]
-        peaks.append(Curve(steps, lrs, losses, "exponential", prior=0.006).peak())
-    assert sum(0.0006 < peak < 0.06 for peak in peaks) >= 32
+        with suppress(ValueError):  # the lowest loss is the first: it never fell
+            peaks.append(Curve(steps, lrs, losses, "exponential", prior=0.006).peak())
+    assert len(peaks) > 40
+    assert sum(0.0006 < peak < 0.06 for peak in peaks) > 0.9 * len(peaks)
 
 
 @pytest.mark.parametrize("seed", range(3))
