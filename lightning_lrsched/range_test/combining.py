@@ -65,18 +65,13 @@ def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
 
 
 def curve_of(result: RangeTestResult) -> Curve:
-    """Return the curve of the fine sweep; where that shows no fall, with the lower learning rates of the coarse one."""
-    fine, how = (result.steps, result.lrs, result.losses), (result.mode, result.stop_reason, result.prior)
+    """Return the curve of the fine sweep; of the coarse one where the fine one is too short or begins too high."""
+    record = result.steps, result.lrs, result.losses, result.mode, result.stop_reason, result.prior
     if result.coarse is None:
-        return Curve(*fine, *how)
-    with suppress(ValueError):
-        return Curve(*fine, *how, lowest=result.coarse.lrs[0])
-    return Curve(*_with_lower_lrs(result, result.coarse), *how)
-
-
-def _with_lower_lrs(fine: RangeTestResult, coarse: RangeTestResult) -> tuple[list[int], list[float], list[float]]:
-    """Return steps, learning rates and losses of a fine sweep, below its own first lr those of the coarse one."""
-    number = sum(lr < fine.lrs[0] for lr in coarse.lrs) if fine.lrs else len(coarse.lrs)
-    before = coarse.steps[number - 1] + 1 if number else 0
-    steps = [*coarse.steps[:number], *(step + before for step in fine.steps)]
-    return steps, [*coarse.lrs[:number], *fine.lrs], [*coarse.losses[:number], *fine.losses]
+        return Curve(*record)
+    try:
+        return Curve(*record, lowest=result.coarse.lrs[0])
+    except ValueError:
+        with suppress(ValueError):
+            return curve_of(replace(result.coarse, prior=result.prior))
+        raise

@@ -76,8 +76,8 @@ class RangeTestResult:
     def curve(self) -> suggestions.Curve:
         """Return the smoothed loss from which the suggestions are read.
 
-        After two sweeps it is that of the fine one; where that began too high to show a fall, the lower learning rates
-        of the coarse one come before its own.
+        After two sweeps it is that of the fine one; where that is too short or began too high to show a fall, that of
+        the coarse one.
 
         Raises:
             ValueError: if the loss never fell; the message says what to change.

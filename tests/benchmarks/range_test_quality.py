@@ -108,12 +108,13 @@ class Run:
 
         def run() -> dict[str, Any]:
             task = self.fresh()
-            with RangeTest(task.model, task.optimizer(1e-3)) as test:
+            optimizer = task.optimizer(1e-3)
+            with RangeTest(task.model, optimizer) as test:
                 for inputs, targets in test.batches(list(task.batches(MAX_TEST_STEPS))):
                     loss = task.loss(task.model(inputs), targets)
                     loss.backward()
-                    test.optimizer.step()
-                    test.optimizer.zero_grad()
+                    optimizer.step()
+                    optimizer.zero_grad()
                     test.record(loss)
             return test.result.to_dict()
 
@@ -123,7 +124,7 @@ class Run:
     def rows(self) -> Iterator[tuple[str, float, int]]:
         """Yield (method, metric, steps that finding took)."""
         result = self.range_test()
-        cost = result.total_steps
+        cost = result.num_steps + (result.coarse.num_steps if result.coarse else 0)
         yield "range test, 1Cycle", self.suggested(result), cost
         yield "range test without the prior, 1Cycle", self.suggested(replace(result, prior=None)), cost
         yield "the prior without a test, 1Cycle", self.cycle(prior_of(self.optimizer) or math.nan), 0
