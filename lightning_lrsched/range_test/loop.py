@@ -61,8 +61,8 @@ class RangeTest:
         divergence_factor: fraction of the fall so far that the smoothed loss may climb back before the test stops;
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1).
-        prior: the peak of 1Cycle to which the suggestions are drawn, the more the less the record says: ``"auto"``, what is
-            known of this kind of optimizer; a number, what you know yourself; None: the record alone.
+        prior: the peak of 1Cycle to which the suggestions are drawn down, the more the less the record says: ``"auto"``,
+            what is known of this kind of optimizer; a number, what you know yourself; None: the record alone.
         also: whatever else the loop changes and has a ``state_dict`` and a ``load_state_dict``: other optimizers, a
             gradient scaler, a loader that keeps its position. It is put back too.
         total_steps: length of the training that the test is for [optimizer steps]; needed only where one of the lengths

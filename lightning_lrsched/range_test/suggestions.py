@@ -26,7 +26,7 @@ EDGE_CLIMB = 0.1
 """Fraction of its fall that the loss has climbed back at the edge of divergence ..."""
 
 NOISE_CLIMB = 0.7
-"""... and at least this multiple of the noise of a single loss: by chance, the smoothed loss climbs by 0.3 of it in four
+"""... and at least this multiple of the noise of a single loss. By chance, the smoothed loss climbs by 0.3 of it in four
 of five sweeps, by 0.7 of it in one of eight."""
 
 EDGE_LAG = 6
@@ -39,7 +39,10 @@ PEAK_OF_EDGE = {"exponential": 0.5, "linear": 0.25}
 """1Cycle's highest lr as a fraction of the edge. A linear sweep stays longer near its edge, which is higher."""
 
 MAX_DOUBT = 0.8
-"""Weight of the prior, in log lr, where the noise of a single loss hides the fall, or the loss never turned."""
+"""Weight of the prior, in log lr, where noise hides the fall; where the loss never turned, it is 1."""
+
+MAX_OVER_PRIOR = 10.0
+"""Nets that saturate, or have learnt their task before the lr is too high, explode much later than they should."""
 
 LOW_OF_HIGH = 0.1
 """1Cycle's lowest lr as a fraction of its highest: a 25th and a hundredth were slightly worse."""
@@ -140,13 +143,14 @@ class Curve:
         """Return the weight of the prior: the more, the less the loss fell in comparison with its noise."""
         if self.prior is None:
             return 0.0
-        return MAX_DOUBT * (1.0 if self.climb() is None else min(1.0, self.noise / self.fall))
+        return 1.0 if self.climb() is None else MAX_DOUBT * min(1.0, self.noise / self.fall)
 
     def peak(self) -> float:
-        """Return 1Cycle's highest lr: a fraction of the edge, drawn to the prior in log lr, at most the edge."""
-        edge, doubt = self.edge(), self.doubt()
-        safe = PEAK_OF_EDGE[self.mode] * edge
-        return min(safe ** (1.0 - doubt) * (self.prior or 1.0) ** doubt, edge)
+        """Return 1Cycle's highest lr: half the edge, drawn down to the prior in log lr; ten times the prior at most."""
+        safe, doubt = PEAK_OF_EDGE[self.mode] * self.edge(), self.doubt()
+        if self.prior is None:
+            return safe
+        return min(safe, safe ** (1.0 - doubt) * self.prior**doubt, MAX_OVER_PRIOR * self.prior)
 
     def lag_and_spacing(self) -> tuple[float, float]:
         """Return by which factors the lr grew before the loss turned: during the lag, and since the loss before."""

@@ -73,8 +73,8 @@ class LRRangeTestCallback(Callback):
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
             shown, and the stop rule uses it; suggestions smooth the losses themselves.
-        prior: the peak of 1Cycle to which the suggestions are drawn, the more the less the record says: ``"auto"``, what is
-            known of this kind of optimizer; a number, what you know yourself; None: the record alone.
+        prior: the peak of 1Cycle to which the suggestions are drawn down, the more the less the record says: ``"auto"``,
+            what is known of this kind of optimizer; a number, what you know yourself; None: the record alone.
         optimizer_index: which of several optimizers to sweep, counted from 0; the others train as usual.
         log: send curves and figure to the trainer's loggers.
 

@@ -49,7 +49,7 @@ def train_at(name: str, seed: int, lr: float | None) -> Values:
     return FAILED if lr is None else train(make_task(name, seed), lr)
 
 
-# fastai: its finder and its rules, from their definitions (fastai 2, callback.schedule) --------------------------------
+# fastai: its finder and its rules, from their definitions (fastai 2, callback.schedule) -------------------------------
 
 
 def fastai_suggestions(name: str, seed: int) -> dict[str, float]:

@@ -181,8 +181,11 @@ def summary(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, floa
             "worst": max(regrets),
             "within 1 % of the best fixed lr": statistics.fmean(run[method]["within 1 %"] for run in runs),
             "cost": statistics.median(run[method]["cost"] for run in runs),
-            "ahead of it": statistics.fmean(regrets) - statistics.fmean(run["range test, 1Cycle"]["regret"] for run in runs),
-            "ahead, standard error": _spread([run[method]["regret"] - run["range test, 1Cycle"]["regret"] for run in runs]),
+            "ahead of it": statistics.fmean(regrets)
+            - statistics.fmean(run["range test, 1Cycle"]["regret"] for run in runs),
+            "ahead, standard error": _spread(
+                [run[method]["regret"] - run["range test, 1Cycle"]["regret"] for run in runs]
+            ),
             "runs": len(runs),
         }
     return dict(sorted(figures.items(), key=lambda item: item[1]["mean regret"]))

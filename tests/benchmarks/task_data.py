@@ -227,3 +227,64 @@ def teacher() -> Arrays:
     inputs = torch.randn(3000, 16, generator=source)
     targets = ((inputs @ first).tanh() @ second).tanh() @ torch.randn(32, generator=source) / 3
     return split(inputs, targets, 2400, scale=False)
+
+
+def noisy_pixels() -> Arrays:
+    """Images with noise as inputs, without as targets."""
+    train, clean, held_out, other = digits_pixels()
+    noise = generator(26)
+    return (
+        *(train + 0.3 * torch.randn(train.shape, generator=noise), clean),
+        *(held_out + 0.3 * torch.randn(held_out.shape, generator=noise), other),
+    )
+
+
+def digits_rows() -> Arrays:
+    """Images as sequences of their eight rows."""
+    train, labels, held_out, others = digits()
+    return train.squeeze(1), labels, held_out.squeeze(1), others
+
+
+@cache
+def moons() -> Arrays:
+    """Two half circles that reach into each other, with noise."""
+    angle = 3.14159 * torch.rand(1200, generator=generator(27))
+    kind = torch.randint(2, (1200,), generator=generator(28))
+    upper = torch.stack([angle.cos(), angle.sin()], 1)
+    lower = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], 1)
+    points = torch.where(kind.unsqueeze(1) == 0, upper, lower)
+    return split(points + 0.2 * torch.randn(1200, 2, generator=generator(29)), kind, 800, scale=False)
+
+
+@cache
+def blobs() -> Arrays:
+    """Six clouds of points in ten dimensions that overlap."""
+    centers = torch.randn(6, 10, generator=generator(30))
+    kind = torch.randint(6, (2400,), generator=generator(31))
+    return split(centers[kind] + 1.2 * torch.randn(2400, 10, generator=generator(32)), kind, 1600, scale=False)
+
+
+@cache
+def majority() -> Arrays:
+    """Whether most of 11 signs are positive; six more are noise."""
+    signs = torch.randint(2, (2400, 17), generator=generator(33)) * 2 - 1
+    return split(signs.float(), (signs[:, :11].sum(1) > 0).long(), 1600, scale=False)
+
+
+@cache
+def next_letters() -> Arrays:
+    """Eight characters and the one that follows."""
+    inputs, _, held_out, _ = source_text()
+    windows, others = inputs[:2000, : 9 * 7].reshape(-1, 9), held_out[:, : 9 * 7].reshape(-1, 9)
+    return windows[:, :8], windows[:, 8], others[:, :8], others[:, 8]
+
+
+@cache
+def outliers() -> Arrays:
+    """Linear regression with every tenth target far off."""
+    inputs = torch.randn(1500, 12, generator=generator(34))
+    targets = inputs @ torch.randn(12, generator=generator(35)) + 0.2 * torch.randn(1500, generator=generator(36))
+    far = torch.rand(1500, generator=generator(37)) < 0.1
+    far[1000:] = False
+    data = torch.where(far, targets + 15 * torch.randn(1500, generator=generator(38)), targets)
+    return inputs[:1000], data[:1000], inputs[1000:], data[1000:]

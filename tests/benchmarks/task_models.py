@@ -112,6 +112,31 @@ class Factors(nn.Module):
         return (user[:, 1:] * thing[:, 1:]).sum(1) + user[:, 0] + thing[:, 0]
 
 
+class DeepFactors(Factors):
+    """A network on the two embeddings, not their product."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        self.net = mlp(2 * width + 2, 32, 1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return self.net(torch.cat([self.users(pairs[:, 0]), self.things(pairs[:, 1])], 1))
+
+
+class Signal(nn.Module):
+    """Convolutions along a series."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            *(nn.Conv1d(1, 16, 5, padding=2), nn.GELU(), nn.AvgPool1d(2)),
+            *(nn.Conv1d(16, 16, 5, padding=2), nn.GELU(), nn.Flatten(), nn.Linear(16 * 12, 1)),
+        )
+
+    def forward(self, series: Tensor) -> Tensor:
+        return self.net(series.transpose(1, 2))
+
+
 # Losses ---------------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +163,12 @@ def poisson(outputs: Tensor, targets: Tensor) -> Tensor:
 def summed_squares(outputs: Tensor, targets: Tensor) -> Tensor:
     """Not divided by the number of rows."""
     return F.mse_loss(outputs.squeeze(-1), targets, reduction="sum")
+
+
+def quantile(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The pinball loss of the highest fifth."""
+    above = targets - outputs.squeeze(-1)
+    return torch.maximum(0.8 * above, -0.2 * above).mean()
 
 
 def hinge(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -57,10 +57,11 @@ class TestDoubt:
     def test_it_grows_with_the_noise_in_comparison_with_the_fall(self, noise, weight):
         assert self.drawn(noise).doubt() == pytest.approx(weight)
 
-    def test_it_is_largest_where_the_loss_never_turned(self):
+    def test_it_is_all_where_the_loss_never_turned(self):
         record = self.drawn(0.0)
         record.losses[record.minimum :] = record.losses[record.minimum]
-        assert record.doubt() == 0.8
+        assert record.doubt() == 1.0
+        assert record.peak() == 1e-3
 
     def test_without_a_prior_the_record_alone_counts(self):
         assert self.drawn(2.0, None).doubt() == 0.0
@@ -70,9 +71,12 @@ class TestDoubt:
         record = self.drawn(0.25)
         assert math.log(record.peak()) == pytest.approx(0.8 * math.log(record.edge() / 2) + 0.2 * math.log(1e-3))
 
-    def test_the_peak_is_never_above_the_lr_that_begins_to_harm(self):
-        record = self.drawn(2.0, 1e3)
-        assert record.peak() == record.edge()
+    def test_the_prior_lowers_a_peak_and_never_raises_it(self):
+        assert self.drawn(2.0, 1e3).peak() == self.drawn(2.0, None).peak()
+
+    def test_a_clear_record_may_exceed_the_prior_by_ten_times(self):
+        assert self.drawn(0.0, 1e-3).peak() == pytest.approx(1e-2)
+        assert self.drawn(0.0, 0.1).peak() == self.drawn(0.0, None).peak()
 
 
 def test_noise_alone_is_no_turn():
