@@ -21,8 +21,9 @@ def _stopped_early(curve: Curve) -> str | None:
     if not curve.stopped_itself or (curve.climb() is not None and not hardly_fell):
         return None
     return (
-        f"The test stopped itself at lr {curve.lrs[-1]:.3g}, after a fall of the loss by only {curve.fall:.3g}: the"
-        " suggestions may be far too low. Let only a loss that is not finite stop it (divergence_factor=float('inf'))."
+        f"The test stopped itself at lr {curve.lrs[-1]:.3g}, after a fall of the loss by only {curve.fall:.3g}:"
+        f" {_follow(curve, 'the suggestions may be far too low')}. Let only a loss that is not finite stop it"
+        " (divergence_factor=float('inf'))."
     )
 
 
@@ -30,8 +31,8 @@ def _not_turned(curve: Curve) -> str | None:
     if curve.climb() is not None or curve.stopped_itself:
         return None
     return (
-        f"The loss had not turned upwards when the test ended at lr {curve.lrs[-1]:.3g}: the suggestions are lower"
-        " bounds. Raise max_lr, or let the lr grow faster."
+        f"The loss had not turned upwards when the test ended at lr {curve.lrs[-1]:.3g}:"
+        f" {_follow(curve, 'the suggestions are lower bounds')}. Raise max_lr, or let the lr grow faster."
     )
 
 
@@ -39,9 +40,17 @@ def _noisy(curve: Curve) -> str | None:
     if curve.fall >= curve.noise:
         return None
     return (
-        f"The loss fell by {curve.fall:.3g}, less than the noise of a single loss ({curve.noise:.3g}): the"
-        " suggestions are uncertain. Take larger batches, or combine several tests (RangeTestResult.combine)."
+        f"The loss fell by {curve.fall:.3g}, less than the noise of a single loss ({curve.noise:.3g}):"
+        f" {_follow(curve, 'the suggestions are uncertain')}. Take larger batches, or combine several tests"
+        " (RangeTestResult.combine)."
     )
+
+
+def _follow(curve: Curve, without_prior: str) -> str:
+    """Return what a record that says little means for the suggestions."""
+    if curve.prior is None:
+        return without_prior
+    return f"the suggestions follow mostly what is known of the optimizer (prior {curve.prior:.3g})"
 
 
 def _coarse(curve: Curve) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -32,6 +33,12 @@ class RangeTest:
     ``with`` block, also after an exception, model, optimizer, random numbers and the loader's generators are put back
     as they were; :attr:`result` leads on to a training configuration.
 
+    Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
+    at which the loss explodes. Model, optimizer and what ``also`` names are put back between two batches, and a fine
+    one of 200 steps follows, from a hundredth of that lr to three times as much, while the data go on. The suggestions
+    are read from the fine one. There is one sweep where ``mode``, ``max_lr``, ``num_steps`` or one of the first four
+    arguments for the lr is given, where the stop rule is off, and where the very first loss is not finite.
+
     The loop does what it does in training: it may accumulate gradients, scale them, pass a closure to ``step``, and run
     on several devices. Model and optimizer may be those that Lightning Fabric's ``setup`` returns. It must not step a
     scheduler of this optimizer.
@@ -47,12 +54,15 @@ class RangeTest:
         lr_range_test_staircase: hold the lr within each interval.
         mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
             else exponential.
-        max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``; 10 unless given).
-        num_steps: stop after this many optimizer steps (exponential growth: 200 unless given); also a fraction of the
-            run, epochs or ``"auto"`` (as long as the run).
+        max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``). In a single sweep
+            with exponential growth, 10 unless given.
+        num_steps: stop after this many optimizer steps; also a fraction of the run, epochs or ``"auto"`` (as long as
+            the run). In a single sweep with exponential growth, 200 unless given.
         divergence_factor: fraction of the fall so far that the smoothed loss may climb back before the test stops;
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1).
+        prior: the peak of 1Cycle to which the suggestions are drawn down, the more the less the record says. ``"auto"``
+            is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
         also: whatever else the loop changes and has a ``state_dict`` and a ``load_state_dict``: other optimizers, a
             gradient scaler, a loader that keeps its position. It is put back too.
         total_steps: length of the training that the test is for [optimizer steps]; needed only where one of the lengths
@@ -97,6 +107,7 @@ class RangeTest:
         num_steps: int | float | str | None = None,
         divergence_factor: float | None = DIVERGENCE_FACTOR,
         smoothing: float = DEFAULT_SMOOTHING,
+        prior: float | str | None = "auto",
         also: Sequence[Any] = (),
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
@@ -106,7 +117,9 @@ class RangeTest:
             "lr_range_test_step_rate": lr_range_test_step_rate,
             "lr_range_test_staircase": lr_range_test_staircase,
         }
-        settings = SweepSettings(mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor)
+        settings = SweepSettings(
+            mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, prior=prior
+        )
         if not settings.has_an_end:
             raise ValueError("a linear test needs an end: give max_lr or num_steps")
         self._settings = settings.resolved(RunLength.given(total_steps, steps_per_epoch))
@@ -179,18 +192,18 @@ class RangeTest:
             ValueError: while they are used: if there are none, if nothing is recorded or no step made for a long time,
                 or if something else has set the learning rate.
         """
-        sweep = self._running("batches")
+        self._running("batches")
         self._resets += generator_states(loader)
-        return self._batches(loader, sweep)
+        return self._batches(loader)
 
-    def _batches(self, loader: Iterable[Batch], sweep: Sweep) -> Iterator[Batch]:
-        while sweep.stop_reason is None:
+    def _batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        while self._running("batches").stop_reason is None:
             empty = True
             for batch in loader:
                 empty = False
                 yield batch
-                self._end_batch(sweep)
-                if sweep.stop_reason is not None:
+                self._end_batch(self._running("batches"))
+                if self._is_over(self._running("batches")):
                     return
             if empty:
                 raise ValueError(
@@ -233,6 +246,15 @@ class RangeTest:
             sweep.skip()
         elif sweep.stalled == MAX_BATCHES_WITHOUT_STEP:
             raise ValueError(f"the loop has not stepped this {type(self._optimizer).__name__} in {batches} batches")
+
+    def _is_over(self, sweep: Sweep) -> bool:
+        """Return whether the test is over; where a fine sweep follows, begin it."""
+        if sweep.stop_reason is None:
+            return False
+        assert self._snapshot is not None
+        fine = sweep.fine(partial(self._snapshot.restore, keep=True))
+        self._sweep = fine or sweep
+        return fine is None
 
     def _check_that_there_are_losses(self, sweep: Sweep) -> None:
         if not sweep.has_losses and sweep.finished >= SETTLING_STEPS:

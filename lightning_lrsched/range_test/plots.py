@@ -60,11 +60,14 @@ def draw(result: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark bounds, suggestions and divergence where there are any."""
     figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
     axes = figure.add_subplot()
+    coarse = _coarse_rows(result)
+    if coarse:
+        axes.plot(*zip(*coarse, strict=True), color="0.8", linewidth=0.8, label="loss of the coarse sweep")
     axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.2, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if result.mode == "exponential":
         axes.set_xscale("log")
-    _limit_losses(axes, result.losses)
+    _limit_losses(axes, [*(loss for _, loss in coarse), *result.losses])
     try:
         (low, high), suggested = result.bounds(), result.suggestion()
     except ValueError:
@@ -73,6 +76,10 @@ def draw(result: RangeTestResult) -> Figure:
         axes.set_title(f"LR range test (stopped: {result.stop_reason})", pad=34)
         axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
         axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
+        weight = result.curve().doubt()
+        if result.prior is not None and round(100 * weight):
+            axes.axvline(result.prior, color="tab:purple", linestyle="-.", linewidth=1.0,
+                         label=f"prior {result.prior:.2g}, weight {weight:.0%}")  # fmt: skip
         _mark_rules(axes, rules_of_thumb(result))
     _mark_minimum(axes, result)
     if result.stop_reason in DIVERGED and result.lrs:
@@ -120,6 +127,14 @@ def _mark_minimum(axes: Axes, result: RangeTestResult) -> None:
         loss, lr = min(finite)
         axes.plot([lr], [loss], marker="o", markersize=7, markerfacecolor="none", markeredgewidth=1.5, linestyle="",
                   color="tab:blue", label=f"lowest {loss:.2g} at {lr:.2g}")  # fmt: skip
+
+
+def _coarse_rows(result: RangeTestResult) -> list[tuple[float, float]]:
+    """Return lr and loss of the coarse sweep, from two decades below the fine one: more would press that flat."""
+    if result.coarse is None:
+        return []
+    begin = result.lrs[0] / 100 if result.lrs else 0.0
+    return [row for row in zip(result.coarse.lrs, result.coarse.losses, strict=True) if row[0] >= begin]
 
 
 def draw_comparison(results: Mapping[str, RangeTestResult]) -> Figure:

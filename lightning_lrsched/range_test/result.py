@@ -6,12 +6,11 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lightning_lrsched.range_test import caveats, configurations, plots, suggestions, tables
+from lightning_lrsched.range_test import caveats, combining, configurations, plots, suggestions, tables
 from lightning_lrsched.range_test.divergence import StopReason
 from lightning_lrsched.schedulers.checks import choice
 from lightning_lrsched.schedulers.rules import Finding
@@ -36,6 +35,10 @@ class RangeTestResult:
         group_ratios: each param group's lr as a fraction of the largest.
         momentum: where the optimizer keeps its momentum: ``"momentum"`` (SGD, RMSprop), ``"betas"`` (the Adam family),
             or None: it has none.
+        coarse: the record of the coarse sweep that found the range of this one, its steps counted from 0, too; None:
+            there was one sweep.
+        prior: the peak of 1Cycle that is likely for this kind of optimizer; the suggestions are drawn to it, the more
+            the less the record says. None: they follow the record alone.
 
     Example:
         >>> lrs = [1e-4 * 1.1**step for step in range(100)]
@@ -56,6 +59,8 @@ class RangeTestResult:
     mode: str
     group_ratios: list[float] = field(default_factory=lambda: [1.0])
     momentum: str | None = "momentum"
+    coarse: RangeTestResult | None = None
+    prior: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_reason", _stop_reason(self.stop_reason))
@@ -63,9 +68,21 @@ class RangeTestResult:
     def __repr__(self) -> str:
         return f"RangeTestResult({tables.summarize(self)})"
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps up to the last recorded one, without those of the coarse sweep."""
+        return self.steps[-1] + 1 if self.steps else 0
+
     def curve(self) -> suggestions.Curve:
-        """Return the smoothed loss from which the suggestions are read."""
-        return suggestions.Curve(self.steps, self.lrs, self.losses, self.mode, self.stop_reason)
+        """Return the smoothed loss from which the suggestions are read.
+
+        After two sweeps it is that of the fine one; where that is too short or began too high to show a fall, that of
+        the coarse one.
+
+        Raises:
+            ValueError: if the loss never fell; the message says what to change.
+        """
+        return combining.curve_of(self)
 
     def suggestion(self, method: str = "edge") -> float:
         """Return a good fixed learning rate.
@@ -143,24 +160,13 @@ class RangeTestResult:
     def combine(cls, results: Sequence[RangeTestResult]) -> RangeTestResult:
         """Return the mean of several tests that differ only in their seed, up to where the first of them ended.
 
+        Where coarse sweeps have led to different ranges, it begins where the last of them begins; learning rates that
+        are averaged then differ by half a step of the growth at most.
+
         Raises:
-            ValueError: if there are none, or their learning rates differ.
+            ValueError: if there are none, or their learning rates differ otherwise.
         """
-        if not results:
-            raise ValueError("results: at least one is needed")
-        shortest = min(results, key=lambda result: len(result.steps))
-        length = len(shortest.steps)
-        for number, result in enumerate(results):
-            own = (result.steps[:length], result.lrs[:length], result.group_ratios)
-            if own != (shortest.steps, shortest.lrs, shortest.group_ratios):
-                raise ValueError(f"results[{number}]: its learning rates differ; only repetitions of one test combine")
-        return replace(
-            shortest,
-            losses=[fmean(losses) for losses in zip(*(r.losses[:length] for r in results), strict=True)],
-            smoothed_losses=[
-                fmean(losses) for losses in zip(*(r.smoothed_losses[:length] for r in results), strict=True)
-            ],
-        )
+        return combining.combine(results)
 
     @staticmethod
     def compare(results: Mapping[str, RangeTestResult]) -> Figure:
@@ -168,7 +174,7 @@ class RangeTestResult:
         return plots.draw_comparison(results)
 
     def to_csv(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the record as CSV, one line per step; missing folders are made.
+        """Write the record as CSV, one line per step, without a coarse sweep; missing folders are made.
 
         Raises:
             FileExistsError: if there is such a file already, unless ``overwrite``.
@@ -199,9 +205,10 @@ class RangeTestResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as lists, numbers and strings; what is not finite as a string, because JSON lacks it."""
+        coarse = None if self.coarse is None else self.coarse.to_dict()
         return {
             key: [_plain(item) for item in value] if isinstance(value, list) else value
-            for key, value in {**asdict(self), "stop_reason": str(self.stop_reason)}.items()
+            for key, value in {**vars(self), "stop_reason": str(self.stop_reason), "coarse": coarse}.items()
         }
 
     @classmethod
@@ -235,12 +242,16 @@ class RangeTestResult:
             _stop_reason(reason)
             if momentum is not None:
                 choice("momentum", momentum, ("momentum", "betas"))
+            # Records that were saved before there were coarse sweeps have no such key.
+            coarse = None if content.get("coarse") is None else cls.from_dict(content["coarse"])
+            prior = None if content.get("prior") is None else float(content["prior"])
         except (ValueError, KeyError, TypeError) as error:
             names = ", ".join(f.name for f in fields(cls))
             raise ValueError(f"not a range test record (a JSON object with {names}): {error!r}") from None
         if {len(values) for values in lists.values()} != {len(steps)}:
             raise ValueError("steps, lrs, losses and smoothed_losses must be equally long")
-        return cls(steps, **lists, stop_reason=reason, mode=mode, group_ratios=ratios, momentum=momentum)
+        how: dict[str, Any] = {"stop_reason": reason, "mode": mode, "group_ratios": ratios, "momentum": momentum}
+        return cls(steps, **lists, **how, coarse=coarse, prior=prior)
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: loss against lr, with the bounds and the suggestion marked."""

@@ -18,6 +18,19 @@ LINEAR = LRRangeTest.parameters()
 DEFAULT_MIN_LR = 1e-6
 DEFAULT_MAX_LR = 10.0
 DEFAULT_NUM_STEPS = 200
+"""[optimizer steps] Length of a single sweep."""
+
+COARSE_STEPS = 100
+"""[optimizer steps] Length of the coarse sweep over all decades, which only finds the lr at which the loss explodes."""
+
+FINE_STEPS = 200
+"""[optimizer steps] Length of the fine sweep around that lr, from which the suggestions are read."""
+
+FINE_BELOW = 100.0
+"""The fine sweep begins at this fraction of the lr at which the coarse one ended."""
+
+FINE_ABOVE = 3.0
+"""It ends at this multiple of the same lr: the coarse sweep may have ended too early."""
 
 MAX_LINEAR_STEPS = 100_000
 """A linear sweep to ``max_lr`` that takes longer was probably given no step size."""
@@ -36,6 +49,9 @@ class SweepSettings:
         smoothing: weight of the past in the smoothed loss, per optimizer step.
         divergence_factor: fraction of the fall so far that the smoothed loss may climb back.
         by_validation: whether the losses are validation losses.
+        prior: the peak of 1Cycle to which the suggestions are drawn down; ``"auto"``: that of the optimizer's kind.
+        then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
+            range or length is given, the losses are training losses, and the stop rule is on.
     """
 
     mode: str | None = None
@@ -46,6 +62,8 @@ class SweepSettings:
     smoothing: float = DEFAULT_SMOOTHING
     divergence_factor: float | None = DIVERGENCE_FACTOR
     by_validation: bool = False
+    prior: float | str | None = "auto"
+    then_fine: bool | None = None
 
     def __post_init__(self) -> None:
         """Fill in what was not given; refuse what is impossible, before training starts."""
@@ -56,17 +74,23 @@ class SweepSettings:
             raise ValueError(
                 f"{next(iter(linear))} belongs to mode='linear'; exponential growth takes max_lr, num_steps"
             )
+        then_fine = self._is_default() if self.then_fine is None else self.then_fine
         min_lr = self.min_lr
         if min_lr is None:
             min_lr = DEFAULT_MIN_LR if exponential else _linear_defaults()["lr_range_test_min_lr"]
         max_lr = DEFAULT_MAX_LR if exponential and self.max_lr is None else self.max_lr
+        num_steps = self.num_steps
+        if exponential and num_steps is None:
+            num_steps = COARSE_STEPS if then_fine else DEFAULT_NUM_STEPS
         checked = {
             "mode": mode,
             "min_lr": LINEAR["lr_range_test_min_lr"].check(min_lr),
             "linear": {key: _check_linear(key, value) for key, value in linear.items()},
-            "num_steps": DEFAULT_NUM_STEPS if exponential and self.num_steps is None else self.num_steps,
+            "num_steps": num_steps,
             "smoothing": number("smoothing", self.smoothing, at_least=0, below=1),
             "divergence_factor": _check_factor(self.divergence_factor),
+            "prior": _check_prior(self.prior),
+            "then_fine": then_fine,
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -75,6 +99,21 @@ class SweepSettings:
         if self.num_steps is not None and Duration.of(self.num_steps, auto=1.0) is None:
             count("num_steps", self.num_steps, at_least=1)
         self._check_length()
+
+    def _is_default(self) -> bool:
+        """Return whether the range is left to the test; without a stop rule, a coarse sweep would find none."""
+        given = [self.mode, self.min_lr, self.max_lr, self.num_steps, *self.linear.values()]
+        stops = _check_factor(self.divergence_factor) < math.inf
+        return all(value is None for value in given) and not self.by_validation and stops
+
+    def fine(self, lr: float) -> SweepSettings:
+        """Return those of the fine sweep, after a coarse one that ended at ``lr``."""
+        return replace(self, min_lr=lr / FINE_BELOW, max_lr=lr * FINE_ABOVE, num_steps=FINE_STEPS, then_fine=False)
+
+    @property
+    def max_steps(self) -> Any:
+        """The number of optimizer steps at most, with those of a fine sweep that follows; None where not known."""
+        return self.num_steps + FINE_STEPS if self.then_fine else self.num_steps
 
     @property
     def linear_steps(self) -> int | None:
@@ -127,6 +166,12 @@ def _linear_defaults() -> dict[str, Any]:
 
 def _check_linear(key: str, value: Any) -> Any:
     return value if LINEAR[key].waits_for(value) else LINEAR[key].check(value)
+
+
+def _check_prior(prior: Any) -> float | str | None:
+    if isinstance(prior, str):
+        return choice("prior", prior, ("auto",))
+    return None if prior is None else number("prior", prior, above=0)
 
 
 def _check_factor(factor: float | None) -> float:

@@ -50,8 +50,12 @@ class ModelSnapshot:
         self._parts += [MetricState(part) for part in parts if isinstance(part, Metric)]
         self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
 
-    def restore(self) -> None:
-        """Put everything back and drop the copies: a second call changes nothing."""
+    def restore(self, *, keep: bool = False) -> None:
+        """Put everything back.
+
+        Args:
+            keep: keep the copies for another trial; else they are dropped, and a second call changes nothing.
+        """
         reshard(self._module)
         for part in self._parts:
             part.restore()
@@ -59,9 +63,10 @@ class ModelSnapshot:
             if isinstance(optimizer, Optimizer) and "param_groups" in state:
                 del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
                 optimizer.state.clear()  # before the device gets the old one: it may not hold both
-            optimizer.load_state_dict(original_of(state))
+            optimizer.load_state_dict(original_of(state, keep=keep))
         self._module.zero_grad(set_to_none=True)
-        self._parts, self._optimizers = [], []
+        if not keep:
+            self._parts, self._optimizers = [], []
 
 
 class PlainAttributes:
@@ -85,7 +90,7 @@ class PlainAttributes:
         for name, (value, copied) in self._plain.items():
             if isinstance(value, (list, deque, set, dict)):
                 value.clear()
-                getattr(value, "extend", getattr(value, "update", None))(copied)  # type: ignore[misc]
+                getattr(value, "extend", getattr(value, "update", None))(deepcopy(copied))  # type: ignore[misc]
             self._attributes[name] = value
 
 
@@ -135,9 +140,9 @@ class HostCopy:
         """Copy it."""
         tensor = tensor.detach()
         self._value = _own_part(tensor).to("cpu", copy=True)
+        self._device = tensor.device
         self._sharding: Any = None
         if hasattr(tensor, "to_local"):
-            self._device = tensor.device
             self._sharding = {"device_mesh": tensor.device_mesh, "placements": tensor.placements}
             self._sharding |= {"shape": tensor.shape, "stride": tensor.stride()}
             self._from_local = type(tensor).from_local
@@ -148,13 +153,17 @@ class HostCopy:
         if part.shape == self._value.shape:
             part.copy_(self._value)
         else:
-            tensor.data = self._value.to(tensor.device)
+            tensor.data = self._value.to(tensor.device, copy=True)
 
-    def original(self) -> Any:
-        """Return a tensor with the value: in host memory; a sharded one on its devices."""
+    def original(self, *, keep: bool) -> Any:
+        """Return a tensor with the value: in host memory; a sharded one on its devices.
+
+        With ``keep``, one that may be changed: loading copies what comes from another device, and nothing else.
+        """
+        value = self._value.clone() if keep and self._device.type == "cpu" else self._value
         if self._sharding is None:
-            return self._value
-        return self._from_local(self._value.to(self._device), run_check=False, **self._sharding)
+            return value
+        return self._from_local(value.to(self._device), run_check=False, **self._sharding)
 
 
 def _own_part(tensor: Any) -> Any:
@@ -174,7 +183,7 @@ class MetricState:
     def restore(self) -> None:
         """Put them back."""
         for name, value in self._state.items():
-            setattr(self._metric, name, value)
+            setattr(self._metric, name, deepcopy(value))
 
 
 def copy_of_state(state: Any) -> Any:
@@ -194,14 +203,21 @@ def copy_of_state(state: Any) -> Any:
     return deepcopy(state)
 
 
-def original_of(copied: Any) -> Any:
-    """Return the state that :func:`copy_of_state` has copied, to be loaded."""
+def original_of(copied: Any, *, keep: bool) -> Any:
+    """Return the state that :func:`copy_of_state` has copied, to be loaded.
+
+    With ``keep``, loading and training leave ``copied`` as it is.
+    """
     if isinstance(copied, HostCopy):
-        return copied.original()
+        return copied.original(keep=keep)
     if isinstance(copied, dict):
-        copied.update({key: of if key == "param_groups" else original_of(of) for key, of in copied.items()})
-        return copied
-    return type(copied)(map(original_of, copied)) if type(copied) in (list, tuple) else copied
+        original = copy(copied)
+        for key, value in copied.items():
+            original[key] = deepcopy(value) if key == "param_groups" else original_of(value, keep=keep)
+        return original
+    if type(copied) in (list, tuple):
+        return type(copied)(original_of(value, keep=keep) for value in copied)
+    return deepcopy(copied)
 
 
 def reshard(module: Any) -> None:

@@ -23,7 +23,11 @@ SMOOTHING = 0.9
 GRID_POINTS = 200
 
 EDGE_CLIMB = 0.1
-"""Fraction of its fall that the loss has climbed back at the edge of divergence."""
+"""Fraction of its fall that the loss has climbed back at the edge of divergence ..."""
+
+NOISE_CLIMB = 0.7
+"""... and at least this multiple of the noise of a single loss. By chance, the smoothed loss climbs by 0.3 of it in
+four of five sweeps, by 0.7 of it in one of eight."""
 
 EDGE_LAG = 6
 """Optimizer steps between the lr that begins to harm and the loss that shows it."""
@@ -31,10 +35,19 @@ EDGE_LAG = 6
 MAX_LAG_FACTOR = 3.0
 """Largest factor in lr that the lag may amount to: in a coarse sweep, 6 steps can be two decades."""
 
-PEAK_OF_EDGE = {"exponential": 0.4, "linear": 0.2}
+PEAK_OF_EDGE = {"exponential": 0.5, "linear": 0.25}
 """1Cycle's highest lr as a fraction of the edge. A linear sweep stays longer near its edge, which is higher."""
 
-FIXED_OF_PEAK = 0.4
+MAX_DOUBT = 0.8
+"""Weight of the prior, in log lr, where noise hides the fall; where the loss never turned, it is 1."""
+
+MAX_OVER_PRIOR = 10.0
+"""Nets that saturate, or have learnt their task before the lr is too high, explode much later than they should."""
+
+LOW_OF_HIGH = 0.1
+"""1Cycle's lowest lr as a fraction of its highest: a 25th and a hundredth were slightly worse."""
+
+FIXED_OF_PEAK = 0.3
 """A fixed lr must serve from the first step to the last: lower than a peak that is passed through only briefly."""
 
 
@@ -53,17 +66,26 @@ class Curve:
         fall: how far the loss fell to its minimum.
         noise: standard deviation of a single loss.
         stopped_itself: whether the stop rule ended the test.
+        prior: the peak that is likely for this kind of optimizer; None: the record alone counts.
+        lowest: the lowest lr that was tested, also by a coarse sweep before.
     """
 
     def __init__(
-        self, steps: Sequence[int], lrs: Sequence[float], losses: Sequence[float], mode: str, stop_reason: str = ""
+        self,
+        steps: Sequence[int],
+        lrs: Sequence[float],
+        losses: Sequence[float],
+        mode: str,
+        stop_reason: str = "",
+        prior: float | None = None,
+        lowest: float | None = None,
     ) -> None:
         """Keep the finite part of the record.
 
         Raises:
             ValueError: if it shows no fall of the loss; the message says what to change.
         """
-        self.mode = mode
+        self.mode, self.prior = mode, prior
         self.stopped_itself = stop_reason == "diverged"
         finite = [row for row in zip(steps, lrs, losses, strict=True) if math.isfinite(row[2])]
         if len(finite) < MIN_LOSSES:
@@ -71,6 +93,7 @@ class Curve:
         self.steps, self.lrs, raw = (np.array(values, dtype=np.float64) for values in zip(*finite, strict=True))
         if self.lrs[0] == self.lrs[-1]:
             raise ValueError("the lr did not change during the range test: raise max_lr or lr_range_test_step_rate")
+        self.lowest = float(self.lrs[0]) if lowest is None else lowest
         beginning = max(3, len(raw) // 20)
         self.losses = zero_phase(self.steps, np.minimum(raw, raw[:beginning].mean()))
         self.minimum = int(np.argmin(self.losses))
@@ -105,20 +128,30 @@ class Curve:
             " monitor, validate more often (Trainer(val_check_interval=...))"
         )
 
-    def lr_where_fallen(self, share: float) -> float:
-        """Return the lowest lr at which the loss has completed the fraction ``share`` of its fall."""
-        done = (self.start - self.losses[: self.minimum + 1]) / self.fall
-        return float(self.lrs[np.flatnonzero(done >= share)[0]])
-
     def climb(self) -> int | None:
         """Return the index at which the loss has clearly turned upwards again, None where it has not."""
-        above = self.losses[self.minimum :] > self.losses[self.minimum] + EDGE_CLIMB * self.fall
+        rise = max(EDGE_CLIMB * self.fall, NOISE_CLIMB * self.noise)
+        above = self.losses[self.minimum :] > self.losses[self.minimum] + rise
         return self.minimum + int(np.argmax(above)) if above.any() else None
 
     def edge(self) -> float:
         """Return the lr that begins to harm; where the loss never turned, near the last lr: a lower bound."""
         lag, _ = self.lag_and_spacing()
         return float(self.lrs[self._turn()]) / min(lag, MAX_LAG_FACTOR)
+
+    def doubt(self) -> float:
+        """Return the weight of the prior: the more, the less the loss fell in comparison with its noise."""
+        if self.prior is None:
+            return 0.0
+        return 1.0 if self.climb() is None else MAX_DOUBT * min(1.0, self.noise / self.fall)
+
+    def peak(self) -> float:
+        """Return 1Cycle's highest lr: half the edge, drawn down to the prior in log lr; ten times the prior at most."""
+        safe, doubt = PEAK_OF_EDGE[self.mode] * self.edge(), self.doubt()
+        if self.prior is None:
+            return safe
+        drawn = math.exp((1.0 - doubt) * math.log(safe) + doubt * math.log(self.prior))
+        return min(safe, drawn, MAX_OVER_PRIOR * self.prior)
 
     def lag_and_spacing(self) -> tuple[float, float]:
         """Return by which factors the lr grew before the loss turned: during the lag, and since the loss before."""
@@ -153,8 +186,8 @@ def zero_phase(steps: Array, values: Array) -> Array:
 
 
 def edge(curve: Curve) -> float:
-    """The default: a fraction of the lr that begins to harm; 0.16 after an exponential test, 0.08 after a linear."""
-    return FIXED_OF_PEAK * PEAK_OF_EDGE[curve.mode] * curve.edge()
+    """The default: a fraction of 1Cycle's highest lr, which is half the lr that begins to harm, drawn to the prior."""
+    return FIXED_OF_PEAK * curve.peak()
 
 
 def minimum(curve: Curve) -> float:
@@ -207,27 +240,24 @@ def suggest(curve: Curve, method: str) -> float:
     Raises:
         ValueError: if it lies below every lr that was tested.
     """
-    lr, lowest = METHODS[method](curve), float(curve.lrs[0])
-    if lr < lowest * (1.0 - 1e-9):
-        raise ValueError(_untested(lr, lowest))
+    lr = METHODS[method](curve)
+    if lr < curve.lowest * (1.0 - 1e-9):
+        raise ValueError(_untested(lr, curve.lowest))
     return lr
 
 
 def bounds(curve: Curve) -> tuple[float, float]:
-    """The pair that 1Cycle needs: an lr at which the loss clearly falls, and a safe fraction of the one where it turns.
+    """The pair that 1Cycle needs: a tenth of its highest lr, and this.
 
-    The highest is a fraction of the edge: at the edge itself the model is beyond recovery. The lowest is where a tenth
-    of the fall is complete, but at most a tenth and at least a hundredth of the highest, and not below the lrs that
-    were tested.
+    Both lie within the lrs that were tested.
 
     Raises:
         ValueError: if the highest does not lie above the lowest lr that was tested.
     """
-    high, lowest = PEAK_OF_EDGE[curve.mode] * curve.edge(), float(curve.lrs[0])
-    if high <= lowest:
-        raise ValueError(_untested(high, lowest))
-    low = min(max(curve.lr_where_fallen(0.1), high / 100.0), high / 10.0)
-    return max(low, lowest), high
+    high = curve.peak()
+    if high <= curve.lowest:
+        raise ValueError(_untested(high, curve.lowest))
+    return max(LOW_OF_HIGH * high, curve.lowest), high
 
 
 def _untested(lr: float, lowest: float) -> str:

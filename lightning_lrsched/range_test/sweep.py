@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_lrsched.range_test.divergence import VALIDATION_RISE, Divergence, StopReason
+from lightning_lrsched.range_test.growth import make_schedule
 from lightning_lrsched.range_test.loss_reader import Loss, LossReader
+from lightning_lrsched.range_test.priors import prior_of
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.smoothing import SmoothedLoss
-from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
-from lightning_lrsched.schedulers.curves import exponential_growth
-from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.param_groups import check_groups, momentum_kind
+from lightning_lrsched.schedulers.param_groups import momentum_kind
 from lightning_lrsched.schedulers.ranks import warn
-from lightning_lrsched.schedulers.rules import Number, Steps
 
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
@@ -29,62 +27,6 @@ MAX_BATCHES_WITHOUT_STEP = 1000
 
 LONG_TEST = 10_000
 """[optimizer steps] A linear test that takes longer to reach ``max_lr`` gets a warning."""
-
-
-class ExponentialGrowth(ClosedFormLR):
-    """Grows the lr of every param group by the same factor at every step: ``lr(s) = min_lr * factor ** (s / last)``.
-
-    Args:
-        optimizer: the optimizer whose learning rate is swept.
-        lr_range_test_min_lr: lr at step 0, one float or one per param group.
-        factor: how much it has grown at ``last_step``; after that it stays constant.
-        last_step: the step of the largest lr [optimizer steps].
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_range_test_min_lr: Annotated[float | list[float], Number(above=0)],
-        factor: Annotated[float, Number(above=1)],
-        last_step: Annotated[int, Steps()],
-    ) -> None:
-        super().__init__(optimizer, -1, ExponentialGrowth, locals())
-
-    @staticmethod
-    def curve(p: Any) -> Curve:
-        """Return (lr, None) as a function of the position."""
-        min_lr, factor, last = p.lr_range_test_min_lr, p.factor, max(1, p.last_step)
-
-        def values(s: int) -> tuple[Any, None]:
-            return min_lr * exponential_growth(s, last, factor), None
-
-        return values
-
-
-def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ClosedFormLR:
-    """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
-    check_groups(optimizer)
-    min_lr = _min_lr(settings, optimizer)
-    if settings.mode == "linear":
-        return LRRangeTest(optimizer, min_lr, **settings.linear)
-    assert settings.max_lr is not None
-    return ExponentialGrowth(optimizer, min_lr, settings.max_lr / settings.largest_min_lr, settings.num_steps - 1)
-
-
-def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | list[float]:
-    if isinstance(settings.min_lr, list):
-        return settings.min_lr
-    # Not the lr of this moment: a schedule of the module may have begun at 0.
-    own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    lowest, largest = min(own_lrs), max(own_lrs)
-    if len(own_lrs) == 1 or largest <= 0:
-        return settings.largest_min_lr
-    if lowest <= 0:
-        raise ValueError(
-            f"param group {own_lrs.index(lowest) + 1} has lr {lowest!r}, so it has no ratio to the"
-            " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
-        )
-    return [settings.largest_min_lr * lr / largest for lr in own_lrs]
 
 
 class Row(NamedTuple):
@@ -105,7 +47,9 @@ class Sweep:
     Args:
         settings: with all lengths as numbers of optimizer steps.
         optimizer: the optimizer whose lr is swept. Restoring it afterwards is the caller's task.
-        on_row: called with each recorded step when its loss has arrived.
+        on_row: called with each recorded step when its loss has arrived; its number counts the steps of a coarse sweep
+            before this one, too.
+        coarse: the record of a coarse sweep before this one.
 
     Attributes:
         schedule: sets the lr.
@@ -129,18 +73,28 @@ class Sweep:
     """
 
     def __init__(
-        self, settings: SweepSettings, optimizer: Optimizer, on_row: Callable[[Row], None] | None = None
+        self,
+        settings: SweepSettings,
+        optimizer: Optimizer,
+        on_row: Callable[[Row], None] | None = None,
+        coarse: RangeTestResult | None = None,
     ) -> None:
-        self._settings, self._on_row = settings, on_row
+        self._settings, self._on_row, self._coarse = settings, on_row, coarse
         self._reader, self._smoothed = LossReader(), SmoothedLoss(settings.smoothing)
         assert settings.divergence_factor is not None
         self._divergence = Divergence(settings.divergence_factor, VALIDATION_RISE if settings.by_validation else 0.0)
         self._rows: list[Row] = []
         self._momentum = momentum_kind(optimizer)
+        self._prior = prior_of(optimizer) if isinstance(settings.prior, str) else settings.prior
         self.finished = self.stalled = 0
         self.stop_reason: StopReason | None = None
         self.schedule = make_schedule(settings, optimizer)
         self.schedule.follow_optimizer()
+
+    @property
+    def steps_left(self) -> int | None:
+        """Optimizer steps still to come at most, with those of a fine sweep after this one; None where not known."""
+        return None if self._settings.max_steps is None else self._settings.max_steps - self.finished
 
     @property
     def has_losses(self) -> bool:
@@ -233,7 +187,7 @@ class Sweep:
             row = Row(loss.step, self._lr(loss.step), loss.value, self._smoothed.update(loss.step, loss.value))
             self._rows.append(row)
             if self._on_row is not None:
-                self._on_row(row)
+                self._on_row(row._replace(step=row.step + (0 if self._coarse is None else self._coarse.num_steps)))
             diverged = self._divergence.update(loss.step, loss.value, row.smoothed_loss)
         if diverged:
             self.stop_reason = StopReason.DIVERGED if finite else StopReason.NON_FINITE
@@ -255,4 +209,22 @@ class Sweep:
             mode=str(self._settings.mode),
             group_ratios=[lr / max(lrs) for lr in lrs],
             momentum=self._momentum,
+            coarse=self._coarse,
+            prior=self._prior,
         )
+
+    def fine(self, put_back: Callable[[], object]) -> Sweep | None:
+        """Begin the fine sweep around the lr at which this coarse one has ended; None: none follows.
+
+        None follows where a range was asked for, and where the very first loss is not finite: no lr is to blame.
+
+        Args:
+            put_back: restores model and optimizer, and whatever else a step changes, to where this sweep began.
+        """
+        if not self._settings.then_fine or self.stop_reason is None:
+            return None
+        record = self.finish()
+        if not record.losses or not math.isfinite(record.losses[0]):
+            return None
+        put_back()
+        return Sweep(self._settings.fine(record.lrs[-1]), self.schedule.optimizer, self._on_row, record)

@@ -19,14 +19,19 @@ EXAMPLE_STEPS = 1000
 
 def summarize(result: RangeTestResult) -> str:
     """Return the findings in one line."""
-    steps = result.steps[-1] + 1 if result.steps else 0
     lrs = f"lr {result.lrs[0]:.3g} .. {result.lrs[-1]:.3g}, " if result.lrs else ""
     try:
         low, high = result.bounds()
-        found = f"suggested lr {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
+        found = f"suggested lr {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}{_drawn(result)}"
     except ValueError as reason:
         found = f"no suggestion: {reason}"
-    return f"{steps} optimizer steps, {lrs}stopped because: {result.stop_reason}; {found}"
+    return f"{_steps(result)} optimizer steps, {lrs}stopped because: {result.stop_reason}; {found}"
+
+
+def _drawn(result: RangeTestResult) -> str:
+    """Return what the prior has to do with the suggestions, nothing where that is nothing."""
+    weight = result.curve().doubt()
+    return f" (prior {result.prior:.3g}, weight {weight:.0%})" if result.prior and round(100 * weight) else ""
 
 
 def caveats_of(result: RangeTestResult) -> list[str]:
@@ -50,8 +55,12 @@ def findings(result: RangeTestResult) -> list[tuple[str, str]]:
         finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
         rows.append(("lowest smoothed loss", f"{min(finite):.4g}" if finite else "none is finite"))
         rows.append(("learning rates", f"{result.lrs[0]:.4g} .. {result.lrs[-1]:.4g}"))
-    steps = result.steps[-1] + 1 if result.steps else 0
-    return [*rows, ("growth", result.mode), ("steps", str(steps)), ("stopped because", str(result.stop_reason))]
+    return [*rows, ("growth", result.mode), ("steps", _steps(result)), ("stopped because", str(result.stop_reason))]
+
+
+def _steps(result: RangeTestResult) -> str:
+    """Return the number of optimizer steps, that of a coarse sweep before it."""
+    return f"{result.num_steps}" if result.coarse is None else f"{result.coarse.num_steps} + {result.num_steps}"
 
 
 def _suggestions(result: RangeTestResult) -> list[tuple[str, str]]:
@@ -59,6 +68,8 @@ def _suggestions(result: RangeTestResult) -> list[tuple[str, str]]:
         low, high = result.bounds()
         rules = ", ".join(f"{name} {lr:.4g}" for name, lr in rules_of_thumb(result).items())
         rows = [("suggested lr", f"{result.suggestion():.4g}"), ("bounds for 1Cycle", f"{low:.4g} .. {high:.4g}")]
+        if result.prior is not None:
+            rows.append(("prior of the optimizer", f"{result.prior:.4g}, weight {result.curve().doubt():.0%}"))
         return [*rows, ("rules of thumb", rules), *(("caveat", caveat) for caveat in caveats_of(result))]
     except ValueError:
         return []  # the reason is below the table
@@ -93,6 +104,8 @@ def as_html(result: RangeTestResult) -> str:
 def hyperparameters(result: RangeTestResult) -> dict[str, Any]:
     """Return what a logger keeps of a test: suggestion and bounds where there are any, length and end."""
     record: dict[str, Any] = {"steps": len(result.steps), "stop_reason": str(result.stop_reason)}
+    if result.coarse is not None:
+        record["coarse_steps"] = len(result.coarse.steps)
     try:
         (low, high), suggested = result.bounds(), result.suggestion()
     except ValueError:

@@ -141,9 +141,13 @@ class EngineState:
             {key: deepcopy(value) for key, value in group.items() if key != "params"}
             for group in self._optimizer.param_groups
         ]
-        scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
+        self._allow_overflow()
+
+    def _allow_overflow(self) -> None:
+        """Let overflow at the smallest loss scale end a trial, with a result, not raise an error."""
+        scaler: Any = getattr(self._engine.optimizer, "loss_scaler", None)
         if hasattr(scaler, "raise_error_at_min_scale"):
-            scaler.raise_error_at_min_scale = False  # overflow at the smallest scale ends a trial, with a result
+            scaler.raise_error_at_min_scale = False
 
     def release_gathered(self) -> None:
         """Leave of each sharded parameter only the shard; to be called before the module's tensors are restored."""
@@ -152,8 +156,8 @@ class EngineState:
                 parameter.partition()
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Put everything back, after the module's own tensors."""
+    def restore(self, *, keep: bool = False) -> None:
+        """Put everything back, after the module's own tensors; with ``keep``, another trial follows."""
         wrapper = self._engine.optimizer
         if wrapper is not self._optimizer:
             wrapper.zero_grad()
@@ -173,6 +177,8 @@ class EngineState:
             attributes.update(numbers)
         if hasattr(wrapper, "invalidate_secondary_tensor"):
             wrapper.invalidate_secondary_tensor()
+        if keep:
+            self._allow_overflow()
 
     def _restore_states(self) -> None:
         states = self._optimizer.state
@@ -187,7 +193,7 @@ class EngineState:
                 if isinstance(held, Tensor) and isinstance(value, Tensor) and held.shape == value.shape:
                     held.copy_(value)  # DeepSpeed holds views of it
                 else:
-                    state[name] = value.to(key.device) if isinstance(value, Tensor) else deepcopy(value)
+                    state[name] = value.to(key.device, copy=True) if isinstance(value, Tensor) else deepcopy(value)
 
     def _parts(self) -> Iterator[Any]:
         wrapper = self._engine.optimizer

@@ -34,7 +34,7 @@ class RangeTestBoard:
         trainer: the trainer whose loggers show the test.
         log: whether they show it.
         bar: whether the terminal has a progress bar.
-        steps: length of the test [optimizer steps], None: not known.
+        steps: length of the test at most [optimizer steps], None: not known.
         optimizer: index of the tested optimizer, where each of several is tested; None: there is one test.
     """
 
@@ -103,7 +103,7 @@ def _is_seen() -> bool:
 def _show_findings(logger: Any, prefix: str, result: RangeTestResult, figure: Any) -> None:
     """Log figure and table as the logger allows: as image and text, or as files in its folder."""
     experiment: Any = getattr(logger, "experiment", None)
-    step = result.steps[-1]
+    step = result.steps[-1] + (0 if result.coarse is None else result.coarse.num_steps)
     if hasattr(experiment, "add_text"):  # TensorBoard
         experiment.add_text(f"{prefix}/{RESULT}", result.to_markdown(), global_step=step)
         if figure is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,9 +39,16 @@ class LRRangeTestCallback(Callback):
     """Turns one ``trainer.fit`` into an LR range test.
 
     The learning rate grows from step to step while the loss of every optimizer step is recorded (the mean over
-    accumulated micro-batches and over ranks). The run stops when the loss diverges or is no longer finite, at
-    ``max_lr``, or after ``num_steps``. Then weights, optimizer states, states of torchmetrics, random number generators
-    and the trainer's progress are put back as they were, and :attr:`result` leads on to a training configuration.
+    accumulated micro-batches and over ranks). The sweep stops when the loss diverges or is no longer finite, at
+    ``max_lr``, or after ``num_steps``. At the end weights, optimizer states, states of torchmetrics, random number
+    generators and the trainer's progress are put back as they were, and :attr:`result` leads on to a training
+    configuration.
+
+    Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
+    at which the loss explodes. Weights, optimizers and schedulers are put back, and a fine one of 200 steps follows,
+    from a hundredth of that lr to three times as much, while the data go on. The suggestions are read from the fine
+    one. There is one sweep where ``mode``, ``max_lr``, ``num_steps``, ``monitor`` or one of the first four arguments is
+    given, where the stop rule is off, and where the very first loss is not finite.
 
     During the test no validation runs (unless ``monitor`` needs it), what the module logs with ``self.log`` does not
     reach the loggers, and callbacks that write checkpoints, stop the run or change weights or lr are disabled. Loss,
@@ -55,15 +63,18 @@ class LRRangeTestCallback(Callback):
         lr_range_test_staircase: hold the lr within each interval.
         mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
             else exponential.
-        max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``; 10 unless given).
-        num_steps: stop after this many optimizer steps (exponential growth: 200 unless given); also a fraction of the
-            run, epochs or ``"auto"`` (as long as the run).
+        max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``). In a single sweep
+            with exponential growth, 10 unless given.
+        num_steps: stop after this many optimizer steps; also a fraction of the run, epochs or ``"auto"`` (as long as
+            the run). In a single sweep with exponential growth, 200 unless given.
         monitor: name of a metric that the module logs in validation (``"val_loss"``): the test then uses it instead of
             the training loss, one record per validation; let the trainer validate often (``val_check_interval``).
         divergence_factor: fraction of the fall so far that the smoothed loss may climb back before the test stops;
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
             shown, and the stop rule uses it; suggestions smooth the losses themselves.
+        prior: the peak of 1Cycle to which the suggestions are drawn down, the more the less the record says. ``"auto"``
+            is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
         optimizer_index: which of several optimizers to sweep, counted from 0; the others train as usual.
         log: send curves and figure to the trainer's loggers.
 
@@ -94,6 +105,7 @@ class LRRangeTestCallback(Callback):
         monitor: str | None = None,
         divergence_factor: float | None = DIVERGENCE_FACTOR,
         smoothing: float = DEFAULT_SMOOTHING,
+        prior: float | str | None = "auto",
         optimizer_index: int = 0,
         log: bool = True,
     ) -> None:
@@ -103,8 +115,9 @@ class LRRangeTestCallback(Callback):
             "lr_range_test_step_rate": lr_range_test_step_rate,
             "lr_range_test_staircase": lr_range_test_staircase,
         }
+        by_validation = monitor is not None
         self._settings = SweepSettings(
-            mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, monitor is not None
+            mode, lr_range_test_min_lr, linear, max_lr, num_steps, smoothing, divergence_factor, by_validation, prior
         )
         self._monitor = monitor
         self.optimizer_index = optimizer_index
@@ -114,7 +127,7 @@ class LRRangeTestCallback(Callback):
         self._snapshot: TrainerSnapshot | None = None
         self._board: Any = None  # a RangeTestBoard, while there is one
         self._sweep: Any = None  # a Sweep, while there is one
-        self._num_steps: int | None = None
+        self._resumes = False
         self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
         self._backward_losses: list[Tensor] = []
         self._of_batch: list[Tensor] = []
@@ -151,7 +164,8 @@ class LRRangeTestCallback(Callback):
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self._sweep = self._board = self._result = None
-            self._backward_losses, self._of_batch, self._stepped = [], [], False
+            self._resumes = False
+            self._forget_losses()
             self._child_result.begin(trainer)
             self._snapshot = TrainerSnapshot(trainer, self._at_start)
 
@@ -161,9 +175,8 @@ class LRRangeTestCallback(Callback):
         _, optimizer = pick_optimizer(trainer, self.optimizer_index, owner)
         # The length of the run, before the trainer's own limits are lifted.
         settings = self._settings.resolved(run_length_of(trainer if self._settings.needs_run else None))
-        self._num_steps = settings.num_steps
         if self._at_start is not None:
-            self._report_short_run(trainer)
+            self._report_short_run(trainer, settings.max_steps)
         self._snapshot.capture(trainer, pl_module)
         self._snapshot.set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
@@ -175,44 +188,43 @@ class LRRangeTestCallback(Callback):
             trainer,
             log=self._log,
             bar=self._snapshot.had_progress_bar(),
-            steps=self._num_steps,
+            steps=settings.max_steps,
             optimizer=self.optimizer_index if self._several else None,
         )
-        self._sweep = self._replace_schedulers(trainer, optimizer, settings)
+        for config in _configs_of(optimizer, trainer):
+            if isinstance(config.scheduler, ClosedFormLR):
+                config.scheduler.unfollow_optimizer()
+        self._sweep = Sweep(settings, optimizer, self._board.show_row)
+        self._attach_sweep(trainer)
 
-    def _report_short_run(self, trainer: TrainerLike) -> None:
+    def _report_short_run(self, trainer: TrainerLike, test_steps: int | None) -> None:
         run_steps = run_length_of(trainer).total_steps
-        if run_steps is not None and self._num_steps is not None and run_steps < self._num_steps:
+        if run_steps is not None and test_steps is not None and run_steps < test_steps:
             log(
                 trainer,
-                f"LR range test: it takes up to {self._num_steps} optimizer steps, and the training after it only"
+                f"LR range test: it takes up to {test_steps} optimizer steps, and the training after it only"
                 f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
                 logging.WARNING,
             )
 
-    def _replace_schedulers(self, trainer: TrainerLike, optimizer: Any, settings: SweepSettings) -> Sweep:
+    def _attach_sweep(self, trainer: TrainerLike) -> None:
         """Put the sweep's schedule in place of the module's own for this optimizer; the next fit makes that again."""
-        assert self._board is not None
-        configs = trainer.strategy.lr_scheduler_configs
-        places = [place for place, config in enumerate(configs) if same_optimizer(config.scheduler, optimizer)]
-        for place in places:
-            if isinstance(configs[place].scheduler, ClosedFormLR):
-                configs[place].scheduler.unfollow_optimizer()
-        sweep = Sweep(settings, optimizer, self._board.show_row)
-        engine = engine_of(trainer)
+        schedule, engine = self._sweep.schedule, engine_of(trainer)
         if engine is not None:
-            follow_engine(sweep.schedule, engine)
-        for place in places:
+            follow_engine(schedule, engine)
+        self._skipped_steps = getattr(engine, "skipped_steps", 0)
+        configs = trainer.strategy.lr_scheduler_configs
+        for config in _configs_of(schedule.optimizer, trainer):
             # Under manual optimization the module may ask for it and step it, which changes nothing.
-            configs[place] = LRSchedulerConfig(sweep.schedule, interval="step", frequency=NEVER)
-        return sweep
+            configs[configs.index(config)] = LRSchedulerConfig(schedule, interval="step", frequency=NEVER)
 
     def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        # Strategies that shard the optimizer load it after on_fit_start.
-        if self._sweep is not None and self._snapshot is not None:
-            self._snapshot.capture(trainer, pl_module)
+        self._resumes = True
 
     def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        assert self._snapshot is not None
+        if self._resumes:  # the optimizers' states were loaded after on_fit_start, with some strategies the weights too
+            self._snapshot.capture(trainer, pl_module)
         self._skipped_steps = getattr(engine_of(trainer), "skipped_steps", 0)
         # A checkpoint that the fit began from has restored its own lr.
         self._sweep.schedule.step(self._sweep.schedule.last_epoch)
@@ -238,7 +250,7 @@ class LRRangeTestCallback(Callback):
     def _extend(self, trainer: TrainerLike) -> None:
         """Set as many epochs as the test still needs to finish."""
         batches = trainer.num_training_batches
-        left = 0 if self._num_steps is None or trainer.fast_dev_run else self._num_steps - self._sweep.finished
+        left = 0 if trainer.fast_dev_run else self._sweep.steps_left or 0
         if left > 0 and math.isfinite(batches):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             TrainerSnapshot.set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
@@ -306,8 +318,24 @@ class LRRangeTestCallback(Callback):
             )
 
     def _stop_if_due(self, trainer: TrainerLike) -> None:
-        if self._sweep.stop_reason is not None:
+        """Where the sweep is over, begin the fine one that follows, or stop the Trainer."""
+        if self._sweep.stop_reason is None:
+            return
+        fine = self._sweep.fine(partial(self._put_back, trainer))
+        if fine is None:
             trainer.should_stop = True
+        else:
+            self._sweep = fine
+            self._attach_sweep(trainer)
+
+    def _put_back(self, trainer: TrainerLike) -> None:
+        """Restore what the coarse sweep has changed; a group of micro-batches that has begun is dropped."""
+        assert self._snapshot is not None
+        self._snapshot.restore_model(trainer, keep=True)
+        self._forget_losses()
+
+    def _forget_losses(self) -> None:
+        self._backward_losses, self._of_batch, self._stepped = [], [], False
 
     def on_validation_end(self, trainer: TrainerLike, pl_module: Any) -> None:
         if self._monitor is None or trainer.sanity_checking or not self._sweep.finished:
@@ -363,3 +391,8 @@ class LRRangeTestCallback(Callback):
             rank_zero_info(f"LR range test: {summarize(self._result)}; weights, optimizers and Trainer restored.")
             for caveat in caveats_of(self._result):
                 rank_zero_info(f"LR range test: {caveat}")
+
+
+def _configs_of(optimizer: Any, trainer: TrainerLike) -> list[Any]:
+    """Return those of the Trainer's schedulers that write the param groups of ``optimizer``."""
+    return [config for config in trainer.strategy.lr_scheduler_configs if same_optimizer(config.scheduler, optimizer)]

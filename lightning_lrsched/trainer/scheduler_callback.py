@@ -46,7 +46,7 @@ from lightning_lrsched.trainer.run_samples import run_length_in
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
-    Without arguments it finds the learning rates too: before the first batch it makes an LR range test (up to 200
+    Without arguments it finds the learning rates too: before the first batch it makes an LR range test (up to 300
     optimizer steps), puts everything back, and trains with 1Cycle between the bounds of that test, as long as the run.
     Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
     happens in a GAN, whose losses oppose each other, the optimizer's own lr is used, and a warning says so. The same in

@@ -82,30 +82,30 @@ class TrainerSnapshot:
             ValueError: if the module has lazy parameters, which have no value yet that could be restored.
         """
         engine = engine_of(trainer)
+        self._model = None  # two copies of it need not fit
         self._engine = None if engine is None else EngineState(engine, module)
         # DeepSpeed's optimizers have shards; the precision plugin has the state of a gradient scaler.
         optimizers = trainer.optimizers if engine is None else []
         self._model = ModelSnapshot(module, [*optimizers, trainer.precision_plugin])
-        if self._inside_fit:
-            configs = trainer.lr_scheduler_configs
-            self._schedulers = [(config, deepcopy(config.scheduler.state_dict())) for config in configs]
-        else:
+        # In a second call the trial's own schedule may be in their place.
+        configs = [config for config, _ in self._schedulers] or list(trainer.lr_scheduler_configs)
+        self._schedulers = [(config, deepcopy(config.scheduler.state_dict())) for config in configs]
+        if not self._inside_fit:
             self._random_states.add_data(trainer)
 
-    def restore_model(self, trainer: TrainerLike) -> None:
-        """Restore weights, buffers, metrics and optimizer states."""
+    def restore_model(self, trainer: TrainerLike, *, keep: bool = False) -> None:
+        """Restore weights, buffers, metrics, optimizer states and schedulers; with ``keep``, another trial follows."""
         if self._engine is not None:
             self._engine.release_gathered()
         if self._model is not None:
-            self._model.restore()
+            self._model.restore(keep=keep)
         if self._engine is not None:
-            self._engine.restore()
-            self._engine = None
+            self._engine.restore(keep=keep)
+            self._engine = self._engine if keep else None
         if self._schedulers:
             self._restore_schedulers(trainer)
 
     def _restore_schedulers(self, trainer: TrainerLike) -> None:
-        """Restore those of the module; a fit that follows a trial of its own makes them anew."""
         trainer.strategy.lr_scheduler_configs[:] = [config for config, _ in self._schedulers]
         for config, state in self._schedulers:
             config.scheduler.load_state_dict(state)

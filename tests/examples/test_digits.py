@@ -77,9 +77,10 @@ def test_the_event_files_hold_the_range_test(demo):
     out = demo[0]
     result = RangeTestResult.load(out / "range_test.json")
     events = EventAccumulator(str(out / "tensorboard" / "one_line_seed0"), {"images": 0}).Reload()
-    for tag, values in (("loss", result.losses), ("lr", result.lrs)):
+    coarse = result.coarse
+    for tag, values in (("loss", [*coarse.losses, *result.losses]), ("lr", [*coarse.lrs, *result.lrs])):
         points = events.Scalars(f"lr_range_test/{tag}")
-        assert [event.step for event in points] == result.steps
+        assert [event.step for event in points] == list(range(coarse.num_steps + result.num_steps))
         assert [event.value for event in points] == pytest.approx(values, rel=1e-6)
     assert len(events.Images("lr_range_test/loss_vs_lr")) == 1
 

@@ -106,11 +106,15 @@ TRIALS = {
 }
 """Where range tests are tried, and a trial before a training in the same engine."""
 
+SMALLEST_SCALE = {"2 smallest scale": Cell(2, "16-mixed", groups=2, overflow_from=6)}
+TWO_SWEEPS = ("0", "0 fp16", "2 fp16 offloaded", "3", "3 fp16 manual", "2 smallest scale")
+
 IN_TWO_PROCESSES = {
     "training": ("0 fp16", "1 fp16 helper", "2 fp16 manual", "3 fp16", "3 bf16 helper"),
     "samples": ("0 fp16",),
     "range test": ("0 fp16", "1 bf16", "2 manual", "3", "3 fp16 manual"),
     "inside": ("1 bf16", "3"),
+    "two sweeps": ("0 fp16", "3"),
     "trial": ("0", "1 bf16", "2 fp16", "3", "3 fp16 manual"),
 }
 """Part -> cells that are tried in two processes too."""
@@ -300,6 +304,33 @@ def test_range(cell: Cell, folder: Path) -> dict[str, Any]:
         trainer = make_trainer(cell, LRSchedulerCallback(CYCLE), max_epochs=1)
         trainer.fit(tested, data())
         found[name] = found_in(tested, trainer)
+    return found
+
+
+def two_sweeps(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Run a range test without a range; note where its sweeps begin: where the lr is lower than at the batch before."""
+    found: dict[str, Any] = {"weights": [], "engine": [], "lrs": []}
+
+    class Begins(Callback):
+        lr = float("inf")
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            engine, (optimizer,) = trainer.strategy.model, trainer.strategy.optimizers
+            lr = optimizer.param_groups[-1]["lr"]
+            if lr < self.lr:
+                scale = getattr(optimizer, "loss_scale", None)
+                found["engine"].append([engine.global_steps, engine.skipped_steps, engine.micro_steps, scale])
+                found["weights"].append(weights_of(pl_module))
+                found["lrs"].append([group["lr"] for group in optimizer.param_groups])
+            self.lr = lr
+
+    module, callback = Module(cell), LRRangeTestCallback()
+    make_trainer(cell, callback, Begins()).fit(module, data())
+    found["weights"].append(weights_of(module))
+    result = callback.result
+    for name, record in (("coarse", result.coarse), ("fine", result)):
+        found[name] = {"steps": record.steps, "lrs": record.lrs, "losses": [*map(str, record.losses)]}
+        found[name]["stop_reason"] = record.stop_reason
     return found
 
 
@@ -519,7 +550,8 @@ def drive(cell: Cell, make: Callable[[torch.optim.Optimizer], Any], section: Any
 PARTS: dict[str, tuple[Callable[[Cell, Path], dict[str, Any]], dict[str, Cell]]] = {
     "training": (train, TRAINING),
     "samples": (train_on_samples, {name: TRAINING[name] for name in ("0 fp16", "3 manual")}),
-    "range test": (test_range, {**TRIALS, "2 smallest scale": Cell(2, "16-mixed", groups=2, overflow_from=6)}),
+    "range test": (test_range, {**TRIALS, **SMALLEST_SCALE}),
+    "two sweeps": (two_sweeps, {name: {**TRIALS, **SMALLEST_SCALE}[name] for name in TWO_SWEEPS}),
     "trial": (try_first, TRIALS),
     "inside": (test_inside, {name: TRIALS[name] for name in ("0", "1 bf16", "2 fp16", "3", "3 fp16 manual")}),
     "lengths": (lengths, {"1": Cell(1, accumulate=4), "1 helper": Cell(1, accumulate=4, helper=True)}),

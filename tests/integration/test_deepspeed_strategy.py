@@ -283,6 +283,21 @@ def test_a_range_test_ends_with_a_result(case):
             assert len(found["steps"]) == SWEEP_STEPS
 
 
+@cells("two sweeps")
+def test_a_range_test_without_a_range_sweeps_the_same_engine_twice_from_the_same_state(case):
+    for found in case.ranks:
+        assert {json.dumps(weights) for weights in found["weights"]} == {json.dumps(found["weights"][0])}
+        assert found["engine"] == [found["engine"][0]] * 2
+        coarse, fine = found["coarse"], found["fine"]
+        assert [coarse, fine] == [case.ranks[0]["coarse"], case.ranks[0]["fine"]]
+        assert [max(lrs) for lrs in found["lrs"]] == [coarse["lrs"][0], fine["lrs"][0]]
+        assert fine["lrs"][0] == pytest.approx(coarse["lrs"][-1] / 100)
+        for record in (coarse, fine):
+            assert record["steps"] == list(range(len(record["steps"])))
+            if case.cell.overflow_from is not None:
+                assert (record["stop_reason"], len(record["steps"])) == ("skipped steps", case.cell.overflow_from)
+
+
 @cells("trial")
 def test_the_same_engine_trains_after_a_trial_as_if_there_had_been_none(case):
     for found in case.ranks:

@@ -126,7 +126,8 @@ def test_accumulated_batches_count_as_one_step(make_trainer):
         trainer.fit(module, data(BATCHES))
         assert trainer.global_step == callback.schedulers[0].last_epoch == EPOCHS * 3
         result = callback.range_test_result
-        assert len(module.seen) - EPOCHS * 3 == result.steps[-1] + 1  # one record per step, not per batch
+        # One record per step, not per batch.
+        assert len(module.seen) - EPOCHS * 3 == result.coarse.num_steps + result.num_steps
 
 
 def test_the_ratio_of_param_groups_is_kept(make_trainer):
@@ -323,7 +324,8 @@ def test_one_tensorboard_run_holds_the_test_the_training_and_what_was_found(make
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path), {"images": 0, "scalars": 0}).Reload()
     result = callback.range_test_result
-    assert [event.step for event in events.Scalars("lr_range_test/loss")] == result.steps
+    made = result.coarse.num_steps + result.num_steps
+    assert [event.step for event in events.Scalars("lr_range_test/loss")] == list(range(made))
     assert [event.step for event in events.Scalars("lr-SGD")] == list(range(4, STEPS, 5))
     assert len(events.Images("lr_range_test/loss_vs_lr")) == 1
     assert graphs == [module]
@@ -560,7 +562,7 @@ def test_a_training_shorter_than_its_test_is_reported(make_trainer, caplog):
     module, callback = Regression(), LRSchedulerCallback()
     with caplog.at_level(logging.WARNING):
         make_trainer(callback, max_steps=30, max_epochs=-1).fit(module, data())
-    assert "it takes up to 200 optimizer steps, and the training after it only 30" in caplog.text
+    assert "it takes up to 300 optimizer steps, and the training after it only 30" in caplog.text
     assert callback.schedulers[0].last_epoch == 30
 
 

@@ -120,6 +120,13 @@ def test_after_the_range_test_of_a_trained_module_its_optimizers_state_is_as_bef
         assert ours["sharded"] == [False, sharded, sharded] * 4
 
 
+def test_both_ranks_begin_the_fine_sweep_at_the_same_step_and_from_where_the_coarse_one_began(two_ranks: Any) -> None:
+    first, second = (found["two sweeps"] for found in two_ranks[0])
+    assert first == second
+    assert all(len(steps) > 10 for steps in first["steps"])
+    assert first["restored"] == [True, True, True]  # at the beginning of each sweep, and at the end
+
+
 def test_a_fabric_loop_follows_the_schedule_and_its_range_test_is_one_for_all_ranks_and_leaves_nothing_behind(
     two_ranks: Any,
 ) -> None:

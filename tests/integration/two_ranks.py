@@ -192,6 +192,32 @@ def variants(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def two_sweeps(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A range test without a range, of a module whose optimizer has a state; where each of its sweeps begins."""
+
+    class Begins(Callback):
+        def __init__(self) -> None:
+            self.parts: list[list[Tensor]] = []
+            self.lr = float("inf")
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            lr = pl_module.kept.param_groups[0]["lr"]
+            if lr < self.lr:
+                self.parts.append(own_part(pl_module, pl_module.kept))
+            self.lr = lr
+
+    module = Module(name == "fsdp2")
+    make_trainer(strategy=strategy_named(name), **{**options, "max_epochs": 1}).fit(module, data())
+    trained, begins, test = own_part(module, module.kept), Begins(), LRRangeTestCallback()
+    make_trainer(test, begins, strategy=strategy_named(name), **options).fit(module, data())
+    parts = [*begins.parts, own_part(module, module.kept)]
+    return {
+        "steps": [test.result.coarse.steps, test.result.steps],
+        "losses": [test.result.coarse.losses, test.result.losses],
+        "restored": [len(part) == len(trained) and all(map(torch.equal, trained, part)) for part in parts],
+    }
+
+
 def one_line(name: str, folder: Path, options: dict[str, Any], ckpt_path: Path | None = None) -> dict[str, Any]:
     """A fit with LRSchedulerCallback() alone, whose range test is inside the fit; it saves a checkpoint."""
 
@@ -278,6 +304,7 @@ def main(name: str, folder: Path, accelerator: str) -> None:
         "restored": all(map(torch.equal, before, own_part(module))),
     }
     found["variants"] = variants(name, options)
+    found["two sweeps"] = two_sweeps(name, options)
     found["one line"] = one_line(name, folder, options)
     found["one line, resumed"] = one_line(name, folder, options, folder / "tested.ckpt")
     found["fabric"] = in_a_fabric_loop(name, accelerator)

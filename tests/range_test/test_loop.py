@@ -471,3 +471,161 @@ def test_outside_of_the_with_block_there_is_no_test():
         test.record(1.0)
     with test, pytest.raises(RuntimeError, match="running already"):
         test.__enter__()
+
+
+# Two sweeps -----------------------------------------------------------------------------------------------------------
+
+
+class Begins:
+    """Notes the state at the first batch of each sweep: where the lr is lower than at the batch before."""
+
+    def __init__(self, optimizer: Any, state: Callable[[], Any]) -> None:
+        self.optimizer, self.state, self.states, self.lr = optimizer, state, [], math.inf
+
+    def look(self) -> None:
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        if lr < self.lr:
+            self.states.append(copy.deepcopy(self.state()))
+        self.lr = lr
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two states are equal, bit for bit."""
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("how", ["end", "break", "exception"])
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adagrad])
+def test_everything_is_put_back_between_the_sweeps_and_at_the_end(optimizer, how, trained):
+    net, optimizer = make(optimizer)
+    net.seen = []
+    net.register_buffer("queue", torch.zeros(1))
+    if trained:
+        loss_of(net, next(iter(data()))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    begins = Begins(optimizer, lambda: (net.state_dict(), optimizer.state_dict()["state"], net.seen))
+    before = copy.deepcopy(begins.state())
+
+    def run() -> None:
+        for batch in test.batches(data()):
+            begins.look()
+            assert all(parameter.grad is None for parameter in net.parameters())
+            net.queue = torch.cat([net.queue, torch.ones(1)])
+            net.seen.append(1)
+            loss = loss_of(net, batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            test.record(loss)
+            if len(begins.states) == 2 and len(net.seen) == 12:
+                if how == "break":
+                    break
+                if how == "exception":
+                    raise ZeroDivisionError
+
+    test = RangeTest(net, optimizer)
+    if how == "exception":
+        with pytest.raises(ZeroDivisionError), test:
+            run()
+    else:
+        with test:
+            run()
+    assert len(begins.states) == 2
+    assert all(same(before, state) for state in begins.states)
+    assert same(before, begins.state())
+    assert test.result.stop_reason == ("diverged" if how == "end" else "interrupted")
+    assert how == "end" or len(test.result.steps) == {"break": 12, "exception": 11}[how]
+    assert test.result.coarse.stop_reason == "diverged"
+
+
+def test_the_data_go_on_from_one_sweep_to_the_next():
+    seen = []
+    weight = nn.ParameterList([torch.zeros(1)])
+    optimizer = torch.optim.SGD(weight, lr=0.1)
+    with RangeTest(weight, optimizer) as test:
+        for number in test.batches(itertools.count()):
+            seen.append(number)
+            optimizer.step()
+            test.record(1.0)
+    assert seen == list(range(300))
+    assert (len(test.result.coarse.steps), len(test.result.steps)) == (100, 200)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_loop_that_is_left_in_the_coarse_sweep_has_its_record():
+    weight = nn.ParameterList([torch.zeros(1)])
+    optimizer = torch.optim.SGD(weight, lr=0.1)
+    with RangeTest(weight, optimizer) as test:
+        for number in test.batches(itertools.count()):
+            optimizer.step()
+            test.record(1.0)
+            if number == 20:
+                break
+    assert (len(test.result.steps), test.result.stop_reason, test.result.coarse) == (21, "interrupted", None)
+
+
+def test_the_scale_of_a_gradient_scaler_and_other_optimizers_are_put_back_between_the_sweeps():
+    weights = nn.ParameterList([torch.ones(1), torch.ones(1)])
+    optimizer, other = torch.optim.SGD([weights[0]], lr=0.1), torch.optim.Adam([weights[1]], lr=0.1)
+    scaler, explodes = torch.amp.GradScaler("cpu", init_scale=2.0**10), []
+    begins = Begins(optimizer, lambda: (scaler.state_dict(), other.state_dict(), weights.state_dict()))
+    with RangeTest(weights, optimizer, also=[scaler, other]) as test:
+        for _ in test.batches(itertools.repeat(None)):
+            begins.look()
+            lr = optimizer.param_groups[0]["lr"]
+            for one in (optimizer, other):
+                scaler.scale(weights[0].sum() + weights[1].sum()).backward()
+                if lr > 0.01:  # from here on every step overflows
+                    explodes.append(lr)
+                    weights[0].grad.fill_(math.inf)
+                scaler.step(one)
+                one.zero_grad()
+            scaler.update()
+            test.record(1.0)
+    assert (test.result.coarse.stop_reason, test.result.stop_reason) == ("skipped steps", "skipped steps")
+    assert test.result.coarse.lrs[-1] < 0.01 < explodes[0]
+    assert test.result.lrs[0] == pytest.approx(test.result.coarse.lrs[-1] / 100)
+    assert len(begins.states) == 2
+    assert same(*begins.states)
+
+
+def test_tensor_learning_rates_are_swept_twice():
+    net, optimizer = make(torch.optim.AdamW, lr=torch.tensor(0.01), foreach=False)
+    used = []
+    with RangeTest(net, optimizer) as test:
+        for batch in test.batches(data()):
+            loss = loss_of(net, batch)
+            loss.backward()
+            used.append(optimizer.param_groups[0]["lr"].item())
+            optimizer.step()
+            optimizer.zero_grad()
+            test.record(loss)
+    assert used == pytest.approx([*test.result.coarse.lrs, *test.result.lrs])
+    assert optimizer.param_groups[0]["lr"].item() == pytest.approx(0.01)
+
+
+def test_a_loop_and_the_callback_make_the_same_two_sweeps(make_trainer):
+    callback, module = LRRangeTestCallback(), Regression()
+    twin = copy.deepcopy(module)
+    torch.manual_seed(3)
+    make_trainer(callback, accumulate_grad_batches=2).fit(module, data())
+    torch.manual_seed(3)
+    optimizer = twin.configure_optimizers()
+    with RangeTest(twin, optimizer) as test:
+        for number, batch in enumerate(test.batches(data())):
+            loss = twin.loss(batch)
+            (loss / 2).backward()
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+            test.record(loss)
+    assert test.result == callback.result
+    assert test.result.coarse is not None

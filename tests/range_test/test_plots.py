@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,25 @@ def test_the_lowest_smoothed_loss_is_marked():
     [mark] = [line for line in axes.get_lines() if line.get_label().startswith("lowest")]
     assert mark.get_ydata()[0] == min(result.smoothed_losses)
     assert mark.get_xdata()[0] == result.lrs[result.smoothed_losses.index(min(result.smoothed_losses))]
+
+
+def test_the_coarse_sweep_is_thin_and_grey_behind_the_fine_one():
+    coarse = sweep(steps=100)
+    fine = [number for number, lr in enumerate(sweep().lrs) if lr > 1e-3]
+    result = replace(
+        sweep(),
+        steps=list(range(len(fine))),
+        **{name: [getattr(sweep(), name)[number] for number in fine] for name in ("lrs", "losses", "smoothed_losses")},
+        coarse=coarse,
+    )
+    [axes] = result.plot().axes
+    first, second = axes.get_lines()[:2]
+    assert [first.get_label(), second.get_label()] == ["loss of the coarse sweep", "loss"]
+    assert first.get_linewidth() < second.get_linewidth()
+    shown = list(first.get_xdata())
+    assert shown == [lr for lr in coarse.lrs if lr >= result.lrs[0] / 100]
+    low, high = axes.get_ylim()
+    assert low < min(coarse.losses) < coarse.losses[0] < high  # the level at which it began
 
 
 def test_a_result_without_suggestion_has_a_figure_too():

@@ -103,6 +103,75 @@ def test_csv_has_one_line_per_step(tmp_path):
     assert [int(row["step"]) for row in rows] == result.steps
 
 
+def two_sweeps(last: float = 0.05, offset: float = 0.0) -> RangeTestResult:
+    """A fine sweep around the lr at which a coarse one ended."""
+    coarse = shortened(sweep(steps=100), 90)
+    lrs = [last / 100 * 300 ** (step / 199) for step in range(200)]
+    losses = [2.0 / (1 + lr) + offset for lr in lrs]
+    return RangeTestResult(list(range(200)), lrs, losses, losses, "num_steps", "exponential", coarse=coarse)
+
+
+def test_the_record_of_a_coarse_sweep_is_saved_too_and_an_older_file_has_none(tmp_path):
+    result = two_sweeps()
+    result.coarse.losses[-1] = math.inf
+    path = tmp_path / "range_test.json"
+    result.save(path)
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert RangeTestResult.load(path) == result
+    older = {key: value for key, value in json.loads(path.read_text()).items() if key != "coarse"}
+    assert RangeTestResult.from_dict(older) == replace(result, coarse=None)
+    path.write_text(json.dumps({**older, "coarse": {"steps": [1]}}))
+    with pytest.raises(ValueError, match=r"range_test\.json"):
+        RangeTestResult.load(path)
+
+
+def test_csv_has_the_fine_sweep(tmp_path):
+    result = two_sweeps()
+    result.to_csv(tmp_path / "record.csv")
+    with (tmp_path / "record.csv").open() as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == result.lrs
+
+
+# Two sweeps -------------------------------------------------------------------------------------------------------
+
+
+def fine_over(first: float, last: float, steps: int = 200) -> RangeTestResult:
+    """A fine sweep over a loss that falls at lr 0.05 and turns at 1, after a coarse sweep over the same."""
+    coarse = sweep(steps=100)
+    lrs = [first * (last / first) ** (step / (steps - 1)) for step in range(steps)]
+    losses = [2.3 - 2.0 / (1 + (0.05 / lr) ** 2) + 0.5 * lr**2 for lr in lrs]
+    return RangeTestResult(list(range(steps)), lrs, losses, losses, "diverged", "exponential", coarse=coarse)
+
+
+def test_suggestions_come_from_the_fine_sweep():
+    result = fine_over(0.01, 3.0)
+    assert result.bounds() == replace(result, coarse=None).bounds()
+    assert result.suggestion() == replace(result, coarse=None).suggestion()
+
+
+def test_where_the_fine_sweep_begins_too_high_the_coarse_one_is_read():
+    result = fine_over(0.5, 3.0)
+    with pytest.raises(ValueError, match=r"never fell below its starting value|below every lr that was tested"):
+        replace(result, coarse=None).suggestion()
+    assert result.suggestion() == pytest.approx(fine_over(0.01, 3.0).suggestion(), rel=0.5)
+    assert result.curve().lrs[0] == result.coarse.lrs[0]
+    assert (result.curve().steps[1:] - result.curve().steps[:-1] == 1).all()
+
+
+def test_where_the_fine_sweep_is_too_short_the_coarse_one_is_read():
+    result = replace(fine_over(0.001, 0.3), stop_reason="num_steps")
+    interrupted = replace(shortened(result, 5), stop_reason="interrupted")
+    assert interrupted.suggestion() == result.coarse.suggestion()
+    assert replace(shortened(result, 0), stop_reason="skipped steps").suggestion() == result.coarse.suggestion()
+
+
+def test_where_neither_shows_a_suggestion_the_error_is_that_of_the_fine_sweep():
+    flat = RangeTestResult(list(range(50)), [0.1 * 1.1**s for s in range(50)], [1.0] * 50, [1.0] * 50, "num_steps",
+                           "exponential")  # fmt: skip
+    with pytest.raises(ValueError, match="recorded only 5 finite losses"):
+        replace(shortened(flat, 5), coarse=flat).suggestion()
+
+
 # Several ----------------------------------------------------------------------------------------------------------
 
 
@@ -118,8 +187,20 @@ def test_combined_tests_are_their_mean_up_to_the_shortest():
 def test_only_repetitions_of_one_test_combine():
     with pytest.raises(ValueError, match=r"results\[1\]: its learning rates differ"):
         RangeTestResult.combine([sweep(steps=200), sweep(steps=300)])
+    with pytest.raises(ValueError, match=r"results\[1\]: its learning rates differ"):
+        RangeTestResult.combine([sweep(), two_sweeps()])
     with pytest.raises(ValueError, match="at least one"):
         RangeTestResult.combine([])
+
+
+def test_fine_sweeps_over_different_ranges_combine_where_both_have_been():
+    first, second = two_sweeps(0.05), two_sweeps(0.07, offset=1.0)
+    both = RangeTestResult.combine([first, second])
+    # The second begins 12 steps of 2.9 % higher than the first.
+    assert both.steps == list(range(188))
+    assert both.lrs[0] == pytest.approx(second.lrs[0], rel=0.015)
+    assert both.losses == pytest.approx([2.0 / (1 + lr) + 0.5 for lr in both.lrs], rel=1e-3)
+    assert both.coarse == RangeTestResult.combine([first.coarse, second.coarse]) == first.coarse
 
 
 # The record -------------------------------------------------------------------------------------------------------

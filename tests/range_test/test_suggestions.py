@@ -17,7 +17,7 @@ from tests.kit.records import LOWEST, curve, exact_records, falls_and_turns
 # Rule -> what it reads off the record whose loss falls around lr 0.05 and rises around lr 1. Without the smoothing, the
 # loss falls fastest per log lr at 0.05 and half as fast at 0.12, is lowest at 0.31, and has climbed back a tenth of its
 # fall at 0.69.
-TABLE = {"edge": 0.066, "valley": 0.035, "steep": 0.05, "minimum": 0.03, "slide": 0.14}
+TABLE = {"edge": 0.062, "valley": 0.035, "steep": 0.05, "minimum": 0.03, "slide": 0.14}
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
@@ -45,70 +45,70 @@ def test_how_long_the_sweep_is_moves_a_suggestion_by_no_more_than_the_lag(steps)
 # straight line between two of them, and rounding decides where on it "steep" lies: those records have no "steep".
 EXACT: dict[str, dict[str, Any]] = {
     "exponential": {
-        "edge": 0.062673623853,
+        "edge": 0.058756522362,
         "valley": 0.03532787148,
         "steep": 0.045468503848,
         "minimum": 0.028330961018,
         "slide": 0.14154027279,
-        "bounds": (0.0087035913615, 0.15668405963),
+        "bounds": (0.019585507454, 0.19585507454),
         "start and fall": (2.2935572798, 1.6239288864),
         "noise": 0.022013684567,
         "lag and spacing": (1.6257556664, 1.0843659687),
         "index of the minimum": 155,
     },
     "exponential, no turn": {
-        "edge": 0.038550456964,
+        "edge": 0.036141053404,
         "valley": 0.046290113458,
         "steep": 0.046290113458,
         "minimum": 0.039171014908,
         "slide": 0.15830327944,
-        "bounds": (0.0094378782778, 0.09637614241),
+        "bounds": (0.012047017801, 0.12047017801),
         "start and fall": (2.2915329138, 1.801500241),
         "noise": 0.021813616851,
         "lag and spacing": (1.6257556664, 1.0843659687),
         "index of the minimum": 159,
     },
     "linear": {
-        "edge": 0.10808,
+        "edge": 0.101325,
         "valley": 0.28222564456,
         "steep": 0.34693845659,
         "minimum": 0.0941,
         "slide": 0.64449618026,
-        "bounds": (0.02702, 0.2702),
+        "bounds": (0.033775, 0.33775),
         "start and fall": (2.0869327386, 1.3930862623),
         "noise": 0.019882924611,
         "lag and spacing": (1.044411547, 1.0071377587),
         "index of the minimum": 94,
     },
     "linear, no turn": {
-        "edge": 0.07448,
+        "edge": 0.069825,
         "valley": 0.25639139233,
         "steep": 0.3886612104,
         "minimum": 0.0991,
         "slide": 0.991,
-        "bounds": (0.01862, 0.1862),
+        "bounds": (0.023275, 0.23275),
         "start and fall": (2.1530360555, 1.6703450864),
         "noise": 0.020151965391,
         "lag and spacing": (1.0644468314, 1.0101936799),
         "index of the minimum": 99,
     },
     "short": {
-        "edge": 0.050862630208,
+        "edge": 0.11920928955,
         "valley": 0.015691663726,
         "minimum": 0.038146972656,
         "slide": 0.14706945434,
-        "bounds": (0.0015625, 0.12715657552),
+        "bounds": (0.03973642985, 0.3973642985),
         "start and fall": (2.0557512081, 0.73055202973),
         "noise": 0.2466647412,
         "lag and spacing": (244.140625, 2.5),
         "index of the minimum": 9,
     },
     "every fifth step": {
-        "edge": 0.086653942049,
+        "edge": 0.081238070671,
         "valley": 0.029011092025,
         "minimum": 0.026126752256,
         "slide": 0.11814005309,
-        "bounds": (0.010234114021, 0.21663485512),
+        "bounds": (0.02707935689, 0.2707935689),
         "start and fall": (2.3153573092, 1.6964368711),
         "noise": 0.092800526511,
         "lag and spacing": (1.6257556664, 1.4992684328),
@@ -141,7 +141,7 @@ def test_a_record_has_turned_at_this_loss_or_has_not():
         "exponential, no turn": None,
         "linear": 141,
         "linear, no turn": None,
-        "short": 10,
+        "short": 11,
         "every fifth step": 33,
     }
 
@@ -188,18 +188,22 @@ def growing(*losses: float) -> Curve:
     return Curve(range(len(losses)), [2.0**step for step in range(len(losses))], losses, "exponential")
 
 
-@pytest.mark.usefixtures("unsmoothed")
-def test_the_loss_has_turned_where_it_exceeds_its_minimum_by_more_than_a_tenth_of_its_fall():
-    falling = [10.0, 10.0, 10.0, 9.0, 8.0, 7.0, 5.0, 0.0]
-    assert growing(*falling, 1.0, 1.0).climb() is None
-    assert growing(*falling, 1.0, 1.0, 1.001).climb() == 10
+FALLEN = [10.0, 10.0, 10.0, 9.0, 8.0, 7.0, 5.0, 0.0]
 
 
 @pytest.mark.usefixtures("unsmoothed")
-@pytest.mark.parametrize(("share", "step"), [(0.0, 0), (0.1, 3), (0.11, 4), (0.5, 6), (0.51, 7), (1.0, 7)])
-def test_the_lowest_lr_at_which_a_share_of_the_fall_is_done(share, step):
-    record = growing(10.0, 10.0, 10.0, 9.0, 8.0, 7.0, 5.0, 0.0, 0.0, 9.0)
-    assert record.lr_where_fallen(share) == 2.0**step
+def test_the_loss_has_turned_where_it_exceeds_its_minimum_by_more_than_a_tenth_of_its_fall(monkeypatch):
+    monkeypatch.setattr(suggestions, "NOISE_CLIMB", 0.0)
+    assert growing(*FALLEN, 1.0, 1.0).climb() is None
+    assert growing(*FALLEN, 1.0, 1.0, 1.001).climb() == 10
+
+
+@pytest.mark.usefixtures("unsmoothed")
+def test_and_by_more_than_seven_tenths_of_the_noise_of_a_single_loss():
+    rise = 0.7 * growing(*FALLEN, 1.0, 1.0).noise
+    assert rise > 1.0
+    assert growing(*FALLEN, rise, rise).climb() is None
+    assert growing(*FALLEN, rise, rise * 1.001).climb() == 9
 
 
 @pytest.mark.usefixtures("unsmoothed")
@@ -253,15 +257,13 @@ def test_an_lr_below_the_lowest_that_was_tested_is_not_suggested(monkeypatch: py
         suggest(growing(*FALLING), "edge")
 
 
-@pytest.mark.parametrize(("fallen_at", "low"), [(1.0, 4.0), (20.0, 20.0), (300.0, 40.0)])
-def test_the_low_bound_is_between_a_hundredth_and_a_tenth_of_the_high_one(monkeypatch, fallen_at, low):
+def test_the_low_bound_is_a_tenth_of_the_high_one(monkeypatch):
     monkeypatch.setattr(Curve, "edge", lambda record: 1000.0)
-    monkeypatch.setattr(Curve, "lr_where_fallen", lambda record, share: fallen_at)
-    assert bounds(growing(*FALLING)) == (low, 400.0)
+    assert bounds(growing(*FALLING)) == (50.0, 500.0)
 
 
 def test_a_high_bound_at_the_lowest_tested_lr_is_refused(monkeypatch):
-    monkeypatch.setattr(Curve, "edge", lambda record: 2.5)
+    monkeypatch.setattr(Curve, "edge", lambda record: 2.0)
     with pytest.raises(ValueError, match="the suggested lr would be 1, below every lr that was tested"):
         bounds(growing(*FALLING))
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_lrsched.range_test.tables import summarize
-from tests.kit.records import sweep
+from lightning_lrsched.range_test.tables import hyperparameters, summarize
+from tests.kit.records import shortened, sweep
 
 
 def rows(table: str) -> dict[str, str]:
@@ -44,6 +44,15 @@ def test_the_line_at_the_end_has_steps_reason_and_findings():
         f"200 optimizer steps, lr 1e-06 .. {result.lrs[-1]:.3g}, stopped because: diverged; suggested lr"
         f" {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
     )
+
+
+def test_the_steps_of_both_sweeps_are_shown():
+    result = replace(sweep(), coarse=shortened(sweep(steps=100), 73))
+    assert summarize(result).startswith("73 + 200 optimizer steps, lr 1e-06")
+    assert rows(result.to_markdown())["steps"] == "73 + 200"
+    found = hyperparameters(result)
+    assert (found["coarse_steps"], found["steps"]) == (73, 200)
+    assert "coarse_steps" not in hyperparameters(sweep())
 
 
 def test_of_losses_recorded_every_tenth_step_the_table_counts_the_steps():

@@ -176,3 +176,27 @@ def test_states_on_disk_are_refused():
     wrapper.swap_optimizer = True
     with pytest.raises(ValueError, match="use DeepSpeedStrategy without the device 'nvme'"):
         EngineState(DeepSpeedEngine(wrapper), network)
+
+
+def test_a_snapshot_that_is_kept_puts_an_engine_back_twice():
+    network = nn.Linear(2, 1)
+    wrapper = Wrapper(network)
+    engine = DeepSpeedEngine(wrapper)
+    wrapper.step()
+    masters = [master.clone() for master in wrapper.masters]
+    moments = [wrapper.optimizer.state[master]["exp_avg"].clone() for master in wrapper.masters]
+
+    snapshot = EngineState(engine, network)
+    for keep in (True, False):
+        wrapper.optimizer.state.clear()
+        for _ in range(3):
+            wrapper.step()
+        wrapper.param_groups[0]["betas"] = (0.1, 0.2)
+        engine.skipped_steps, wrapper.loss_scaler.cur_scale = 5, 1.0
+        snapshot.restore(keep=keep)
+        assert [*map(torch.equal, wrapper.masters, masters)] == [True, True]
+        states = [wrapper.optimizer.state[master]["exp_avg"] for master in wrapper.masters]
+        assert [*map(torch.equal, states, moments)] == [True, True]
+        assert wrapper.param_groups[0]["betas"] == (0.9, 0.999)
+        assert (engine.skipped_steps, wrapper.loss_scaler.cur_scale) == (1, 16.0)
+        assert wrapper.loss_scaler.raise_error_at_min_scale is not keep  # in a trial an overflow is a result

@@ -15,18 +15,26 @@ from lightning_lrsched import LRRangeTestCallback, RangeTestResult
 from tests.kit.modules import Regression, Scripted, data, run
 
 
+def both(result, name):
+    """The values of the coarse and then of the fine sweep, as loggers get them: on one axis of steps."""
+    offset = result.coarse.num_steps if name == "steps" else 0
+    return [*getattr(result.coarse, name), *(value + offset for value in getattr(result, name))]
+
+
 def test_tensorboard_shows_curves_figure_and_table(make_trainer, tmp_path):
     logger = TensorBoardLogger(tmp_path)
     result = run(make_trainer, Regression(), trainer_options={"logger": logger})
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "tensors": 0}).Reload()
-    for tag, values in (("loss", result.losses), ("smoothed_loss", result.smoothed_losses), ("lr", result.lrs)):
+    steps = both(result, "steps")
+    assert steps == list(range(result.coarse.num_steps + result.num_steps))
+    for tag, name in (("loss", "losses"), ("smoothed_loss", "smoothed_losses"), ("lr", "lrs")):
         points = events.Scalars(f"lr_range_test/{tag}")
-        assert [event.step for event in points] == result.steps
-        assert [event.value for event in points] == pytest.approx(values, rel=1e-6)
+        assert [event.step for event in points] == steps
+        assert [event.value for event in points] == pytest.approx(both(result, name), rel=1e-6)
     # TensorBoard's axes are linear: the lr of an exponential sweep would lie on the axis until its last steps.
     exponents = [event.value for event in events.Scalars("lr_range_test/log10_lr")]
-    assert exponents == pytest.approx([math.log10(lr) for lr in result.lrs], rel=1e-6)
-    assert [image.step for image in events.Images("lr_range_test/loss_vs_lr")] == [result.steps[-1]]
+    assert exponents == pytest.approx([math.log10(lr) for lr in both(result, "lrs")], rel=1e-6)
+    assert [image.step for image in events.Images("lr_range_test/loss_vs_lr")] == [steps[-1]]
     [text] = events.Tensors("lr_range_test/result/text_summary")
     assert "cycle_max_lr" in text.tensor_proto.string_val[0].decode()
 
@@ -87,7 +95,7 @@ class Minimal(Logger):
 def test_a_minimal_logger_is_enough(make_trainer):
     logger = Minimal()
     result = run(make_trainer, Regression(), trainer_options={"logger": logger})
-    assert logger.metrics == result.steps
+    assert logger.metrics == both(result, "steps")
     assert result.suggestion() > 0
 
 
@@ -96,7 +104,7 @@ def test_a_logger_that_fails_is_left_out_and_the_test_goes_on(make_trainer):
     with pytest.warns(UserWarning, match=r"Minimal failed to log the LR range test \(OSError: disk full\)") as caught:
         result = run(make_trainer, Regression(), trainer_options={"logger": [bad, good]})
     assert len([one for one in caught if "failed to log" in str(one.message)]) == 1
-    assert good.metrics == result.steps
+    assert good.metrics == both(result, "steps")
 
 
 class WandbLike(Minimal):
@@ -193,9 +201,17 @@ def test_the_bar_is_named_and_ends_at_100_percent(make_trainer, terminal):
 
 
 def test_the_bar_of_a_test_that_stopped_early_ends_too(make_trainer, terminal):
-    shown = bar_of(make_trainer, terminal, Scripted(lambda step: math.nan if step == 12 else 1.0))
+    module = Scripted(lambda step: math.nan if step == 12 else 1.0)
+    shown = bar_of(make_trainer, terminal, module, num_steps=200)
     assert "LR range test (non-finite loss): 100%" in shown
     assert "13/13" in shown
+
+
+def test_one_bar_counts_the_steps_of_both_sweeps(make_trainer, terminal):
+    shown = bar_of(make_trainer, terminal, Scripted(lambda step: math.nan if step in (12, 40) else 1.0))
+    assert " 0/300 " in shown
+    assert "LR range test (non-finite loss): 100%" in shown
+    assert " 41/41 " in shown
 
 
 def test_without_a_progress_bar_the_terminal_shows_none(make_trainer, terminal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -9,10 +10,11 @@ import random
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
 from tests.kit.modules import Notes, Regression, Scripted, ValidatedRegression, data, run
+from tests.kit.runs import RestoresLater
 
 # Growth -----------------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ def test_steps_that_a_gradient_scaler_skips_are_not_recorded(make_trainer):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("step", [0, 7, 25])
 def test_a_loss_that_is_not_finite_stops_the_test_at_once(make_trainer, bad, step):
-    result = run(make_trainer, Scripted(lambda s: bad if s == step else 1.0))
+    result = run(make_trainer, Scripted(lambda s: bad if s == step else 1.0), num_steps=200)
     assert result.stop_reason == "non-finite loss"
     assert result.steps[-1] == step
 
@@ -182,7 +184,7 @@ def test_a_noisy_loss_that_still_falls_does_not_stop_the_test(make_trainer):
 
 
 def test_a_loss_that_only_rises_stops_the_test(make_trainer):
-    result = run(make_trainer, Scripted(lambda step: 1.0 + 0.05 * step))
+    result = run(make_trainer, Scripted(lambda step: 1.0 + 0.05 * step), num_steps=200)
     assert result.stop_reason == "diverged"
     assert len(result.steps) < 40
 
@@ -196,7 +198,8 @@ def test_a_real_model_diverges_and_stops(make_trainer):
 
 def test_minimum_epochs_and_steps_do_not_keep_a_diverged_test_running(make_trainer):
     limits = {"min_epochs": 3, "min_steps": 100}
-    result = run(make_trainer, Scripted(lambda s: math.nan if s == 5 else 1.0), trainer_options=limits)
+    module = Scripted(lambda s: math.nan if s == 5 else 1.0)
+    result = run(make_trainer, module, trainer_options=limits, num_steps=200)
     assert result.steps[-1] == 5
 
 
@@ -268,9 +271,150 @@ def test_a_gradient_scaler_that_skips_every_step_ends_the_test(make_trainer):
             closure() if len(self.calls) > 14 else super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
     module = Exploding()
-    result = run(make_trainer, module)
+    result = run(make_trainer, module, num_steps=200)
     assert result.stop_reason == "skipped steps"
     assert (len(result.steps), len(module.calls)) == (14, 34)
+
+
+# Two sweeps ---------------------------------------------------------------------------------------------------------
+
+
+class Swept(Callback):
+    """Notes a state at the first batch of each sweep: where the lr is lower than at the batch before."""
+
+    def __init__(self, state, optimizer=0):
+        self.state, self.optimizer, self.states, self.lr = state, optimizer, [], math.inf
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        lr = trainer.optimizers[self.optimizer].param_groups[0]["lr"]
+        if lr < self.lr:
+            self.states.append(copy.deepcopy(self.state(trainer)))
+        self.lr = lr
+
+
+def numbers(state):
+    """A state as text, in which equal tensors are equal."""
+    return repr({key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in state.items()})
+
+
+def test_without_a_range_a_fine_sweep_follows_a_coarse_one(make_trainer):
+    module = Regression()
+    swept = Swept(lambda trainer: numbers(module.state_dict()) + repr(trainer.optimizers[0].state_dict()["state"]))
+    callback = LRRangeTestCallback()
+    make_trainer(callback, swept).fit(module, data())
+    result = callback.result
+    assert result.coarse.stop_reason in ("diverged", "non-finite loss")
+    assert [lr for lr, _ in module.seen] == [*result.coarse.lrs, *result.lrs]
+    assert result.lrs[0] == pytest.approx(result.coarse.lrs[-1] / 100)
+    assert len(swept.states) == 2
+    assert swept.states[0] == swept.states[1] == numbers(module.state_dict()) + "{}"
+
+
+def test_the_data_go_on_from_one_sweep_to_the_next(make_trainer):
+    class Order(Scripted):
+        batches = Notes()
+
+        def training_step(self, batch, batch_idx):
+            self.batches.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    module = Order(lambda step: 1.0)
+    result = run(make_trainer, module)
+    assert module.batches == [number % 10 for number in range(300)]
+    assert (len(result.coarse.steps), len(result.steps)) == (100, 200)
+
+
+def test_a_schedule_of_another_optimizer_begins_anew_with_each_sweep(make_trainer):
+    module = Gan()
+    swept = Swept(lambda trainer: trainer.optimizers[0].param_groups[0]["lr"], optimizer=1)
+    result_of = LRRangeTestCallback(optimizer_index=1)
+    make_trainer(result_of, swept).fit(module, data())
+    first, coarse = [lrs[0] for lrs in module.lrs], len(result_of.result.coarse.steps)
+    assert swept.states == [0.01, 0.01]
+    assert first == pytest.approx([0.01 * 0.9 ** (step + 1) for step in [*range(coarse), *range(len(first) - coarse)]])
+
+
+def test_a_micro_batch_in_progress_is_dropped_between_the_sweeps(make_trainer):
+    class Manual(Scripted):
+        """Steps in every fourth batch, after the first of two backward passes: a gradient is left over."""
+
+        automatic_optimization = False
+        left_over = Notes()
+
+        def training_step(self, batch, batch_idx):
+            self.left_over.append(self.net[0].weight.grad is not None)
+            optimizer = self.optimizers()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            if batch_idx % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+
+    module = Manual(lambda step: math.nan if step == 30 else 1.0)
+    result = run(make_trainer, module)
+    assert (len(result.coarse.steps), len(result.steps)) == (31, 200)
+    assert [number for number, left in enumerate(module.left_over) if not left] == [0, 62]
+
+
+def test_the_trainers_limits_end_the_test_in_either_sweep(make_trainer):
+    callback = LRRangeTestCallback()
+    make_trainer(callback, fast_dev_run=12).fit(Scripted(lambda step: 1.0), data(40))
+    assert (len(callback.result.steps), callback.result.stop_reason, callback.result.coarse) == (12, "trainer", None)
+
+    class StopLater(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            trainer.should_stop = trainer.global_step == 110
+
+    make_trainer(callback, StopLater()).fit(Scripted(lambda step: 1.0), data(40))
+    assert (len(callback.result.coarse.steps), callback.result.stop_reason) == (100, "trainer")
+    assert len(callback.result.steps) == 11
+
+
+def test_an_exception_in_the_fine_sweep_leaves_both_records_and_the_module_as_it_was(make_trainer):
+    class Stop(Regression):
+        def on_train_batch_start(self, batch, batch_idx):
+            if self.trainer.global_step == 115:
+                raise RuntimeError("user's code")
+
+    module, callback = Stop(), LRRangeTestCallback()
+    before = numbers(module.state_dict())
+    with pytest.raises(RuntimeError, match="user's code"):
+        make_trainer(callback).fit(module, data())
+    assert callback.result.coarse.stop_reason == "diverged"
+    assert callback.result.stop_reason == "interrupted"
+    assert numbers(module.state_dict()) == before
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_both_sweeps_begin_from_a_checkpoint(make_trainer, tmp_path, later):
+    def adam(parameters):
+        return torch.optim.AdamW(parameters, 0.01)
+
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(Regression(adam), data())
+    trainer.save_checkpoint(tmp_path / "trained.ckpt")
+    moments = trainer.optimizers[0].state_dict()["state"]
+    swept = Swept(lambda trainer: trainer.optimizers[0].state_dict()["state"])
+    callback = LRRangeTestCallback()
+    options = {"strategy": RestoresLater(torch.device("cpu"))} if later else {}
+    module = Regression(adam)
+    make_trainer(callback, swept, **options).fit(module, data(), ckpt_path=tmp_path / "trained.ckpt")
+    assert callback.result.coarse is not None
+    assert [list(map(numbers, state.values())) for state in swept.states] == [list(map(numbers, moments.values()))] * 2
+
+
+def test_skipped_steps_that_end_the_coarse_sweep_lead_to_a_fine_one(make_trainer):
+    class Overflows(Regression):
+        """As under fp16: above some lr no step is made any more."""
+
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+            lr = optimizer.param_groups[0]["lr"]
+            closure() if lr > 0.01 else super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    result = run(make_trainer, Overflows())
+    assert (result.coarse.stop_reason, result.stop_reason) == ("skipped steps", "skipped steps")
+    assert result.coarse.lrs[-1] < 0.01
+    assert 0.0095 < result.lrs[-1] < 0.01
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
@@ -422,7 +566,7 @@ def test_a_finished_test_says_so_in_one_line(make_trainer, caplog):
     with caplog.at_level(logging.INFO):
         result = run(make_trainer, Regression())
     [line] = [text for text in caplog.messages if text.startswith("LR range test: ") and "optimizer steps" in text]
-    assert f"{len(result.steps)} optimizer steps" in line
+    assert f"LR range test: {len(result.coarse.steps)} + {len(result.steps)} optimizer steps" in line
     assert f"suggested lr {result.suggestion():.3g}" in line
     assert "restored" in line
 

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from lightning_lrsched.range_test.snapshot import ModelSnapshot
 from tests.kit.modules import Notes, Regression, data, run
 from tests.kit.runs import RestoresLater
 
@@ -212,6 +213,38 @@ def test_metrics_of_the_module_are_as_before(make_trainer):
     assert module.error.compute() == 3.0
     assert module.error.update_count == 1
     assert module.values.value == []
+
+
+def test_what_is_kept_is_put_back_twice():
+    module = Measured()
+    module.nested, module.shrinks = {"losses": [[]]}, torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW(module.parameters(), 0.01)
+    module.error.update(3.0)
+    module.values.update(4.0)
+    module.loss(next(iter(data()))).backward()
+    optimizer.step()
+
+    def state():
+        return (
+            module.state_dict(), optimizer.state_dict(), module.nested, module.error.compute(), module.values.value
+        )  # fmt: skip
+
+    before = copy.deepcopy(state())
+    snapshot = ModelSnapshot(module, [optimizer])
+    for keep in (True, False):
+        module.nested["losses"][0].append(1.0)
+        module.error.update(100.0)
+        module.values.update(5.0)
+        module.shrinks.data = torch.zeros(2)
+        module.shrinks.grad = None
+        for batch in data():
+            module.loss(batch).backward()
+            optimizer.step()
+        snapshot.restore(keep=keep)
+        assert repr(state()) == repr(before)
+        assert all(torch.equal(value, before[0][name]) for name, value in module.state_dict().items())
+        for key, moments in optimizer.state_dict()["state"].items():
+            assert all(torch.equal(value, before[1]["state"][key][name]) for name, value in moments.items())
 
 
 @pytest.mark.parametrize("log", [True, False])
