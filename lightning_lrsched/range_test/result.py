@@ -234,7 +234,9 @@ class RangeTestResult:
             ValueError: if it is not a complete record.
         """
         try:
-            lists = {key: [float(item) for item in content[key]] for key in ("lrs", "losses", "smoothed_losses")}
+            lists: dict[str, Any] = {
+                key: [float(item) for item in content[key]] for key in ("lrs", "losses", "smoothed_losses")
+            }
             ratios = [float(item) for item in content["group_ratios"]]
             steps = [int(item) for item in content["steps"]]
             reason, mode = content["stop_reason"], choice("mode", content["mode"], ("linear", "exponential"))
