@@ -88,7 +88,7 @@ def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
         keys = ", ".join(map(repr, section)) or "none"
         raise ParameterValueError(f"{name}.type", f"is missing; the section has the keys {keys}")
     for key in section:
-        if key not in (*SECTION_KEYS[name], *IGNORED_SECTION_KEYS):
+        if key not in (*SECTION_KEYS[name.rpartition(".")[2]], *IGNORED_SECTION_KEYS):
             *others, last = SECTION_KEYS[name]
             raise ParameterValueError(
                 f"{name}.{key}",

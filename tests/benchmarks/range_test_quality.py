@@ -1,6 +1,6 @@
 """Is what a range test finds worth training with? Against tuned learning rates, other finders, and optimizers without.
 
-    python tests/benchmarks/range_test_quality.py --seeds 100:106 [--half reported] [--tasks digits_mlp_sgd ...]
+    python tests/benchmarks/range_test_quality.py --seeds 200:206 [--half reported] [--tasks digits_mlp_sgd ...]
 
 Every training of a task and seed starts from the same weights and sees the same batches. Trainings and range tests are
 kept in a file (--cache): an interrupted run goes on, and after a change of the rules only what the new suggestions ask
@@ -212,7 +212,7 @@ def as_markdown(figures: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="100:106", help="first and one behind the last")
+    parser.add_argument("--seeds", default="200:206", help="first and one behind the last")
     parser.add_argument("--half", default="reported", choices=("reported", "choosing"))
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), help="instead of all of the half")
     parser.add_argument("--cache", type=Path, default=Path("build/benchmarks/range_test_quality_cache.json"))

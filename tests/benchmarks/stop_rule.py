@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tasks import TASKS, lr_grid, make_task, sweep, train
+from tasks import lr_grid, make_task, sweep, train
 
 from lightning_lrsched.range_test.divergence import (
     CONFIRMING_STEPS,
@@ -39,6 +39,12 @@ Array = NDArray[np.float64]
 NEVER = 10**6
 
 # Sweeps ---------------------------------------------------------------------------------------------------------------
+
+SWEPT = (
+    *("digits_cnn_sgd", "digits_mlp_adam", "digits_mlp_sgd", "digits_batchnorm_sgd", "digits_autoencoder_adam"),
+    *("friedman_adamw", "diabetes_sgd", "noisy_cancer_sgd", "char_transformer_adamw"),
+)
+"""The tasks on which the constants of the rule were chosen."""
 
 LENGTHS = {"exponential": (100, 200, 300), "linear": (115, 200, 300)}
 
@@ -56,7 +62,7 @@ def collect(cache: Path, seeds: list[int]) -> dict[str, Array]:
     kept = dict(np.load(cache)) if cache.exists() else {}
     for seed in seeds:
         missing = False
-        for task in TASKS:
+        for task in SWEPT:
             for mode, lengths in LENGTHS.items():
                 for steps in lengths:
                     key = f"{task}/{mode}/{steps}/{seed}"
@@ -245,7 +251,7 @@ def collect_validated(cache: Path, seeds: list[int]) -> dict[str, Array]:
     """Return "task/fresh or trained/seed" -> validation loss after each step; run what the cache does not have."""
     kept = dict(np.load(cache)) if cache.exists() else {}
     lrs = np.geomspace(1e-6, 10.0, VALIDATED_STEPS).tolist()
-    for seed, name, state in product(seeds, TASKS, ("fresh", "trained")):
+    for seed, name, state in product(seeds, SWEPT, ("fresh", "trained")):
         key = f"{name}/{state}/{seed}"
         if key not in kept:
             task = make_task(name, seed)
