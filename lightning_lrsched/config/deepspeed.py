@@ -87,9 +87,10 @@ def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
     if "type" not in section:
         keys = ", ".join(map(repr, section)) or "none"
         raise ParameterValueError(f"{name}.type", f"is missing; the section has the keys {keys}")
+    keys_of_section = SECTION_KEYS[name.rpartition(".")[2]]  # the name may be a path in a larger file
     for key in section:
-        if key not in (*SECTION_KEYS[name.rpartition(".")[2]], *IGNORED_SECTION_KEYS):
-            *others, last = SECTION_KEYS[name]
+        if key not in (*keys_of_section, *IGNORED_SECTION_KEYS):
+            *others, last = keys_of_section
             raise ParameterValueError(
                 f"{name}.{key}",
                 f": this section has only the keys {', '.join(others)} and {last}; did you mean {name}.params.{key}?",

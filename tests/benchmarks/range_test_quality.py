@@ -20,6 +20,7 @@ import argparse
 import json
 import logging
 import math
+import re
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
@@ -207,7 +208,7 @@ def as_markdown(figures: dict[str, dict[str, float]]) -> str:
             f" | {row['below 10 %']:.0%} | {row['above 50 %']:.0f} of {row['runs']:.0f} | {row['worst']:.2f}"
             f" | {row['within 1 % of the best fixed lr']:.0%} | {row['cost']:.0%} |"
         )
-    return "\n".join(lines).replace("%", " %")
+    return re.sub(r"(?<=\d)%", " %", "\n".join(lines))
 
 
 def main() -> None:
