@@ -12,6 +12,12 @@ SURE_LOSSES = 30
 
 def caveats(curve: Curve) -> list[str]:
     """Return, as sentences, what makes the suggestions from this record less certain."""
+    if curve.is_flat:
+        return [
+            f"The loss never fell: the suggestions are what is known of the optimizer (prior {curve.prior:.3g}), or"
+            " half the lr at which the test ended. Look for the cause in the module or its data, or begin at a lower lr"
+            " (lr_range_test_min_lr)."
+        ]
     checks = (_stopped_early, _not_turned, _noisy, _coarse, _short)
     return [caveat for check in checks if (caveat := check(curve)) is not None]
 

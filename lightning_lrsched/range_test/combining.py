@@ -65,13 +65,14 @@ def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
 
 
 def curve_of(result: RangeTestResult) -> Curve:
-    """Return the curve of the fine sweep; of the coarse one where the fine one is too short or begins too high."""
-    record = result.steps, result.lrs, result.losses, result.mode, result.stop_reason, result.prior
-    if result.coarse is None:
-        return Curve(*record)
-    try:
-        return Curve(*record, lowest=result.coarse.lrs[0])
-    except ValueError:
+    """Return the curve of the fine sweep; of the coarse one where the fine one is too short or shows no fall."""
+    lowest = min((sweep.lrs[0] for sweep in (result, result.coarse) if sweep is not None and sweep.lrs), default=None)
+    curves = []
+    for sweep in (result, result.coarse):
         with suppress(ValueError):
-            return curve_of(replace(result.coarse, prior=result.prior))
-        raise
+            curves.append(_curve(sweep or result, result.prior, lowest))
+    return next((curve for curve in curves if not curve.is_flat), None) or _curve(result, result.prior, lowest)
+
+
+def _curve(sweep: RangeTestResult, prior: float | None, lowest: float | None) -> Curve:
+    return Curve(sweep.steps, sweep.lrs, sweep.losses, sweep.mode, sweep.stop_reason, prior, lowest)

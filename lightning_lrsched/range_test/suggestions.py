@@ -51,6 +51,12 @@ FIXED_OF_PEAK = 0.3
 """A fixed lr must serve from the first step to the last: lower than a peak that is passed through only briefly."""
 
 
+NO_FALL = (
+    "the loss never fell below its starting value during the range test: begin at a lower lr (lr_range_test_min_lr), or"
+    " let the lr grow more slowly (num_steps, lr_range_test_step_size)"
+)
+
+
 class Curve:
     """The loss of a range test, made smooth enough to read: losses cut off at their starting level, then averaged.
 
@@ -68,6 +74,7 @@ class Curve:
         stopped_itself: whether the stop rule ended the test.
         prior: the peak that is likely for this kind of optimizer; None: the record alone counts.
         lowest: the lowest lr that was tested, also by a coarse sweep before.
+        is_flat: whether the loss never fell; the prior is then all that is known.
     """
 
     def __init__(
@@ -83,7 +90,7 @@ class Curve:
         """Keep the finite part of the record.
 
         Raises:
-            ValueError: if it shows no fall of the loss; the message says what to change.
+            ValueError: if it has too few losses, or no fall of the loss and no prior; the message says what to change.
         """
         self.mode, self.prior = mode, prior
         self.stopped_itself = stop_reason == "diverged"
@@ -100,11 +107,9 @@ class Curve:
         self.start = float(self.losses[:beginning].mean())
         self.fall = self.start - float(self.losses[self.minimum])
         self.noise = float(np.sqrt(np.mean(np.diff(raw[: self.minimum + 1]) ** 2) / 2)) if self.minimum else 0.0
-        if self.lrs[self.minimum] == self.lrs[0] or self.fall <= 1e-9 * abs(self.start):
-            raise ValueError(
-                "the loss never fell below its starting value during the range test: begin at a lower lr"
-                " (lr_range_test_min_lr), or let the lr grow more slowly (num_steps, lr_range_test_step_size)"
-            )
+        self.is_flat = bool(self.lrs[self.minimum] == self.lrs[0] or self.fall <= 1e-9 * abs(self.start))
+        if self.is_flat and (prior is None or raw.min() == raw.max()):  # a constant loss is a mistake in the module
+            raise ValueError(NO_FALL)
 
     def _too_few(self, finite: int, recorded: int, stop_reason: str) -> str:
         if not recorded:
@@ -130,6 +135,8 @@ class Curve:
 
     def climb(self) -> int | None:
         """Return the index at which the loss has clearly turned upwards again, None where it has not."""
+        if self.is_flat:
+            return None
         rise = max(EDGE_CLIMB * self.fall, NOISE_CLIMB * self.noise)
         above = self.losses[self.minimum :] > self.losses[self.minimum] + rise
         return self.minimum + int(np.argmax(above)) if above.any() else None
@@ -240,6 +247,8 @@ def suggest(curve: Curve, method: str) -> float:
     Raises:
         ValueError: if it lies below every lr that was tested.
     """
+    if curve.is_flat and method != "edge":
+        raise ValueError(NO_FALL)
     lr = METHODS[method](curve)
     if lr < curve.lowest * (1.0 - 1e-9):
         raise ValueError(_untested(lr, curve.lowest))

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.range_test.configurations import one_cycle
 from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.suggestions import NO_FALL
 from lightning_lrsched.schedulers.param_groups import momentum_kind, torch_optimizer
 from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST, Finding
 from lightning_lrsched.trainer.attach import Scheduled
@@ -109,6 +110,8 @@ class RangeTestsInFit:
                 )
             return None
         try:
+            if len(trainer.optimizers) > 1 and result.curve().is_flat:
+                raise ValueError(NO_FALL)
             return result.learning_rates()
         except ValueError as reason:
             if len(trainer.optimizers) == 1:

@@ -566,7 +566,7 @@ def test_a_training_shorter_than_its_test_is_reported(make_trainer, caplog):
     assert callback.schedulers[0].last_epoch == 30
 
 
-def test_a_loss_that_shows_nothing_ends_the_fit_with_what_to_do(make_trainer):
+def test_a_constant_loss_ends_the_fit_with_what_to_do(make_trainer):
     class Flat(Regression):
         def loss(self, batch):
             return 0.0 * super().loss(batch) + 1.0
@@ -578,6 +578,24 @@ def test_a_loss_that_shows_nothing_ends_the_fit_with_what_to_do(make_trainer):
         trainer.fit(module, data())
     assert same(before, weights(module))
     assert trainer.global_step == 0
+
+
+def test_where_the_loss_never_falls_the_training_has_the_optimizers_prior(make_trainer):
+    class LowestAtFirst(Regression):
+        def __init__(self):
+            super().__init__()
+            self.losses = 0
+
+        def loss(self, batch):
+            self.losses += 1
+            return 1e-9 * super().loss(batch) + (1.0 if self.losses in (1, 101) else 1.5)
+
+    callback = LRSchedulerCallback()
+    make_trainer(callback, max_epochs=EPOCHS).fit(LowestAtFirst(), data())
+    result = callback.range_test_result
+    assert result.caveats()[0].startswith("The loss never fell")
+    assert result.bounds()[1] == min(result.prior, result.curve().edge() / 2)
+    assert max(callback.schedulers[0].lr_at(s)[0] for s in range(200)) == pytest.approx(result.bounds()[1])
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])

@@ -160,3 +160,24 @@ def test_the_prior_can_be_given_and_switched_off(asked, prior):
 def test_a_prior_that_cannot_be_is_refused(prior, message):
     with pytest.raises(ValueError, match=message):
         LRRangeTestCallback(prior=prior)
+
+
+def test_where_the_loss_never_fell_the_prior_is_suggested_with_a_caveat():
+    steps, lrs = exponential(120)
+    rising = RangeTestResult(steps, lrs, [2.0 + lr for lr in lrs], [2.0 + lr for lr in lrs], "diverged", "exponential")
+    with pytest.raises(ValueError, match="never fell"):
+        rising.bounds()
+    known = replace(rising, prior=0.006)
+    assert known.bounds() == pytest.approx((0.0006, 0.006))
+    [caveat] = known.caveats()
+    assert caveat.startswith("The loss never fell: the suggestions are what is known of the optimizer (prior 0.006)")
+    with pytest.raises(ValueError, match="never fell"):
+        known.suggestion("valley")
+    assert known.plot().axes[0].get_title().startswith("LR range test (stopped")
+
+
+def test_where_the_loss_never_fell_the_peak_is_at_most_half_the_lr_at_the_end():
+    steps, lrs = exponential(120)
+    lrs = [lr / 1e4 for lr in lrs]  # up to 0.001
+    rising = RangeTestResult(steps, lrs, [2.0 + lr for lr in lrs], [2.0] * 120, "diverged", "exponential", prior=0.15)
+    assert rising.bounds()[1] < lrs[-1] / 2
