@@ -82,9 +82,9 @@ def draw(result: RangeTestResult) -> None:
         (axes,) = figure.axes
         found = marks(result)
         flat = result.lrs[0] / 10  # which only the coarse sweep has seen
+        others = (found["low"], result.suggestion(), found["high"], found["lowest"], found["end"])
         places = [(flat, loss_at(flat, result.coarse.lrs, result.coarse.losses))]
-        for lr in (found["low"], result.suggestion(), found["high"], found["lowest"], found["end"]):
-            places.append((lr, loss_at(lr, result.lrs, result.smoothed_losses)))
+        places += [(lr, loss_at(lr, result.lrs, result.smoothed_losses)) for lr in others]
         for number, place in enumerate(places, start=1):
             axes.annotate(
                 str(number),
