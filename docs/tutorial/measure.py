@@ -70,18 +70,25 @@ def marks(result: RangeTestResult) -> dict[str, float]:
     return {"low": low, "high": high, "lowest": result.lrs[lowest], "end": result.lrs[-1]}
 
 
+def loss_at(lr: float, lrs: list[float], losses: list[float]) -> float:
+    """Return the loss that was recorded nearest to an lr."""
+    return losses[min(range(len(lrs)), key=lambda index: abs(lrs[index] - lr))]
+
+
 def draw(result: RangeTestResult) -> None:
     """Draw the plot of the range test with numbered places."""
     with mpl.rc_context(STYLE):
         figure = result.plot()
         (axes,) = figure.axes
         found = marks(result)
-        places = [result.lrs[0] * 30, found["low"], result.suggestion(), found["high"], found["lowest"], found["end"]]
-        for number, lr in enumerate(places, start=1):
-            nearest = min(range(len(result.lrs)), key=lambda index: abs(result.lrs[index] - lr))
+        flat = result.lrs[0] / 10  # which only the coarse sweep has seen
+        others = (found["low"], result.suggestion(), found["high"], found["lowest"], found["end"])
+        places = [(flat, loss_at(flat, result.coarse.lrs, result.coarse.losses))]
+        places += [(lr, loss_at(lr, result.lrs, result.smoothed_losses)) for lr in others]
+        for number, place in enumerate(places, start=1):
             axes.annotate(
                 str(number),
-                (lr, result.smoothed_losses[nearest]),
+                place,
                 color="white",
                 fontsize=7,
                 ha="center",

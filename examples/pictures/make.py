@@ -64,8 +64,8 @@ def draw_test(axes: Any, result: RangeTestResult) -> None:
     """Draw loss against lr, and the bounds between which the loss falls."""
     low, high = result.bounds()
     axes.axvspan(low, high, color=GREEN, alpha=0.15, linewidth=0, gid="found-band-left")
-    axes.plot(result.lrs, result.losses, color=GREY, linewidth=0.8, gid="found-loss")
-    axes.plot(result.lrs, result.smoothed_losses, color=BLUE, linewidth=2, gid="found-smoothed")
+    axes.plot(*both_sweeps(result, "losses"), color=GREY, linewidth=0.8, gid="found-loss")
+    axes.plot(*both_sweeps(result, "smoothed_losses"), color=BLUE, linewidth=2, gid="found-smoothed")
     least, most = low / 40, result.lrs[-1]
     axes.set(xscale="log", xlim=(least, 1.3 * most), ylim=(0, 1.2 * result.smoothed_losses[0]))
     axes.set(xlabel="learning rate", ylabel="loss")
@@ -78,6 +78,14 @@ def draw_test(axes: Any, result: RangeTestResult) -> None:
         at, above = math.sqrt(ends[0] * ends[1]), axes.get_xaxis_transform()
         axes.text(at, 1.03, words, transform=above, ha="center", color=colour, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def both_sweeps(result: RangeTestResult, losses: str) -> tuple[list[float], list[float]]:
+    """Return learning rates and losses of the fine sweep; below its first lr, those of the coarse one."""
+    coarse = result.coarse
+    below = [] if coarse is None else [lr for lr in coarse.lrs if lr < result.lrs[0]]
+    before = getattr(coarse, losses)[: len(below)] if below else []
+    return below + result.lrs, before + getattr(result, losses)
 
 
 def draw_training(axes: Any, result: RangeTestResult, length: int) -> None:

@@ -79,6 +79,14 @@ def test_the_same_picture_again_is_the_same_file(found, capsys):
     assert "kB" in capsys.readouterr().out
 
 
+def test_the_curve_begins_where_the_coarse_sweep_did(make):
+    coarse = RangeTestResult([0, 1, 2], [0.001, 0.01, 0.1], [3.0, 2.0, 1.0], [3.0, 2.5, 2.0], "diverged", "exponential")
+    fine = RangeTestResult([0, 1], [0.05, 0.06], [2.0, 1.5], [2.0, 1.9], "diverged", "exponential", coarse=coarse)
+    assert make.both_sweeps(fine, "losses") == ([0.001, 0.01, 0.05, 0.06], [3.0, 2.0, 2.0, 1.5])
+    assert make.both_sweeps(fine, "smoothed_losses")[1] == [3.0, 2.5, 2.0, 1.9]
+    assert make.both_sweeps(coarse, "losses") == (coarse.lrs, coarse.losses)
+
+
 def test_what_moves_is_there_and_stands_still_for_readers_who_want_that(found):
     picture = found()
     moving = re.findall(r"#(found-[\w-]+)", picture)
