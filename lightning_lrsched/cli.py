@@ -22,6 +22,7 @@ from lightning_lrsched.config.arguments import describe_schedules
 from lightning_lrsched.config.files import dump_mapping, read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.tables import count_steps
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
 from lightning_lrsched.schedulers.checks import choice, count, to_number
 from lightning_lrsched.schedulers.durations import Duration, resolve_steps
@@ -243,8 +244,8 @@ class _Length(Callback):
 def _describe(result: RangeTestResult, total: int) -> str:
     low, high = result.bounds()
     return (
-        f"# From an LR range test of {len(result.steps)} steps (ended by: {result.stop_reason}): its bounds for 1Cycle"
-        f" are the lrs {low:.3g} and {high:.3g}.\n# For a training of {total} optimizer steps.\n"
+        f"# From an LR range test of {count_steps(result)} steps (ended by: {result.stop_reason}): its bounds for"
+        f" 1Cycle are the lrs {low:.3g} and {high:.3g}.\n# For a training of {total} optimizer steps.\n"
     )
 
 

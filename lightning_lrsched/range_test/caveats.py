@@ -80,9 +80,9 @@ def _short(curve: Curve) -> str | None:
             f"The suggestions rest on only {len(curve.losses)} losses. Make the test longer (num_steps); with monitor,"
             " validate more often (Trainer(val_check_interval=...))."
         )
-    if curve.edge() < 10.0 * float(curve.lrs[0]):
+    if curve.edge() < 10.0 * curve.lowest:
         return (
-            f"The loss turned less than a decade above the lowest lr, {curve.lrs[0]:.3g}: the test is too short to show"
+            f"The loss turned less than a decade above the lowest lr, {curve.lowest:.3g}: the test is too short to show"
             " where it fell. Begin at a lower lr (lr_range_test_min_lr)."
         )
     return None

@@ -62,7 +62,7 @@ def draw(result: RangeTestResult) -> Figure:
     axes = figure.add_subplot()
     coarse = _coarse_rows(result)
     if coarse:
-        axes.plot(*zip(*coarse, strict=True), color="0.8", linewidth=0.8, label="loss of the coarse sweep")
+        axes.plot(*zip(*coarse, strict=True), color="0.57", linewidth=0.6, label="loss of the coarse sweep")
     axes.plot(result.lrs, result.losses, color="0.57", linewidth=1.2, label="loss")
     axes.plot(result.lrs, result.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if result.mode == "exponential":

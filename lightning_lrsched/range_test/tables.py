@@ -25,7 +25,7 @@ def summarize(result: RangeTestResult) -> str:
         found = f"suggested lr {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}{_drawn(result)}"
     except ValueError as reason:
         found = f"no suggestion: {reason}"
-    return f"{_steps(result)} optimizer steps, {lrs}stopped because: {result.stop_reason}; {found}"
+    return f"{count_steps(result)} optimizer steps, {lrs}stopped because: {result.stop_reason}; {found}"
 
 
 def _drawn(result: RangeTestResult) -> str:
@@ -55,10 +55,15 @@ def findings(result: RangeTestResult) -> list[tuple[str, str]]:
         finite = [loss for loss in result.smoothed_losses if math.isfinite(loss)]
         rows.append(("lowest smoothed loss", f"{min(finite):.4g}" if finite else "none is finite"))
         rows.append(("learning rates", f"{result.lrs[0]:.4g} .. {result.lrs[-1]:.4g}"))
-    return [*rows, ("growth", result.mode), ("steps", _steps(result)), ("stopped because", str(result.stop_reason))]
+    return [
+        *rows,
+        ("growth", result.mode),
+        ("steps", count_steps(result)),
+        ("stopped because", str(result.stop_reason)),
+    ]
 
 
-def _steps(result: RangeTestResult) -> str:
+def count_steps(result: RangeTestResult) -> str:
     """Return the number of optimizer steps, that of a coarse sweep before it."""
     return f"{result.num_steps}" if result.coarse is None else f"{result.coarse.num_steps} + {result.num_steps}"
 
