@@ -94,9 +94,11 @@ def test_the_curves_are_served_with_the_schedules_own_values(board, result):
 
 
 def test_the_range_tests_curves_are_served(board, result):
-    for tag, values in (("loss", result.losses), ("smoothed_loss", result.smoothed_losses), ("lr", result.lrs)):
+    steps = list(range(result.coarse.num_steps + result.num_steps))  # the coarse sweep, then the fine one
+    for tag, name in (("loss", "losses"), ("smoothed_loss", "smoothed_losses"), ("lr", "lrs")):
         points = ask(board, "scalars/scalars", run=RUN, tag=f"lr_range_test/{tag}")
-        assert [step for _, step, _ in points] == result.steps
+        assert [step for _, step, _ in points] == steps
+        values = getattr(result.coarse, name) + getattr(result, name)
         assert [value for _, _, value in points] == pytest.approx(values, rel=1e-6)
 
 
@@ -113,7 +115,7 @@ def test_lr_and_momentum_have_a_chart_each_among_the_custom_scalars(board):
 
 def test_the_figure_is_served(board, result):
     [figure] = ask(board, "images/images", run=RUN, tag="lr_range_test/loss_vs_lr")
-    assert figure["step"] == result.steps[-1]
+    assert figure["step"] == result.coarse.num_steps + result.steps[-1]
     query = dict(urllib.parse.parse_qsl(figure["query"]))
     picture = Image.open(io.BytesIO(fetch(board, "images/individualImage", **query)))
     assert picture.format == "PNG"
