@@ -66,11 +66,12 @@ def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
 
 def curve_of(result: RangeTestResult) -> Curve:
     """Return the curve of the fine sweep; of the coarse one where the fine one is too short or shows no fall."""
-    lowest = min((sweep.lrs[0] for sweep in (result, result.coarse) if sweep is not None and sweep.lrs), default=None)
+    sweeps = [result] if result.coarse is None else [result, result.coarse]
+    lowest = min((sweep.lrs[0] for sweep in sweeps if sweep.lrs), default=None)
     curves = []
-    for sweep in (result, result.coarse):
+    for sweep in sweeps:
         with suppress(ValueError):
-            curves.append(_curve(sweep or result, result.prior, lowest))
+            curves.append(_curve(sweep, result.prior, lowest))
     return next((curve for curve in curves if not curve.is_flat), None) or _curve(result, result.prior, lowest)
 
 

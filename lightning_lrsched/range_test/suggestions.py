@@ -256,7 +256,7 @@ def suggest(curve: Curve, method: str) -> float:
 
 
 def bounds(curve: Curve) -> tuple[float, float]:
-    """The pair that 1Cycle needs: a tenth of its highest lr, and this.
+    """The pair that 1Cycle needs: a tenth of the peak, and the peak.
 
     Both lie within the lrs that were tested.
 

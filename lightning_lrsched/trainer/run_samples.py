@@ -80,7 +80,7 @@ def _batches_until(steps: int, trainer: TrainerLike, batches: int | None, every:
 
 
 def _held(loader: Any, batches: int | None, number: int) -> int:
-    """Return the samples in so many batches of a loader, from the beginning of an epoch on."""
+    """Return how many samples ``number`` batches hold, counted from the first batch of an epoch."""
     size, of_batch = _samples_per_epoch(loader), int(loader.batch_sampler.batch_size)
     if batches is None:
         return number * of_batch

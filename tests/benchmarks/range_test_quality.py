@@ -175,7 +175,7 @@ def summary(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, floa
         regrets = [run[method]["regret"] for run in runs]
         figures[method] = {
             "mean regret": statistics.fmean(regrets),
-            "standard error": statistics.stdev(regrets) / math.sqrt(len(regrets)) if len(regrets) > 1 else math.nan,
+            "standard error": _spread(regrets),
             "below 1 %": statistics.fmean(regret < 0.01 for regret in regrets),
             "below 10 %": statistics.fmean(regret < 0.1 for regret in regrets),
             "above 50 %": sum(regret > 0.5 for regret in regrets),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,6 @@ ROOT = Path(__file__).parents[2]
 WIDTHS = (1280, 390)
 """[pixels] Of a desktop's window, and of a phone."""
 
-spec = spec_from_file_location("tensorboard_pages", ROOT / "examples" / "pictures" / "tensorboard_pages.py")
-pages = module_from_spec(spec)
-spec.loader.exec_module(pages)
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,14 +25,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert run.returncode == 0, run.stderr
     return out
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if pages.CHROMIUM is None:
-        pytest.skip(f"needs Chromium: none of {', '.join(pages.NAMES)} is installed")
-    with pages.Browser.started() as started:
-        yield started
 
 
 def show(browser: Any, file: Path, width: int, query: str = "") -> None:

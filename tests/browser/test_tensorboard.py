@@ -11,7 +11,6 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,6 @@ WIDTH, HEIGHT = 780, 525
 
 RUN = "one_line_seed0"
 
-# The script that draws the README's pictures of TensorBoard also knows how to start and to drive it.
-spec = spec_from_file_location("tensorboard_pages", ROOT / "examples" / "pictures" / "tensorboard_pages.py")
-pages = module_from_spec(spec)
-spec.loader.exec_module(pages)
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
@@ -52,21 +46,13 @@ def result(demo) -> RangeTestResult:
 
 
 @pytest.fixture(scope="module")
-def board(demo) -> Iterator[str]:
+def board(pages, demo) -> Iterator[str]:
     """The address of a TensorBoard that has read everything."""
     with pages.serve(demo / "tensorboard") as address:
         everything = {"scalars/tags": 3, "images/tags": 1, "text/tags": 1, "custom_scalars/layout": 1}
         for path, size in everything.items():
             pages.until(lambda path=path, size=size: len(ask(address, path)) >= size, path)
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if pages.CHROMIUM is None:
-        pytest.skip(f"needs Chromium: none of {', '.join(pages.NAMES)} is installed")
-    with pages.Browser.started() as started:
-        yield started
 
 
 def fetch(board: str, path: str, **query: str) -> bytes:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -36,6 +34,7 @@ from tests.integration.deepspeed_runs import (
     Cell,
     cells_for,
 )
+from tests.kit.ranks import environment_of_ranks
 
 has_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
 pytestmark = [
@@ -47,13 +46,7 @@ pytestmark = [
 
 def run_in(processes: int, folder: Path) -> list[dict[str, dict[str, Any]]]:
     """Run deepspeed_runs.py in some processes and return what each has found: part -> cell -> values."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    common |= {"WORLD_SIZE": str(processes), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    common = {**environment_of_ranks(processes), "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, str(Path(__file__).with_name("deepspeed_runs.py")), str(folder)]
     with ExitStack() as open_files:
         logs = [open_files.enter_context((folder / f"log{rank}.txt").open("w+")) for rank in range(processes)]

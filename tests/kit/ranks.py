@@ -1,4 +1,4 @@
-"""Two processes on one machine."""
+"""Several processes on one machine."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
+
+
+def environment_of_ranks(processes: int) -> dict[str, str]:
+    """Return what the processes of one run have in common; each needs its LOCAL_RANK besides."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    run = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **run}
+
 
 def run_on_two_ranks(
     strategy: str, folder: Path, accelerator: str, script: str = "two_ranks.py"
 ) -> list[dict[str, Any]]:
     """Run a script in two processes and return what each has found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    common = {**os.environ, "PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    command = [sys.executable, str(root / "tests" / "integration" / script), strategy, str(folder), accelerator]
+    common = environment_of_ranks(2)
+    command = [sys.executable, str(ROOT / "tests" / "integration" / script), strategy, str(folder), accelerator]
     ranks = [
         subprocess.Popen(
             command,
-            env={**common, "NODE_RANK": "0", "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            env={**common, "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
