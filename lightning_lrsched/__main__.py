@@ -11,9 +11,8 @@ from lightning_lrsched import __version__
 from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
 from lightning_lrsched.preview import draw, picture_steps, table, table_steps, to_csv
-from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.checks import MAX_COUNT
-from lightning_lrsched.schedulers.durations import STEPS
+from lightning_lrsched.schedules.length import STEPS
+from lightning_lrsched.schedules.numbers import MAX_COUNT
 
 MAX_STEPS = 10_000_000
 
@@ -35,7 +34,7 @@ def preview(args: argparse.Namespace) -> int:
     """Show lr and momentum of one configuration."""
     file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
     schedule = file.resolved()
-    steps, turns, unit = args.steps or schedule.preview_steps(), file.turns(), schedule.unit
+    steps, turns, unit = args.steps or schedule.schedule.completed().preview_steps, file.turns(), schedule.unit
     if unit == STEPS and steps > MAX_STEPS:
         raise ValueError(f"--steps must be a whole number in 1..{MAX_STEPS}, got {steps}")
     if args.csv:
@@ -66,11 +65,11 @@ def convert(args: argparse.Namespace) -> int:
         Path(args.output).write_text(text, encoding="utf-8")
     else:
         print(text, end="")
-    kind, unit = file.schedule().type, file.schedule().unit
-    if unit != STEPS:
-        print(f"note: DeepSpeed itself has no unit: it would read {unit}s as optimizer steps", file=sys.stderr)
-    if kind in SCHEDULERS and not SCHEDULERS[kind].in_deepspeed:
-        print(f"note: DeepSpeed itself has no schedule {kind}", file=sys.stderr)
+    schedule = file.schedule()
+    if schedule.unit != STEPS:
+        print(f"note: DeepSpeed itself has no unit: it would read {schedule.unit}s as optimizer steps", file=sys.stderr)
+    if not schedule.schedule.in_deepspeed:
+        print(f"note: DeepSpeed itself has no schedule {schedule.type}", file=sys.stderr)
     if left:
         print(f"note: {', '.join(left)}: no number is known (--steps, --steps-per-epoch, --base-lr)", file=sys.stderr)
     return 0

@@ -1,16 +1,16 @@
-"""Preview of a schedule: its lr and momentum as a table, as CSV, or as a picture."""
+"""Preview of a schedule: its values as a table, as CSV, or as a picture."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_lrsched.config.config_file import Row
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.plots import new_figure
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.durations import STEPS, Unit
+from lightning_lrsched.schedules.length import STEPS, Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,16 +21,16 @@ FIRST_STEPS = 5
 """The first steps of a warmup are where schedules differ most from what people expect."""
 
 
-def rows_of(schedule: ClosedFormLR, steps: Sequence[int]) -> list[Row]:
-    """Return (step, lr of each group, momentum of each group or None) at some optimizer steps.
+def rows_of(schedule: ScheduledLR, steps: Sequence[int]) -> list[Row]:
+    """Return (step, name -> value of each param group) at some optimizer steps.
 
     >>> import torch
     >>> from lightning_lrsched import WarmupLR
     >>> schedule = WarmupLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), warmup_max_lr=1.0, warmup_num_steps=4)
     >>> rows_of(schedule, [0, 2, 10])
-    [(0, [0.0], None), (2, [0.5], None), (10, [1.0], None)]
+    [(0, {'lr': [0.0]}), (2, {'lr': [0.5]}), (10, {'lr': [1.0]})]
     """
-    return [(step, schedule.lr_at(step), schedule.momentum_at(step)) for step in steps]
+    return [(step, schedule.values_at(step)) for step in steps]
 
 
 def table_steps(total_steps: int, turns: Sequence[int] = (), unit: Unit = STEPS) -> list[int]:
@@ -47,27 +47,27 @@ def picture_steps(total_steps: int) -> list[int]:
 
 
 def table(rows: Sequence[Row], unit: Unit = STEPS) -> str:
-    """Return lr and momentum as a plain-text table."""
+    """Return the values as a plain-text table."""
     lines = [_columns(rows[0], unit)] + [
-        [str(step), *(f"{value:.6g}" for value in [*lrs, *(momenta or [])])] for step, lrs, momenta in rows
+        [str(step), *(f"{value:.6g}" for of_groups in values.values() for value in of_groups)] for step, values in rows
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def to_csv(rows: Sequence[Row], unit: Unit = STEPS) -> str:
-    """Return lr and momentum as CSV, every digit."""
+    """Return the values as CSV, every digit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_columns(rows[0], unit))
-    writer.writerows([step, *lrs, *(momenta or [])] for step, lrs, momenta in rows)
+    writer.writerows([step, *(value for of_groups in values.values() for value in of_groups)] for step, values in rows)
     return text.getvalue()
 
 
 def _columns(row: Row, unit: Unit) -> list[str]:
-    _, lrs, momenta = row
-    numbers = [""] if len(lrs) == 1 else [f"/pg{number}" for number in range(1, len(lrs) + 1)]
-    return [unit, *(f"lr{n}" for n in numbers), *(f"momentum{n}" for n in (numbers if momenta is not None else []))]
+    names, groups = row[1], len(row[1]["lr"])
+    numbers = [""] if groups == 1 else [f"/pg{number}" for number in range(1, groups + 1)]
+    return [unit, *(f"{name}{number}" for name in names for number in numbers)]
 
 
 def _curves(values: Sequence[Sequence[float]]) -> dict[tuple[float, ...], str]:
@@ -83,7 +83,7 @@ def _curves(values: Sequence[Sequence[float]]) -> dict[tuple[float, ...], str]:
 
 
 def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = (), unit: Unit = STEPS) -> Figure:
-    """Return a matplotlib figure of lr (and momentum, where it is scheduled) over the position.
+    """Return a matplotlib figure of lr (and what else is scheduled) over the position.
 
     Args:
         title: the type of the schedule.
@@ -94,14 +94,12 @@ def draw(title: str, rows: Sequence[Row], turns: Sequence[int] = (), unit: Unit 
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    curves: dict[str, Any] = {"lr": [lrs for _, lrs, _ in rows]}
-    if rows[0][2] is not None:
-        curves["momentum"] = [momenta for _, _, momenta in rows]
+    curves = {name: [values[name] for _, values in rows] for name in rows[0][1]}
     figure = new_figure(7.0, 2.4 * len(curves))
     for row, (name, values) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(len(curves), 1, row)
         for curve, groups in _curves(values).items():
-            axes.plot([step for step, _, _ in rows], curve, linewidth=2.0, label=groups)
+            axes.plot([step for step, _ in rows], curve, linewidth=2.0, label=groups)
         if len(values[0]) > 1:
             axes.legend()
         for turn in turns:

@@ -17,7 +17,7 @@ pytest.importorskip("jsonargparse", reason="jsonargparse, which LRSchedulerCLI n
 
 from lightning_lrsched import SchedulerConfig
 from lightning_lrsched.cli import LRSchedulerCLI
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.train import Plain, Regression
 
 SECTION = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 4}}

@@ -12,7 +12,7 @@ import pytest
 import lightning_lrsched
 from lightning_lrsched import RangeTestResult
 from lightning_lrsched.__main__ import _parser
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.pages import BLOCK, DOCS, ROOT
 
 PAGES = [page.read_text(encoding="utf-8") for page in DOCS.glob("*.rst")]

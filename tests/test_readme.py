@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_lrsched.__main__ import main
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.page_model import Model, make_data
 from tests.kit.pages import blocks, commands_of, python_of, write_files
 

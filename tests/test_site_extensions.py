@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.parameters import with_keys
+from lightning_lrsched.optim.schedulers import SCHEDULERS
+from lightning_lrsched.schedules.fields import with_keys
 from tests.kit.pages import DOCS
 
 

@@ -1,13 +1,16 @@
-"""The sections of a configuration that matter here: scheduler and optimizer, wherever a DeepSpeed file has them."""
+"""A DeepSpeed configuration: its scheduler and optimizer sections, and what it asks of Lightning's Trainer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lightning_lrsched.schedulers.checks import to_number
-from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError
+from lightning_lrsched.config.files import read_mapping
+from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedules.length import is_word
+from lightning_lrsched.schedules.numbers import count, number, to_number
 
 SECTION_KEYS = {"scheduler": ("type", "params", "unit"), "optimizer": ("type", "params")}
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # of DeepSpeed's fused optimizers
@@ -21,11 +24,12 @@ MISSPELLED = {
 
 @dataclass(frozen=True)
 class Sections:
-    """The two sections of a configuration, as they stand there, and the key path that leads to them."""
+    """The two sections of a configuration, as they stand there, the key path that leads to them, and all its keys."""
 
     scheduler: Any = None
     optimizer: Any = None
     prefix: str = ""
+    keys: tuple[Any, ...] = ()
 
     @classmethod
     def find(cls, config: Mapping[str, Any]) -> Sections:
@@ -49,7 +53,7 @@ class Sections:
                 raise ParameterValueError(
                     f"{prefix}{key}", f": DeepSpeed ignores this section (did you mean {meant!r}?)"
                 )
-        return cls(found.get("scheduler"), found.get("optimizer"), prefix)
+        return cls(found.get("scheduler"), found.get("optimizer"), prefix, tuple(config))
 
 
 def settings_of(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
@@ -103,7 +107,110 @@ def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
     return section["type"], params
 
 
-def short(value: Any) -> str:
-    """Return ``value``, shortened for an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+# The Trainer's part ---------------------------------------------------------------------------------------------------
+
+TRAIN, MICRO, ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+
+PRECISION = {"bf16": "bf16-mixed", "bfloat16": "bf16-mixed", "fp16": "16-mixed", "amp": "16-mixed"}
+"""DeepSpeed's section -> the Trainer's precision; bfloat16 is its older name."""
+
+
+def trainer_arguments(config: Mapping[str, Any] | str | Path, *, world_size: int | None = None) -> dict[str, Any]:
+    """Return what a whole DeepSpeed configuration asks of the Trainer, as arguments for ``Trainer(**...)``.
+
+    ============================================ ===========================
+    DeepSpeed                                    Trainer
+    ============================================ ===========================
+    ``gradient_accumulation_steps``              ``accumulate_grad_batches``
+    ``gradient_clipping`` (not 0)                ``gradient_clip_val``
+    ``bf16``, ``fp16`` or ``amp``, if enabled    ``precision``
+    ``steps_per_print``                          ``log_every_n_steps``
+    ============================================ ===========================
+
+    If the accumulation is not given, it is computed from the batch sizes and the number of devices where possible.
+    Values that are ``"auto"`` are left out.
+
+    Args:
+        config: a dictionary, or the path of a JSON or YAML file.
+        world_size: number of devices; None: not known.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range, both bf16 and fp16 are enabled, or the batch sizes contradict each
+            other.
+
+    Source:
+        DeepSpeed 0.19.8, https://www.deepspeed.ai/docs/config-json/ (batch size, gradient clipping, precision).
+
+    Example:
+        >>> trainer_arguments({"gradient_accumulation_steps": 4, "gradient_clipping": 1.0, "bf16": {"enabled": True}})
+        {'accumulate_grad_batches': 4, 'gradient_clip_val': 1.0, 'precision': 'bf16-mixed'}
+        >>> trainer_arguments({"train_batch_size": 64, "train_micro_batch_size_per_gpu": 8}, world_size=2)
+        {'accumulate_grad_batches': 4}
+    """
+    if isinstance(config, (str, Path)):
+        with key_path(f"{config}: "):
+            return _arguments(read_mapping(config), world_size)
+    return _arguments(config, world_size)
+
+
+def _arguments(config: Mapping[str, Any], world_size: int | None) -> dict[str, Any]:
+    settings, prefix = settings_of(config)
+    with key_path(prefix):
+        clipping = _number(settings, "gradient_clipping")
+        found = {
+            "accumulate_grad_batches": _accumulation(settings, world_size),
+            "gradient_clip_val": clipping or None,
+            "precision": _precision(settings),
+            "log_every_n_steps": _count(settings, "steps_per_print"),
+        }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _accumulation(settings: Mapping[str, Any], world_size: int | None) -> int | None:
+    """Return the accumulated batches; check that train = micro x accumulation x devices, as far as these are known."""
+    train, micro, given = (_count(settings, key) for key in (TRAIN, MICRO, ACCUMULATION))
+    if train is None or micro is None or (given is None and world_size is None):
+        return given
+    at_once = micro * (given or 1) * (world_size or 1)
+    if train % at_once or (given and world_size and train != at_once):
+        devices = "" if world_size is None else f" x {world_size} devices"
+        raise ParameterValueError(
+            TRAIN, f"must be {MICRO} x {ACCUMULATION} x devices, got {train} and {micro} x {given or '?'}{devices}"
+        )
+    return given or train // at_once
+
+
+def _precision(settings: Mapping[str, Any]) -> str | None:
+    enabled = [key for key in PRECISION if _is_enabled(settings, key)]
+    if len({PRECISION[key] for key in enabled}) > 1:
+        raise ParameterValueError(enabled[0], f"and {enabled[-1]} are both enabled; keep one of them")
+    return PRECISION[enabled[0]] if enabled else None
+
+
+def _is_enabled(settings: Mapping[str, Any], key: str) -> bool:
+    section = settings.get(key, False)
+    enabled = section.get("enabled", False) if isinstance(section, Mapping) else section
+    enabled = {"true": True, "false": False}.get(enabled.lower(), enabled) if isinstance(enabled, str) else enabled
+    if is_word(enabled, "auto") or enabled is None:
+        return False
+    if not isinstance(enabled, bool):
+        raise ParameterTypeError(f"{key}.enabled", f"must be true or false, got {enabled!r}")
+    return enabled
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    value = settings.get(key)
+    spelled = to_number(value) if isinstance(value, str) else None
+    return None if is_word(value, "auto") else value if spelled is None else spelled
+
+
+def _count(settings: Mapping[str, Any], key: str) -> int | None:
+    value = _value(settings, key)
+    return None if value is None else count(key, value, at_least=1)
+
+
+def _number(settings: Mapping[str, Any], key: str) -> float | None:
+    value = _value(settings, key)
+    return None if value is None else number(key, value, at_least=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 MAX_BYTES = 256 * 1024
 """Largest file; real configuration files are smaller than a tenth of it."""
 
-MAX_VALUES = 100_000
-"""Values in a file with its YAML aliases expanded: a few lines of aliases of aliases can expand to billions."""
-
 MAX_DEPTH = 60
 """Levels of mappings and lists inside one another; real configuration files have less than ten."""
+
+MAX_VALUES = 100_000
+"""Values in a YAML file with its aliases expanded: a few lines of aliases of aliases can expand to billions."""
 
 YAML_SUFFIXES = (".yaml", ".yml")
 SUFFIXES = (".json", *YAML_SUFFIXES)
@@ -52,6 +53,17 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     return dict(parsed)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file as a whole: a full disk leaves the one that was there before."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def dump_mapping(content: Mapping[str, Any], form: str) -> str:
     """Return ``content`` as the text of a file; ``form`` is ``"json"`` or ``"yaml"``."""
     if form == "json":
@@ -66,28 +78,28 @@ def dump_mapping(content: Mapping[str, Any], form: str) -> str:
 def _parse_json(text: str) -> Any:
     import hjson  # noqa: PLC0415 - most users pass a dict and need no parser
 
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {repeated!r} appears twice in one section")
-        return mapping
-
     try:
-        parsed = hjson.loads(text, object_pairs_hook=no_duplicates)
+        parsed = hjson.loads(text, object_pairs_hook=_without_duplicates)
     except hjson.HjsonDecodeError as error:
         raise ValueError(f"not valid JSON, even with comments and trailing commas allowed: {error}") from None
     except OverflowError:  # 1e999, which hjson makes an integer
         raise ValueError("not valid JSON: a number is too large") from None
+    except (ValueError, RecursionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - hjson stumbles over some broken texts, such as '''
+        raise ValueError(f"not valid JSON: {type(error).__name__}: {error}") from None
     if _depth(parsed) > MAX_DEPTH:
         raise RecursionError
     return parsed
 
 
-def _depth(value: Any) -> int:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, parts), default=0)
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} appears twice in one section")
+    return mapping
 
 
 def _parse_yaml(text: str) -> Any:
@@ -95,23 +107,19 @@ def _parse_yaml(text: str) -> Any:
 
     # The safe loader accepts plain values only, no tags that name a class. In two stages: the tree is measured
     # before the values are made, because making them expands the aliases.
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _measure(node, {}, 1)
-        _refuse_duplicates(node, set())
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
-
-
-def _children(node: Any) -> list[Any]:
-    parts = node.value if isinstance(node.value, list) else []
-    return [part for item in parts for part in (item if isinstance(item, tuple) else (item,))]
+    except (ValueError, RecursionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - values that do not fit their tags, such as !!bool maybe
+        raise ValueError(f"not valid YAML: {type(error).__name__}: {error}") from None
 
 
 def _measure(node: Any, known: dict[int, int], depth: int) -> int:
@@ -120,7 +128,11 @@ def _measure(node: Any, known: dict[int, int], depth: int) -> int:
         raise RecursionError
     if id(node) not in known:
         known[id(node)] = 0  # being measured: finding it again inside itself is a cycle
-        known[id(node)] = 1 + sum(_measure(child, known, depth + 1) for child in _children(node))
+        parts = node.value if isinstance(node.value, list) else []
+        if node.id == "mapping":
+            _without_duplicates([(key.value, None) for key, _ in parts if key.id == "scalar" and key.value != "<<"])
+            parts = [part for pair in parts for part in pair]
+        known[id(node)] = 1 + sum(_measure(part, known, depth + 1) for part in parts)
         if known[id(node)] > MAX_VALUES:
             raise ValueError(
                 f"its aliases expand to more than {MAX_VALUES} values, this is not a scheduler configuration"
@@ -128,14 +140,6 @@ def _measure(node: Any, known: dict[int, int], depth: int) -> int:
     return known[id(node)]
 
 
-def _refuse_duplicates(node: Any, seen: set[int]) -> None:
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if node.id == "mapping":
-        keys = [key.value for key, _ in node.value if key.id == "scalar" and key.value != "<<"]
-        repeated = [key for key in keys if keys.count(key) > 1] if len(set(keys)) < len(keys) else []
-        if repeated:
-            raise ValueError(f"the key {repeated[0]!r} appears twice in one section")
-    for child in _children(node):
-        _refuse_duplicates(child, seen)
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)

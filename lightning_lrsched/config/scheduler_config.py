@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.deepspeed import Sections, short, type_and_params
+from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.key_hints import explain
-from lightning_lrsched.config.params import PARAMS, check_together, fill_in, parameters_for, read_value, resolve_lrs
-from lightning_lrsched.config.torch_schedulers import (
-    build_torch_scheduler,
-    torch_schedulers,
-)
-from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.checks import choice
-from lightning_lrsched.schedulers.durations import STEPS, UNITS, RunLength, Unit, in_unit, is_auto
-from lightning_lrsched.schedulers.errors import ParameterTypeError, ParameterValueError, key_path
-from lightning_lrsched.schedulers.parameters import Parameter, by_path
-from lightning_lrsched.schedulers.paths import flatten, nest
-from lightning_lrsched.schedulers.rules import OWN_LR, RATIO, Finding, Number
+from lightning_lrsched.config.hints import explain, schedule_of
+from lightning_lrsched.optim.hyperparameters import check_lrs, torch_optimizer
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
+from lightning_lrsched.optim.torch_schedulers import torch_schedules
+from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path, short
+from lightning_lrsched.schedules.fields import Finding
+from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
+from lightning_lrsched.schedules.numbers import choice, count
+from lightning_lrsched.schedules.schedule import Own_, Schedule
 
 FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
+PARAMS = "scheduler.params."
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -36,8 +33,8 @@ class SchedulerConfig:
     """A schedule's type and hyperparameters, in DeepSpeed's ``{"type": ..., "params": {...}}`` form.
 
     Everything that can be known without an optimizer is checked at once; what depends on the training run (``"auto"``,
-    a fraction of the run such as 0.1, epochs such as ``"2ep"``; see :mod:`lightning_lrsched.schedulers.durations`)
-    becomes numbers in :meth:`build`.
+    a fraction of the run such as 0.1, epochs such as ``"2ep"``; see :mod:`lightning_lrsched.schedules.length`) becomes
+    numbers in :meth:`build`.
 
     Args:
         type: name of the schedule, one of :data:`~lightning_lrsched.VALID_LR_SCHEDULES`, or a class of
@@ -47,6 +44,10 @@ class SchedulerConfig:
         unit: what the schedule's position and all its lengths count: ``"step"`` (optimizer steps), ``"sample"`` or
             ``"token"``. DeepSpeed has steps only.
         **hyperparameters: the same, one by one.
+
+    Attributes:
+        schedule: what ``params`` mean, each value read once; words become numbers in :meth:`resolve`.
+        last_batch_iteration: number of finished optimizer steps minus one at which the schedule begins.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -63,8 +64,9 @@ class SchedulerConfig:
     """
 
     type: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = field(hash=False)
     unit: Unit = STEPS
+    last_batch_iteration: int = -1
 
     def __init__(
         self,
@@ -74,23 +76,37 @@ class SchedulerConfig:
         **hyperparameters: Any,
     ) -> None:
         if params is not None and not isinstance(params, Mapping):
-            raise ParameterTypeError("scheduler.params", f"must be a mapping of keys to values, got {params!r}")
-        given: Mapping[str, Any] = {**(params or {}), **hyperparameters}
-        allowed = parameters_for(type)
+            raise ParameterTypeError("scheduler.params", f"must be a mapping of keys to values, got {short(params)}")
+        given = {**(params or {}), **hyperparameters}
+        kind = schedule_of(type)
+        # DeepSpeed's files often give the position.
+        position = given.pop(POSITION, -1) if type in SCHEDULERS else -1
+        known = kind.fields()
         for key in given:
-            if key not in allowed:
-                raise ParameterValueError(f"{PARAMS}{key}", f": {explain(key, type, list(allowed))}")
-        for key, parameter in allowed.items():
-            if parameter.required and key not in given:
+            if key not in known:
+                allowed = [*known, POSITION] if type in SCHEDULERS else list(known)
+                raise ParameterValueError(f"{PARAMS}{str(key)[:60]}", f": {explain(key, type, allowed)}")
+        for key, one in known.items():
+            if one.required and key not in given:
                 raise ParameterValueError(f"{PARAMS}{key}", f"is missing: {type} needs it")
         with key_path(PARAMS):
-            allowed, given = by_path(allowed, given)
-            values = {key: read_value(allowed[key], value) for key, value in given.items()}
-        if type in SCHEDULERS:
-            check_together(SCHEDULERS[type], allowed, values)
-        object.__setattr__(self, "type", type)
-        object.__setattr__(self, "params", _frozen(nest(values)))
-        object.__setattr__(self, "unit", _checked_unit(unit, type))
+            schedule = kind.parse(given)
+            position = count(POSITION, position, at_least=-1)
+            schedule.check_lists()
+            schedule.check_together()
+        self._set(type, schedule, _checked_unit(unit, type), position)
+
+    def _set(self, name: str, schedule: Schedule, unit: Unit, position: int) -> None:
+        for key, value in (("type", name), ("schedule", schedule), ("unit", unit), (POSITION, position)):
+            object.__setattr__(self, key, value)
+
+    def _with(self, schedule: Schedule) -> SchedulerConfig:
+        """Return the same with other values, which are not read again."""
+        made = object.__new__(SchedulerConfig)
+        made._set(self.type, schedule, self.unit, self.last_batch_iteration)
+        return made
+
+    # What a user may pass ---------------------------------------------------------------------------------------------
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
@@ -102,9 +118,13 @@ class SchedulerConfig:
             TypeError: if a value has the wrong type.
             ValueError: if there is no scheduler section, or something in it is wrong.
         """
-        sections = Sections.find(config)
+        return cls.of_section(Sections.find(config))
+
+    @classmethod
+    def of_section(cls, sections: Sections) -> SchedulerConfig:
+        """Read the scheduler section among those of a configuration."""
         if sections.scheduler is None:
-            keys = ", ".join(short(key) for key in list(config)[:8]) or "none"
+            keys = ", ".join(short(key) for key in sections.keys[:8]) or "none"
             raise ParameterValueError(
                 f"{sections.prefix}scheduler", f"is missing; the configuration has the keys {keys}"
             )
@@ -139,66 +159,66 @@ class SchedulerConfig:
         with in_file(scheduler):
             return cls.from_dict(content)
 
-    def preview_steps(self) -> int:
-        """Return how many steps show the whole schedule when the length of the run is not known."""
-        if self.is_own:
-            return SCHEDULERS[self.type].preview_steps(SCHEDULERS[self.type].check(self.params))
-        return int(self.params.get("total_steps") or self.params.get("total_iters") or self.params.get("T_max") or 100)
+    # What it says -----------------------------------------------------------------------------------------------------
 
     @property
-    def is_own(self) -> bool:
-        """Whether the schedule is one of this package's, which follow their optimizer; otherwise it is torch's."""
-        return self.type in SCHEDULERS
+    def params(self) -> Mapping[str, Any]:
+        """The hyperparameters that were given, as they stand in a configuration; read-only."""
+        return _frozen(self.to_dict()["params"])  # type: ignore[no-any-return]
 
     @property
     def needs_run(self) -> list[str]:
         """The keys whose values depend on the length of the training run."""
-        return self._waiting_for("run")
+        return self.schedule.waiting("run")
 
     @property
     def needs_optimizer(self) -> list[str]:
         """The keys whose values depend on the optimizer's own learning rates."""
-        return self._waiting_for("optimizer")
+        return self.schedule.waiting("optimizer")
 
     @property
     def needs_range_test(self) -> list[str]:
         """The keys whose values an LR range test at the start of the fit finds."""
-        return self._waiting_for("range test")
+        return self.schedule.waiting("range test")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
+
+        There is a key ``"unit"`` too where that is not ``"step"``.
+        """
+        position = {} if self.last_batch_iteration == -1 else {POSITION: self.last_batch_iteration}
+        unit = {} if self.unit == STEPS else {"unit": self.unit}
+        return {"type": self.type, "params": {**self.schedule.given_params(), **position}, **unit}
+
+    def __repr__(self) -> str:
+        return f"SchedulerConfig({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"
+
+    # Words become numbers ---------------------------------------------------------------------------------------------
 
     def without_range_test(self) -> SchedulerConfig:
         """Return the same configuration with ``"auto"`` in place of ``"lr_range_test"``, where no test is run."""
-        if not self.needs_range_test:
-            return self  # checked already
-        params = {**self.by_path()[1], **dict.fromkeys(self.needs_range_test, "auto")}
-        return SchedulerConfig(self.type, nest(params), self.unit)
-
-    def _waiting_for(self, what: str) -> list[str]:
-        parameters, params = self.by_path()
-        return [key for key, value in params.items() if parameters[key].waits_for(value) == what]
-
-    def by_path(self) -> tuple[Mapping[str, Parameter], Mapping[str, Any]]:
-        """Return parameters and values, those in a list of mappings under their paths (``phases[0].steps``)."""
-        return by_path(parameters_for(self.type), self.params)
+        return self._with(self.schedule.without_range_test())
 
     def resolve(
         self,
-        optimizer: Optimizer,
-        trainer: Any = None,
+        optimizer: Optimizer | None,
+        horizon: Horizon | None = None,
         *,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
         findings: Mapping[Finding, Any] | None = None,
+        leave_unknown: bool = False,
     ) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
 
         Args:
-            optimizer: the optimizer whose learning rates ``"auto"`` means.
-            trainer: the Trainer that is about to fit, or a
-                :class:`~lightning_lrsched.schedulers.durations.RunLength`; used only where a value depends on the run.
-            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps, or the schedule's unit].
-            steps_per_epoch: length of one epoch there [the same].
+            optimizer: the optimizer whose learning rates ``"auto"`` means; None: the word stays.
+            horizon: the length of the run (of a Lightning Trainer: ``lightning_lrsched.trainer.horizon.horizon_of``).
+            total_steps: or its length in numbers, that of the whole run [optimizer steps, or the schedule's unit].
+            steps_per_epoch: and of one epoch [the same].
             findings: what ``"lr_range_test"`` means: ``"low"``, ``"high"`` and ``"suggestion"`` -> lr (one float, or
                 one per param group), as :meth:`RangeTestResult.learning_rates` returns them; None: no test was run.
+            leave_unknown: leave a word that cannot become a number as it is.
 
         Raises:
             TypeError: if a length is no number.
@@ -212,131 +232,77 @@ class SchedulerConfig:
             >>> dict(config.resolve(optimizer, total_steps=1000, steps_per_epoch=50).params)
             {'total_num_steps': 1000, 'warmup_num_steps': 100}
         """
-        given = _given_length(trainer, total_steps, steps_per_epoch, self.unit)
-        if not self.needs_run and not self.needs_optimizer and not self.needs_range_test:
-            return self
-        run = _run_length(given) if self.needs_run else RunLength()
-        base_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-        return self.resolve_numbers(run, base_lrs, findings)
+        run = self._horizon(horizon, total_steps, steps_per_epoch)
+        with key_path(PARAMS):
+            schedule = self.schedule.resolve(run, findings, leave_unknown=leave_unknown)
+        resolved = self._with(schedule)
+        if optimizer is None or not schedule.waiting("optimizer"):
+            return resolved
+        return resolved.with_own({"lr": [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]})
 
-    def resolve_numbers(
-        self,
-        run: RunLength,
-        base_lrs: list[float] | None,
-        findings: Mapping[Finding, Any] | None = None,
-        *,
-        leave_unknown: bool = False,
-    ) -> SchedulerConfig:
-        """Return the same configuration with numbers, as far as they follow from a run and from learning rates.
-
-        Args:
-            run: how long the run is.
-            base_lrs: the lr of each of the optimizer's param groups; None: not known, ``"auto"`` stays.
-            findings: what a range test has found; None: no test was run.
-            leave_unknown: leave lengths as they are where the run's length is not known, and ``"lr_range_test"``.
-
-        Raises:
-            ValueError: if the run's length is not known, or no test was run; the message names the key and the remedy.
-        """
-        run = replace(
-            run, why_no_total=in_unit(run.why_no_total, self.unit), why_no_epoch=in_unit(run.why_no_epoch, self.unit)
-        )
-        parameters, written = self.by_path()
-        params, end = dict(written), 0.0
-        for key, parameter in parameters.items():
-            if key in written:
-                with key_path(PARAMS):
-                    params[key], end = parameter.resolve_after(end, written[key], run, leave_unknown=leave_unknown)
-        if findings is not None or not leave_unknown:
-            with key_path(PARAMS):
-                params = fill_in(parameters, params, findings)
-        if base_lrs is not None:
-            params = resolve_lrs(parameters, params, base_lrs)
-        return SchedulerConfig(self.type, nest(params), self.unit)
+    def with_own(self, own: Own_) -> SchedulerConfig:
+        """Return the same configuration with numbers for ``"auto"``, from each param group's own values by name."""
+        return self._with(self.schedule.with_own(own, only_auto=True))
 
     def build(
         self,
         optimizer: Optimizer,
-        trainer: Any = None,
+        horizon: Horizon | None = None,
         *,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
+        findings: Mapping[Finding, Any] | None = None,
         follow: bool = False,
-        capturable: bool = False,
-    ) -> LRScheduler:
+    ) -> ScheduledLR:
         """Make the schedule for ``optimizer`` and write its first values.
 
         Args:
             optimizer: the optimizer whose learning rate is scheduled.
-            trainer: the Trainer that is about to fit (or a RunLength); needed only where a value depends on the run.
-            total_steps: length of the whole run, in a loop without a Trainer [optimizer steps, or the schedule's unit].
-            steps_per_epoch: length of one epoch there [the same].
-            follow: have one of this package's schedules advance by the optimizer's own steps.
-            capturable: turn lr and scheduled momentum into tensors, for a compiled or captured optimizer step.
-
-        Returns:
-            One of this package's schedules; or, where ``type`` names a class of ``torch.optim.lr_scheduler``, that.
+            horizon: the length of the run; needed only where a value depends on it.
+            total_steps: or its length in numbers, as for :meth:`resolve`.
+            steps_per_epoch: and of one epoch.
+            findings: what a range test has found, as for :meth:`resolve`.
+            follow: have the schedule advance by the optimizer's own steps.
 
         Raises:
             TypeError: if a value has the wrong type.
-            ValueError: if a value is out of range, the run's length is not known, or the optimizer or the scheduler
-                cannot be made capturable.
+            ValueError: if a value is out of range, or the run's length is not known.
         """
-        resolved = self.resolve(optimizer, trainer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-        return self.build_resolved(resolved, optimizer, follow=follow, capturable=capturable)
-
-    def build_resolved(
-        self, resolved: SchedulerConfig, optimizer: Optimizer, *, follow: bool = False, capturable: bool = False
-    ) -> LRScheduler:
-        """Make the schedule from what :meth:`resolve` has returned for ``optimizer``; otherwise as :meth:`build`."""
         if follow and self.unit != STEPS:
             raise ParameterValueError(
                 "scheduler.unit",
                 f'="{self.unit}": follow=True counts optimizer steps; call follow_optimizer(<function that returns the'
                 f" {self.unit}s of a finished step>) of the schedule that build() returns, or use LRSchedulerCallback",
             )
-        if capturable and not self.is_own:
-            raise ValueError(f"capturable needs one of {', '.join(SCHEDULERS)}, not torch's {self.type}")
-        params: dict[str, Any] = resolved.to_dict()["params"]
-        if not self.is_own:
-            with key_path("scheduler."):
-                return build_torch_scheduler(torch_schedulers()[self.type], optimizer, params)
-        parameters, written = self.by_path()
-        flat = flatten(params)
-        for key, value in written.items():
-            rule, optional = parameters[key].rule, parameters[key].optional
-            ratio = isinstance(rule, Number) and rule.ratio
-            if is_auto(value) and rule.auto == OWN_LR and (ratio or optional):
-                flat[key] = {RATIO: 1.0} if ratio else None  # also that of a group that is added later
+        run = self._horizon(horizon, total_steps, steps_per_epoch)
+        check_lrs(torch_optimizer(optimizer))
         with key_path(PARAMS):
-            schedule = SCHEDULERS[self.type](optimizer, **nest(flat))
-        schedule.unit = self.unit
-        if capturable:
-            schedule.make_capturable()
+            schedule = self.schedule.resolve(run, findings).completed()
+            own = SCHEDULERS.get(self.type)
+            make = ScheduledLR if own is None else own.of
+            scheduled = make(optimizer, schedule, self.last_batch_iteration, self.unit)
         if follow:
-            schedule.follow_optimizer()
-        return schedule
+            scheduled.follow_optimizer()
+        return scheduled
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
-
-        There is a key ``"unit"`` too where that is not ``"step"``.
-        """
-        unit = {} if self.unit == STEPS else {"unit": self.unit}
-        return {"type": self.type, "params": _plain(self.params), **unit}
-
-    def __repr__(self) -> str:
-        return f"SchedulerConfig({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"
-
-    def __hash__(self) -> int:
-        return hash((self.type, frozenset(self.params)))  # a value may be a mapping, which has no hash
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A read-only view of a dict can neither be copied nor pickled.
-        return SchedulerConfig, (self.type, _plain(self.params), self.unit)
+    def _horizon(self, horizon: Horizon | None, total_steps: int | None, steps_per_epoch: int | None) -> Horizon:
+        """Return the horizon, or the one that the two numbers mean."""
+        given = Horizon.given(total_steps, steps_per_epoch)
+        if horizon is None:
+            return given.in_unit(self.unit)
+        if not isinstance(horizon, Horizon):
+            raise TypeError(
+                f"horizon must be a Horizon, got {type(horizon).__name__}; of a Lightning Trainer:"
+                " lightning_lrsched.trainer.horizon.horizon_of(trainer)"
+            )
+        if given != Horizon():
+            raise ValueError("total_steps, steps_per_epoch: not together with a horizon, which has lengths of its own")
+        return horizon.in_unit(self.unit)
 
 
 def _checked_unit(unit: Any, type_name: str) -> Unit:
+    if unit == STEPS:
+        return STEPS
     if unit == "second":
         raise ParameterValueError(
             "scheduler.unit",
@@ -344,10 +310,10 @@ def _checked_unit(unit: Any, type_name: str) -> Unit:
             f" time; use {', '.join(UNITS)}",
         )
     choice("scheduler.unit", unit, UNITS)
-    if unit != STEPS and type_name not in SCHEDULERS:
+    if type_name not in SCHEDULERS:
         raise ParameterValueError(
             "scheduler.unit",
-            f'="{unit}" needs one of {", ".join(SCHEDULERS)}; torch\'s {type_name} counts its own calls',
+            f'="{unit}" needs one of {", ".join(SCHEDULERS)}; torch\'s {type_name} is computed step by step',
         )
     return unit  # type: ignore[no-any-return]
 
@@ -358,12 +324,6 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(map(_plain, value)) if isinstance(value, tuple) else value
-
-
 def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     """Return the whole configuration from what a user may pass: a mapping, or the path of a file, which is read.
 
@@ -372,7 +332,7 @@ def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
         TypeError: if it is something else.
         ValueError: if it is the name of a schedule, or the file cannot be read.
     """
-    if isinstance(given, str) and given in {**SCHEDULERS, **torch_schedulers()}:
+    if isinstance(given, str) and given in {**SCHEDULERS, **torch_schedules()}:
         raise ValueError(f"{given!r} is the type of a schedule, not a configuration: write {FORM}")
     if isinstance(given, (str, Path)):
         return read_mapping(given)
@@ -388,25 +348,3 @@ def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
 def in_file(given: object) -> AbstractContextManager[None]:
     """Put the name of a file before the key paths of errors, if ``given`` is one."""
     return key_path(f"{given}: " if isinstance(given, (str, Path)) else "")
-
-
-def _given_length(trainer: Any, total_steps: int | None, steps_per_epoch: int | None, unit: str) -> Any:
-    """Return the Trainer, or the RunLength that the two numbers mean."""
-    given = RunLength.given(total_steps, steps_per_epoch)
-    if trainer is None:
-        return given
-    if given != RunLength():
-        raise ValueError("total_steps, steps_per_epoch: not together with a trainer, which has lengths of its own")
-    if unit != STEPS and not isinstance(trainer, RunLength):
-        raise ParameterValueError(
-            "scheduler.unit", f'="{unit}" needs LRSchedulerCallback, which counts them, or total_steps=... [{unit}s]'
-        )
-    return trainer
-
-
-def _run_length(trainer: Any) -> RunLength:
-    if isinstance(trainer, RunLength):
-        return trainer
-    from lightning_lrsched.trainer.run_length import run_length_of  # noqa: PLC0415 - only where there is a Trainer
-
-    return run_length_of(trainer)

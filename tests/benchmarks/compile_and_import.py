@@ -14,7 +14,7 @@ import torch
 from side_by_side import arguments, show
 from torch.optim import SGD, AdamW, Optimizer
 
-from lightning_lrsched.schedulers import OneCycle
+from lightning_lrsched.optim.schedulers import OneCycle
 
 STEPS = 30
 

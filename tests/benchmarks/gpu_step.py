@@ -14,7 +14,7 @@ from side_by_side import arguments, medians, show
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lightning_lrsched.schedulers import OneCycle
+from lightning_lrsched.optim.schedulers import OneCycle
 
 CALLS = 50
 

@@ -18,7 +18,7 @@ from side_by_side import arguments, medians, show
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LinearLR, OneCycleLR
 
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 
 CALLS = {1: 2000, 10: 500, 100: 60, 1000: 8}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 
-from lightning_lrsched.schedulers import SCHEDULERS, OneCycle
+from lightning_lrsched.optim.schedulers import SCHEDULERS, OneCycle
 from tests.kit.schedules import small
 
 pytestmark = [

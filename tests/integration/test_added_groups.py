@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import BackboneFinetuning, BaseFinetuning
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.runs import (
     BATCHES,
     CONFIGS,

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from lightning_lrsched import SchedulerConfig
 from lightning_lrsched.config.params import parameters_for
-from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.optim.schedulers import SCHEDULERS
+from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.trainer.configure_optimizers import configure_optimizers
 from tests.kit.schedules import SMALL, adamw, snapshot
 
-RUN = RunLength(total_steps=1000, steps_per_epoch=100)
+RUN = Horizon(total=1000, per_epoch=100)
 EXAMPLES = max(200, settings.default.max_examples)  # the profile "nightly" asks for more
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.schedules import NAMES, SMALL, adamw, small, snapshot
 
 NOT_FINITE = [math.nan, math.inf, -math.inf, 10**400]

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_lrsched import LRSchedulerCallback, OneCycle, SchedulerConfig
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.paths import flatten
 from tests.kit.runs import (
     CONFIGS,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, NAdam, Optimizer
 
-from lightning_lrsched.schedulers import OneCycle
+from lightning_lrsched.optim.schedulers import OneCycle
 from tests.kit.schedules import lrs, momenta
 
 pytestmark = [

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import StepLR
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, OneCycle, configure_optimizers
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.runs import (
     BATCHES,
     CONFIGS,

@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from lightning_lrsched.schedulers.one_cycle import MAX_MOMENTUM
 from tests.integration.make_golden import GOLDEN, with_values
 from tests.kit.schedules import SMALL, adamw, lrs, momenta

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.base import ClosedFormLR
+from lightning_lrsched.optim.schedulers import SCHEDULERS
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from tests.integration.make_golden import DRAWS, GOLDEN, NUMBER
 from tests.kit.schedules import adamw, lrs, momenta
 
@@ -18,7 +18,7 @@ CONFIGURATIONS: list[dict[str, Any]] = json.loads(GOLDEN.read_text())
 KINDS = {"floats": float, "tensors": lambda lr: torch.tensor(lr, dtype=torch.float64)}
 
 
-def build(golden: dict[str, Any], kind: str = "floats", start: int = 0) -> ClosedFormLR:
+def build(golden: dict[str, Any], kind: str = "floats", start: int = 0) -> ScheduledLR:
     optimizer = adamw(*map(KINDS[kind], golden["own_lrs"]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is less than warmup_num_steps", category=UserWarning)

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_lrsched.schedulers import SCHEDULERS
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.modules import data
 
 PARAMS = {

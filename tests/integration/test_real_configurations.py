@@ -11,10 +11,10 @@ import torch
 
 from lightning_lrsched import SchedulerConfig, configure_optimizers
 from lightning_lrsched.config.config_file import ConfigFile
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedules.length import Horizon
 
 COLLECTION = Path(os.environ.get("LRSCHED_CONFIGS", Path(__file__).parents[2] / ".." / "shared" / "configs"))
-RUN = RunLength(total_steps=1000, steps_per_epoch=100)
+RUN = Horizon(total=1000, per_epoch=100)
 
 # name of the file, its text, and what is expected: the type that is built (None: only an optimizer), or the complaint
 GOOD = [

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
-from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.optim.schedulers import ScheduledLR
 from tests.kit.modules import Regression, data
 from tests.kit.schedules import Calls
 
@@ -130,7 +130,7 @@ def test_capturable_trains_alike_with_tensors_that_are_never_replaced(make_train
 
 
 def test_capturable_resumes_from_a_checkpoint_of_an_eager_run(make_trainer: Any, tmp_path: Any) -> None:
-    def fit(steps: int, capturable: bool, ckpt_path: Any = None) -> tuple[Any, ClosedFormLR]:
+    def fit(steps: int, capturable: bool, ckpt_path: Any = None) -> tuple[Any, ScheduledLR]:
         module = Regression(lambda p: torch.optim.AdamW(p, lr=0.01))
         callback = LRSchedulerCallback(ONE_CYCLE, capturable=capturable)
         trainer = make_trainer(callback, max_steps=steps, max_epochs=-1)

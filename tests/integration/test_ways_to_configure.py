@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from lightning_lrsched import SchedulerConfig
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedules.length import Horizon
 
 pytest.importorskip("jsonargparse", reason="jsonargparse, which the command lines need, is not installed")
 
@@ -39,7 +39,7 @@ TRAINER = {
 
 def expected(section: dict[str, Any]) -> list[list[float]]:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.01, momentum=0.9)
-    schedule = SchedulerConfig.from_dict(section).build(optimizer, RunLength(STEPS, STEPS // 2))
+    schedule = SchedulerConfig.from_dict(section).build(optimizer, Horizon(STEPS, STEPS // 2))
     return [[schedule.lr_at(step)[0], schedule.momentum_at(step)[0]] for step in range(STEPS)]
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_lrsched.schedulers import SCHEDULERS, OneCycle
-from lightning_lrsched.schedulers.base import ClosedFormLR
+from lightning_lrsched.optim.schedulers import SCHEDULERS, OneCycle
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 
 SMALL: dict[str, dict[str, Any]] = {
     "LRRangeTest": {"lr_range_test_min_lr": 0.5, "lr_range_test_step_size": 2},
@@ -65,7 +65,7 @@ AUTO = {
 NAMES = list(SCHEDULERS)
 
 
-def small(name: str, optimizer: Optimizer, **changes: Any) -> ClosedFormLR:
+def small(name: str, optimizer: Optimizer, **changes: Any) -> ScheduledLR:
     """Build the schedule ``name`` from its small configuration, with ``changes``."""
     return SCHEDULERS[name](optimizer, **{**SMALL[name], **changes})
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_lrsched import RangeTestResult, SchedulerConfig
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedules.length import Horizon
 from tests.kit.records import sweep
 
 
@@ -65,6 +65,6 @@ def test_a_configuration_without_a_number_fits_a_run_of_any_length(make, total):
     config = json.loads(json.dumps(make(sweep())))
     with_number = make(sweep(), total)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9)
-    schedule = SchedulerConfig.of(config).build(optimizer, RunLength(total_steps=total))
+    schedule = SchedulerConfig.of(config).build(optimizer, Horizon(total=total))
     twin = SchedulerConfig.of(with_number).build(torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9))
     assert schedule.hyperparameters == twin.hyperparameters

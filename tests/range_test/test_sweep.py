@@ -13,7 +13,7 @@ from lightning_lrsched.range_test import loss_reader
 from lightning_lrsched.range_test.growth import ExponentialGrowth
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.sweep import Row, Sweep
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedules.length import Horizon
 
 
 def sweep_over(
@@ -168,7 +168,7 @@ def test_without_a_range_there_are_two_sweeps_also_with_a_stop_rule_of_ones_own(
     settings = SweepSettings(**given)
     assert settings.then_fine
     assert settings.max_steps == 300
-    assert settings.resolved(RunLength.given(None, None)) == settings
+    assert settings.resolved(Horizon.given(None, None)) == settings
 
 
 def test_the_fine_sweep_keeps_smoothing_stop_rule_and_the_ratios_of_the_param_groups():

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.trainer.run_length import run_length_of
 from tests.kit.modules import Regression, ValidatedRegression, data, read_csv
 from tests.kit.runs import Net, RestoresLater, StatefulLoader, quiet_trainer
@@ -33,7 +33,7 @@ pytestmark = [
 class Asking(Callback):
     """Notes the length of the run before it begins."""
 
-    run: RunLength
+    run: Horizon
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self.run = run_length_of(trainer)

@@ -1,0 +1,1 @@
+"""Schedules on a torch optimizer: when they advance, and what they write."""

@@ -1,0 +1,80 @@
+"""The shapes of all schedules, as functions of ``step``: the number of optimizer steps finished so far.
+
+Nothing here knows torch, an optimizer or a learning rate. A *fraction* lies in [0, 1]; a *factor* has any size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+
+def linear_growth(step: int, step_size: int, step_rate: float, staircase: bool = False) -> float:
+    """Factor: 1 at step 0, ``1 + step_rate`` at ``step_size``, unbounded; staircase holds it within each interval."""
+    interval = step // step_size if staircase else step / step_size
+    return 1.0 + step_rate * interval
+
+
+def exponential_growth(step: int, num_steps: int, total_factor: float) -> float:
+    """Factor: 1 at step 0, ``total_factor`` from ``num_steps`` on; equal ratios between steps."""
+    return float(total_factor ** min(1.0, step / num_steps))
+
+
+def cycle(step: int, first_size: int, second_size: int, first_stairs: int, second_stairs: int) -> float:
+    """Fraction: 0 at step 0, 1 at ``first_size``, 0 again at ``first_size + second_size``; straight lines or stairs."""
+    total = first_size + second_size
+    position = step % total
+    if position <= first_size:
+        size, stairs = first_size, first_stairs
+    else:
+        position, size, stairs = total - position, second_size, second_stairs
+    # Stairs are cut from the whole-number position: a float position can fall just short of a stair's edge.
+    return (position * stairs // size) / stairs if stairs else position / size
+
+
+def reciprocal_decay(step: int, step_size: int, rate: float) -> float:
+    """Factor: 1 at step 0, ``1 / (1 + rate)`` at ``step_size``, never 0."""
+    return 1.0 / (1.0 + rate * step / step_size)
+
+
+def warmup(step: int, warmup_steps: int, shape: str) -> float:
+    """Fraction: 0 at steps 0 and 1, 1 from ``warmup_steps + 1`` (``"log"``: ``warmup_steps``) on; no steps: 1."""
+    if step > warmup_steps or warmup_steps == 0:
+        return 1.0
+    if step <= 1:
+        return 0.0
+    if shape == "linear":
+        return (step - 1) / warmup_steps
+    return math.log(step) / math.log(warmup_steps)
+
+
+def linear_decay(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Fraction: 1 at ``warmup_steps + 1``, 0 from ``total_steps + 1`` on; for steps after the warmup."""
+    if step > total_steps:
+        return 0.0
+    return (total_steps - (step - 1)) / (total_steps - warmup_steps)
+
+
+def cosine_decay(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Fraction: 1 at ``warmup_steps``, 0 from ``total_steps`` on; half a cosine wave between."""
+    if step >= total_steps:
+        return 0.0
+    return (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2.0
+
+
+Shape = Literal["linear", "cosine", "1-sqrt", "exponential"]
+"""How a value goes to another one."""
+
+FALLS: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2.0,
+    "1-sqrt": lambda progress: 1.0 - math.sqrt(progress),
+    "exponential": lambda progress: 2.0 * 0.5**progress - 1.0,
+}
+"""Name of a shape -> fraction as a function of the progress in [0, 1]: 1 at its start, 0 at its end."""
+
+
+def fall(position: int, num_steps: int, shape: str) -> float:
+    """Fraction: 1 at position 0, 0 from ``num_steps`` on; no steps: 0."""
+    return 0.0 if position >= num_steps else FALLS[shape](position / num_steps)

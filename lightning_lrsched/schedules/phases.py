@@ -1,0 +1,151 @@
+"""Phases: the hyperparameters go from one phase to the next, each with a length, goals and a shape of its own."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Annotated, Any, ClassVar
+
+from lightning_lrsched.schedules.curves import Shape, fall
+from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.fields import OWN_LR, Fields, ListOf, Number, Own, Steps
+from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
+
+LR = Number(at_least=0, auto=OWN_LR, finding="suggestion", ratio=True, optional=True, per_group=True)
+MOMENTUM = Number(at_least=0, below=1, optional=True, per_group=True)
+WEIGHT_DECAY = Number(at_least=0, ratio=True, optional=True, per_group=True, of="weight_decay")
+
+LOW = 0.1
+"""An lr that is at most this fraction of the highest one makes little progress."""
+
+
+@dataclass(frozen=True)
+class Phase(Fields):
+    """The keys of one phase; absent: what is not required stays as the phase before left it.
+
+    Args:
+        steps: length of the phase [optimizer steps]; 0: the values jump.
+        lr: lr at its end; one float, one per param group, or a multiple of each group's own: ``{"ratio": 0.1}``.
+        momentum: momentum (or first beta) at its end, in [0, 1); one float, or one per param group.
+        weight_decay: weight decay at its end; one float, one per param group, or a multiple of each group's own. The
+            first phase begins with each group's own; a group that has none keeps none.
+        shape: ``"linear"``, ``"cosine"``, ``"1-sqrt"`` or ``"exponential"``.
+    """
+
+    steps: Annotated[int, Steps(follows=True)]
+    lr: Annotated[Value | None, LR] = None
+    momentum: Annotated[Value | None, MOMENTUM] = None
+    weight_decay: Annotated[Value | None, WEIGHT_DECAY] = None
+    shape: Shape = "linear"
+
+
+@dataclass(frozen=True)
+class Phases(Schedule):
+    """Takes learning rate, momentum and weight decay through phases, each with a length, values at its end and a shape.
+
+    In a phase of ``n`` steps that begins at step ``b``, with ``p(s) = (s - b) / n`` and the value of the phase before
+    it (``start_lr`` in the first)::
+
+        lr(s) = before + (lr - before) * (1 - f(p(s)))     momentum and weight decay likewise
+
+        f(p)  = 1 - p                   linear
+        f(p)  = (1 + cos(pi * p)) / 2   cosine
+        f(p)  = 1 - sqrt(p)             1-sqrt
+        f(p)  = 2 * 0.5**p - 1          exponential
+
+    After the last phase the values stay. A phase is a mapping with the keys of
+    :class:`~lightning_lrsched.schedules.phases.Phase`: ``steps``, ``lr``, ``momentum``, ``weight_decay``, ``shape``. In
+    a configuration ``steps`` may be a fraction of the whole run (0.1) or epochs (``"2ep"``).
+
+    Args:
+        phases: the phases, one mapping each.
+        start_lr: lr at step 0; one float, one per param group, or a multiple of each group's own: ``{"ratio": 1.0}``.
+        start_momentum: momentum (or first beta) at step 0, in [0, 1); one float, or one per param group; None: momentum
+            is left alone.
+
+    Source:
+        The shapes are those of Hugging Face's ``get_wsd_schedule`` and of Megatron-Core's ``OptimizerParamScheduler``.
+        DeepSpeed has no such type.
+    """
+
+    type: ClassVar[str] = "PhasedLR"
+    in_deepspeed: ClassVar[bool] = False
+    momentum_switch: ClassVar[tuple[str, str]] = ("start_momentum", "leave the momentum out")
+
+    phases: Annotated[tuple[Phase, ...], ListOf(Phase)]
+    start_lr: Annotated[Value, Number(at_least=0, auto=OWN_LR, finding="suggestion", ratio=True, per_group=True)] = 0.0
+    start_momentum: Annotated[Value | None, MOMENTUM] = None
+
+    def check_together(self) -> None:
+        """Raise ValueError where a phase has a momentum, but there is none before the first."""
+        for index, phase in enumerate(self.phases):
+            if phase.momentum is not None and self.start_momentum is None:
+                raise ParameterValueError(
+                    f"phases[{index}].momentum", "needs start_momentum: the momentum before the first phase"
+                )
+
+    @property
+    def sets_momentum(self) -> bool:
+        """Whether the phases have a momentum."""
+        return self.start_momentum is not None
+
+    @property
+    def own_names(self) -> set[str]:
+        """The lr where one is a multiple of each group's own; the weight decay where a phase has one."""
+        decays = any(phase.weight_decay is not None for phase in self.phases)
+        return super().own_names | ({"weight_decay"} if decays else set())
+
+    @property
+    def length(self) -> tuple[list[str], int]:
+        """The end of the last phase."""
+        return [f"phases[{index}].steps" for index in range(len(self.phases))], self.turns[-1]
+
+    @property
+    def turns(self) -> list[int]:
+        """The end of each phase."""
+        return list(accumulate(phase.steps for phase in self.phases))
+
+    @property
+    def ends_low(self) -> bool:
+        """Whether the last lr is a small fraction of the highest, as far as that is known without an optimizer."""
+        lrs = [self.start_lr, *(phase.lr for phase in self.phases if phase.lr is not None)]
+        kinds = {isinstance(lr, Own) for lr in lrs if _highest(lr) > 0.0}
+        if len(kinds) > 1 and _highest(lrs[-1]) > 0.0:
+            return False  # some are multiples of the optimizer's, some are not
+        return _highest(lrs[-1]) <= LOW * max(map(_highest, lrs))
+
+    def curve(self, own: Mapping[str, Value]) -> Curve:
+        """Return the values as functions of the position; those that no phase sets are left out."""
+        now: dict[str, Any] = {"lr": self.start_lr}
+        if self.start_momentum is not None:
+            now["momentum"] = self.start_momentum
+        if "weight_decay" in self.own_names:
+            now["weight_decay"] = own["weight_decay"]
+        parts, starts = [], [0]
+        for phase in self.phases:
+            goals = {name: getattr(phase, name) for name in now}
+            if goals.get("weight_decay") is not None:
+                goals["weight_decay"] = goals["weight_decay"] * (own["weight_decay"] > 0.0)
+            after = {name: now[name] if goal is None else goal for name, goal in goals.items()}
+            parts.append((phase.steps, phase.shape, [(name, now[name], after[name]) for name in now]))
+            starts.append(starts[-1] + phase.steps)
+            now = after
+        del starts[-1]
+
+        def values(s: int) -> dict[str, Any]:
+            # Where several begin at once, all but the last are without length: jumps.
+            index = bisect_right(starts, s) - 1
+            steps, shape, ways = parts[index]
+            f = fall(s - starts[index], steps, shape)
+            # By identity: what stays is the same number, to the last digit.
+            return {name: end if end is begin else begin * f + end * (1.0 - f) for name, begin, end in ways}
+
+        return values
+
+
+def _highest(value: Any) -> float:
+    if isinstance(value, Own):
+        return value.ratio
+    return max(value) if isinstance(value, tuple) else float(value)

@@ -1,0 +1,299 @@
+"""Schedule: the values of an optimizer's hyperparameters as a pure function of the position; it knows no optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.fields import (
+    AUTO,
+    FROM_RANGE_TEST,
+    Fields,
+    Finding,
+    FromRangeTest,
+    Number,
+    OfOther,
+    Own,
+    Steps,
+    Word,
+)
+from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, rounded
+
+Value = float
+"""A number; with several distinct sets of parameters, an array with one number for each of them.
+
+Formulas do with an array what they do with a number, and are written for numbers."""
+
+Curve = Callable[[int], dict[str, Value]]
+"""position -> value by name of the hyperparameter (``"lr"``, ``"momentum"``, ...)."""
+
+Own_ = Mapping[str, Sequence[float]]
+"""Name of a hyperparameter -> each param group's own value; ``"lr"`` is always there."""
+
+Self = TypeVar("Self", bound="Schedule")
+
+
+class Schedule(Fields):
+    """Base of all schedules: a subclass is a frozen dataclass that declares its fields, and gives the :meth:`curve`."""
+
+    type: ClassVar[str]
+    """Its name in a configuration."""
+
+    low_and_high: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of fields of which the first may not be greater than the second."""
+
+    in_deepspeed: ClassVar[bool] = True
+    """Whether DeepSpeed itself has a schedule of this name."""
+
+    momentum_switch: ClassVar[tuple[str, str]] = ("", "")
+    """The field that has the momentum scheduled, and how to leave it out."""
+
+    # What a subclass provides ----------------------------------------------------------------------------------------
+
+    def curve(self, own: Mapping[str, Value]) -> Curve:
+        """Return the values as a function of the position; no field is a word any more.
+
+        Args:
+            own: each param group's own values by name: a number, or an array with one per set of param groups.
+        """
+        raise NotImplementedError
+
+    def completed(self: Self) -> Self:
+        """Return the same with defaults that depend on other fields; nothing waits for the run any more."""
+        return self
+
+    def check_together(self) -> None:
+        """Raise ValueError where values do not fit each other; some may still be words."""
+        self._check_order(self)
+
+    def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
+        """Return a sentence for each setting that is valid but suspicious.
+
+        Args:
+            own_lrs: each group's own lr; empty where they are not known.
+            without_momentum: name of the optimizer if it has no momentum to schedule, else None.
+        """
+        if without_momentum is None or not self.sets_momentum:
+            return []
+        key, remedy = self.momentum_switch
+        return [
+            f"{key} has no effect: {without_momentum} has no momentum (neither betas nor a momentum other than 0); the"
+            f" lr is scheduled all the same. Give the optimizer a momentum, or {remedy}."
+        ]
+
+    @property
+    def sets_momentum(self) -> bool:
+        """Whether the momentum is scheduled too."""
+        return False
+
+    @property
+    def own_names(self) -> set[str]:
+        """The hyperparameters on whose own values the schedule depends."""
+        leaves = [(field.rule, value) for _, field, value in self.leaves() if isinstance(value, Own)]
+        return {rule.of for rule, value in leaves if isinstance(rule, Number) and value.ratio}
+
+    @property
+    def length(self) -> tuple[list[str], int] | None:
+        """The keys that give the schedule its length, and the position at which it ends; None: it has no end."""
+        return None
+
+    @property
+    def ends_low(self) -> bool:
+        """Whether the lr stays low after the schedule's end, so that training makes no more progress."""
+        return False
+
+    @property
+    def turns(self) -> list[int]:
+        """The positions at which the parts of the schedule end, for a preview that marks them."""
+        return []
+
+    @property
+    def preview_steps(self) -> int:
+        """How many steps show the whole schedule when the length of the run is not known."""
+        return 100 if self.length is None else self.length[1]
+
+    # Words become numbers ---------------------------------------------------------------------------------------------
+
+    def waiting(self, what: str) -> list[str]:
+        """Return the paths of the values that wait for ``"run"``, ``"optimizer"`` or ``"range test"``.
+
+        ``None`` and a ratio mean each group's own lr for good; they wait for nothing.
+        """
+        words = [(path, value) for path, _, value in self.leaves() if isinstance(value, Word)]
+        return [path for path, w in words if w.waits_for == what and (what != "optimizer" or w.written == AUTO)]
+
+    def resolve(
+        self: Self, horizon: Horizon, findings: Mapping[Finding, Any] | None = None, *, leave_unknown: bool = False
+    ) -> Self:
+        """Return the same with numbers for all that depends on the run or on a range test.
+
+        Args:
+            horizon: how long the run is.
+            findings: ``"low"``, ``"high"`` and ``"suggestion"`` -> lr (one, or one per param group) that a range test
+                has found; None: there was none.
+            leave_unknown: leave a word that cannot become a number as it is.
+
+        Raises:
+            ValueError: if the run's length is not known, or there was no range test; the message says what helps.
+        """
+        numbers: dict[str, Any] = {}
+        end = 0.0  # of the length before, unrounded: lengths that follow each other are rounded at their ends
+        for path, field, value in self.leaves():
+            if isinstance(field.rule, Steps):
+                begin = end = end if field.rule.follows else 0.0
+                if isinstance(value, (Fraction, Epochs)) and not (leave_unknown and not horizon.knows(value)):
+                    try:
+                        numbers[path] = rounded(horizon, value, begin)
+                    except ValueError as error:
+                        raise ParameterValueError(path, f"={value.written!r} {error}") from None
+                    end = begin + horizon.steps(value)
+            elif isinstance(value, FromRangeTest):
+                if findings is not None:
+                    found = findings[value.finding]
+                    numbers[path] = tuple(found) if isinstance(found, (list, tuple)) else found
+                elif not leave_unknown:
+                    raise ParameterValueError(
+                        path,
+                        f': "{FROM_RANGE_TEST}" needs LRSchedulerCallback, which runs the test before the first batch;'
+                        " here write a number (LRRangeTestCallback finds one in a fit of its own)",
+                    )
+        return self.with_leaves(numbers)
+
+    def without_range_test(self: Self) -> Self:
+        """Return the same with ``"auto"`` in place of ``"lr_range_test"``, where no test is run."""
+        leaves = self.leaves()
+        return self.with_leaves({path: field.auto for path, field, v in leaves if isinstance(v, FromRangeTest)})
+
+    def with_own(self: Self, own: Own_, *, only_auto: bool = False) -> Self:
+        """Return the same with numbers for multiples of each group's own values; with ``only_auto``, for ``"auto"``."""
+        numbers: dict[str, Any] = {}
+        others: list[tuple[str, OfOther]] = []
+        for path, field, value in self.leaves():
+            if isinstance(value, Own) and (value.written == AUTO or not only_auto):
+                assert isinstance(field.rule, Number)
+                values = tuple(value.ratio * number for number in own[field.rule.of])
+                numbers[path] = values[0] if len(set(values)) == 1 else values
+            elif isinstance(value, OfOther):
+                others.append((path, value))
+        for path, other in others:  # after those that they refer to
+            base = numbers.get(other.name, getattr(self, other.name))
+            if not isinstance(base, Word):
+                several = isinstance(base, tuple)
+                numbers[path] = tuple(other.ratio * lr for lr in base) if several else other.ratio * base
+        return self.with_leaves(numbers)
+
+    # Checks -----------------------------------------------------------------------------------------------------------
+
+    def _check_order(self, as_written: Schedule) -> None:
+        """Raise ValueError where a low end lies above its high end."""
+        for low_key, high_key in self.low_and_high:
+            low, high = getattr(self, low_key), getattr(self, high_key)
+            if isinstance(low, Word) or isinstance(high, Word):
+                continue
+            high_name = "the optimizer's lr" if isinstance(getattr(as_written, high_key), Own) else high_key
+            lows, highs = _listed(low), _listed(high)
+            size = max(len(lows), len(highs))
+            pairs = zip(_stretched(lows, size), _stretched(highs, size), strict=False)
+            for group, (low, high) in enumerate(pairs):
+                if low > high:
+                    raise ParameterValueError(
+                        low_key,
+                        f"must not be greater than {high_name}, got {low_key}={low!r} and {high_name}={high!r}"
+                        f" (optimizer.param_groups[{group}])",
+                    )
+
+    def check_lists(self) -> None:
+        """Raise ValueError where lists for the param groups differ in length."""
+        lengths = {path: len(value) for path, _, value in self.leaves() if isinstance(value, tuple)}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise ParameterValueError(
+                "", f": lists need one value for each param group, so all have the same length, got {listed}"
+            )
+
+    def values(self, own: Own_) -> Values:
+        """Return the values of every param group as functions of the position.
+
+        Args:
+            own: each param group's own values by name.
+
+        Raises:
+            ValueError: if a list does not have one value for each group, or a low end lies above its high end.
+        """
+        groups, numbers = len(own["lr"]), self.with_own(own)
+        columns = {path: value for path, _, value in numbers.leaves() if isinstance(value, tuple)}
+        for path, value in columns.items():
+            if len(value) != groups:
+                raise ParameterValueError(
+                    path, f"lists {len(value)} values, but the optimizer has {count_groups(groups)}: {list(value)!r}"
+                )
+        numbers._check_order(self)
+        of_own = {name: values for name, values in own.items() if name in self.own_names and len(set(values)) > 1}
+        rows = list(zip(*columns.values(), *of_own.values(), strict=True)) or [()] * groups
+        distinct = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+        stacked: list[Any] = [np.array(column) for column in zip(*distinct, strict=True)]
+        if len(distinct) == 1:
+            stacked = list(next(iter(distinct)))
+        own_stacked = dict(zip(of_own, stacked[len(columns) :], strict=True))
+        curve = numbers.with_leaves(dict(zip(columns, stacked, strict=False))).curve(
+            {name: own_stacked.get(name, values[0]) for name, values in own.items()}
+        )
+        return Values(curve, len(distinct), [distinct[row] for row in rows])
+
+
+class Values:
+    """The values of every param group: groups with the same parameters share one computed value.
+
+    Args:
+        at: position -> value by name: a number, or an array with one for each set of groups.
+        sets: number of distinct sets of parameters.
+        set_of_group: the set of each param group.
+    """
+
+    def __init__(self, at: Curve, sets: int, set_of_group: list[int]) -> None:
+        self.at, self.sets, self.set_of_group = at, sets, set_of_group
+        self.names = list(at(0))
+
+    def of_groups(self, position: int) -> dict[str, list[float]]:
+        """Return name -> value of each param group."""
+        found = {}
+        for name, value in self.at(position).items():
+            of_sets = value.tolist() if isinstance(value, np.ndarray) else [value] * self.sets
+            found[name] = [of_sets[number] for number in self.set_of_group]
+        return found
+
+    def scaled(self, name: str, scales: Sequence[float]) -> Values:
+        """Return the values with those of one hyperparameter multiplied by a number for each param group."""
+        if set(scales) <= {1.0}:
+            return self
+        pairs = list(zip(self.set_of_group, scales, strict=True))
+        distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        sets, factors = (np.array(column) for column in zip(*distinct, strict=True))
+        before = self.at
+
+        def at(position: int) -> dict[str, Value]:
+            found: dict[str, Any] = before(position)
+            of_sets = {key: value[sets] if isinstance(value, np.ndarray) else value for key, value in found.items()}
+            return {**of_sets, name: of_sets[name] * factors}
+
+        return Values(at, len(distinct), [distinct[pair] for pair in pairs])
+
+
+def count_groups(number: int) -> str:
+    """Return a number of param groups as words.
+
+    >>> count_groups(1), count_groups(2)
+    ('1 param group', '2 param groups')
+    """
+    return f"{number} param group{'' if number == 1 else 's'}"
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def _stretched(values: list[Any], length: int) -> list[Any]:
+    return values * length if len(values) == 1 else values
