@@ -1,0 +1,274 @@
+"""What a user sees once per fit: the hyperparameters in the loggers, and a line where schedule and run do not fit."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams import metadata
+
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, configure_optimizers
+from tests.kit.modules import Regression, data
+
+DECAY = {"type": "WarmupDecayLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 3, "total_num_steps": 30}}
+AUTO = {"type": "WarmupDecayLR", "params": {**DECAY["params"], "total_num_steps": "auto"}}
+
+
+def section(**params: Any) -> dict[str, Any]:
+    return {"type": "WarmupDecayLR", "params": {**DECAY["params"], **params}}
+
+
+# Hyperparameters --------------------------------------------------------------------------------------------------
+
+
+class WithHyperparameters(Regression):
+    """Has hyperparameters of its own, two of them under our names."""
+
+    def __init__(self, lr: float = 0.01, lr_scheduler: str = "mine", optimizer: Any = None) -> None:
+        super().__init__()
+        self.save_hyperparameters("lr", "lr_scheduler")
+
+
+class Wired(WithHyperparameters):
+    """Optimizer and schedule from a configuration."""
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(self, {"optimizer": {"type": "Adam", "params": {"lr": "auto"}}, "scheduler": AUTO})
+
+
+def shown_by_tensorboard(logger: TensorBoardLogger, tmp_path: Any) -> dict[str, Any]:
+    """The hyperparameters of the first summary of a run: the page HPARAMS shows no other."""
+    for path in sorted(tmp_path.rglob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag == metadata.SESSION_START_INFO_TAG:
+                    info = metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content)
+                    return {
+                        name: v.WhichOneof("kind") and getattr(v, v.WhichOneof("kind"))
+                        for name, v in info.hparams.items()
+                    }
+    return {}
+
+
+@pytest.mark.parametrize("route", ["callback", "two callbacks", "configure_optimizers"])
+def test_tensorboard_shows_the_modules_hyperparameters_and_the_schedules(make_trainer, tmp_path, route):
+    logger = TensorBoardLogger(tmp_path)
+    callbacks, module = [LRSchedulerCallback(DECAY, optimizer_index=0)], WithHyperparameters()
+    if route == "configure_optimizers":
+        callbacks, module = [], Wired()
+    elif route == "two callbacks":
+        callbacks.append(LRSchedulerCallback(DECAY, optimizer_index=1))
+        module.automatic_optimization = False
+        module.training_step = lambda batch, batch_idx: None
+        parameters = list(module.parameters())
+        module.configure_optimizers = lambda: [torch.optim.SGD(parameters, 0.1, momentum=0.9) for _ in range(2)]
+    make_trainer(*callbacks, logger=logger).fit(module, data())
+    shown = shown_by_tensorboard(logger, tmp_path)
+    assert shown["lr"] == 0.01
+    assert shown["lr_scheduler"] == "mine"
+    assert shown["lightning_lrsched_lr_scheduler/type"] == "WarmupDecayLR"
+    assert shown["lightning_lrsched_lr_scheduler/total_num_steps"] == 30
+    assert ("optimizer/lr" in shown) == (route == "configure_optimizers")
+    assert ("lr_scheduler_1/type" in shown) == (route == "two callbacks")
+    saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/hparams.yaml").read_text())
+    assert saved["lr_scheduler"] == "mine"
+    assert saved["lightning_lrsched_lr_scheduler"]["total_num_steps"] == 30
+
+
+def test_tensorboard_shows_the_modules_hyperparameters_and_what_a_range_test_found(make_trainer, tmp_path):
+    logger, callback = TensorBoardLogger(tmp_path), LRRangeTestCallback(num_steps=60)
+    trainer = make_trainer(callback, logger=logger)
+    trainer.fit(WithHyperparameters(), data())
+    shown = shown_by_tensorboard(logger, tmp_path)
+    assert shown["lr"] == 0.01
+    assert shown["lr_range_test/suggestion"] == pytest.approx(callback.result.suggestion())
+    assert (shown["lr_range_test/low"], shown["lr_range_test/high"]) == pytest.approx(callback.result.bounds())
+    assert shown["lr_range_test/stop_reason"] == callback.result.stop_reason
+    assert trainer.enable_autolog_hparams
+    saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/hparams.yaml").read_text())
+    assert saved["lr"] == 0.01
+    assert saved["lr_range_test"]["suggestion"] == pytest.approx(callback.result.suggestion())
+
+
+def test_the_file_of_hyperparameters_has_those_of_a_range_test_at_the_start_of_the_fit(make_trainer, tmp_path):
+    logger, callback = TensorBoardLogger(tmp_path), LRSchedulerCallback(range_test=LRRangeTestCallback(num_steps=60))
+    make_trainer(callback, logger=logger, max_epochs=3).fit(WithHyperparameters(), data())
+    saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/hparams.yaml").read_text())
+    assert saved["lr"] == 0.01
+    assert saved["lightning_lrsched_lr_scheduler"]["type"] == "OneCycle"
+    assert saved["lr_range_test"]["high"] == pytest.approx(callback.range_test_result.bounds()[1])
+
+
+def test_a_range_test_without_logging_leaves_the_modules_hyperparameters(make_trainer, tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    make_trainer(LRRangeTestCallback(num_steps=20, log=False), logger=logger).fit(WithHyperparameters(), data())
+    assert shown_by_tensorboard(logger, tmp_path).keys() == {"lr", "lr_scheduler"}
+
+
+def test_numbers_are_kept_although_nothing_was_auto(make_trainer, tmp_path):
+    logger = CSVLogger(tmp_path)
+    make_trainer(LRSchedulerCallback(DECAY), logger=logger).fit(Regression(), data())
+    assert logger.experiment.hparams == {"lr_scheduler": {"type": "WarmupDecayLR", **DECAY["params"]}}
+
+
+def test_a_logger_that_refuses_changed_hyperparameters_does_not_end_training(make_trainer, tmp_path):
+    class LikeMLflow(CSVLogger):
+        def log_hyperparams(self, params: Any) -> None:
+            if params["lr_scheduler"]["total_num_steps"] != 30:
+                raise RuntimeError("Changing param values is not allowed")
+
+    logger, callback = LikeMLflow(tmp_path), LRSchedulerCallback(AUTO)
+    make_trainer(callback, logger=logger).fit(Regression(), data())
+    with pytest.warns(UserWarning, match="LikeMLflow did not take the hyperparameters .*Changing param") as caught:
+        make_trainer(callback, logger=logger, max_epochs=4).fit(Regression(), data())
+    assert sum("LikeMLflow" in str(warning.message) for warning in caught) == 1
+    assert callback.schedulers[0].last_epoch == 40
+
+
+def test_nothing_is_left_in_the_trainer(make_trainer):
+    callback = LRSchedulerCallback(DECAY)
+    trainer = make_trainer(callback)
+    trainer.fit(Regression(), data())
+    assert trainer.callbacks == [callback]
+    trainer.fit(Regression(), data())  # nothing is left to train
+    assert trainer.callbacks == [callback]
+    trainer.fit_loop.max_epochs = 4
+
+    class Fails(Regression):
+        def on_fit_start(self) -> None:
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer.fit(Fails(), data())
+    assert trainer.callbacks == [callback]
+
+
+def test_a_range_test_reports_no_schedule(make_trainer, tmp_path, caplog):
+    logger = CSVLogger(tmp_path)
+    callbacks = [LRSchedulerCallback(section(total_num_steps=5)), LRRangeTestCallback(max_lr=1.0, num_steps=30)]
+    trainer = make_trainer(*callbacks, logger=logger)
+    with caplog.at_level(logging.INFO):
+        trainer.fit(Regression(), data())
+    assert "lr_scheduler" not in logger.experiment.hparams
+    assert not any("schedule ends" in message for message in caplog.messages)
+    assert trainer.callbacks == callbacks
+
+
+# Lengths ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lines(make_trainer: Any, caplog: Any) -> Any:
+    def fit(config: Any, module: Any = None, **options: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            make_trainer(LRSchedulerCallback(config), **options).fit(module or Regression(), data())
+        return [message for message in caplog.messages if "the run" in message or "in this fit" in message]
+
+    return fit
+
+
+def one_cycle(**params: Any) -> dict[str, Any]:
+    return {"type": "OneCycle", "params": {"cycle_min_lr": 0.01, "cycle_max_lr": 0.1, **params}}
+
+
+def test_a_schedule_that_ends_long_before_the_run_is_reported_once_with_both_numbers_and_the_remedy(lines):
+    assert lines(section(total_num_steps=10)) == [
+        "WarmupDecayLR: the schedule ends at step 10 (total_num_steps), the run only at step 30: the last 20 steps will"
+        ' have an lr of 0. Write "total_num_steps": "auto" for lengths that fit the run, or train for 10 steps'
+    ]
+
+
+def test_a_schedule_that_the_run_cuts_off_is_reported(lines):
+    [line] = lines(one_cycle())
+    assert "the run ends at step 30, the schedule only at step 4000 (cycle_first_step_size + cycle_second" in line
+    assert '"cycle_first_step_size": "auto", "cycle_second_step_size": "auto"' in line
+    [line] = lines({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
+    assert "the run ends at step 30, the schedule only at step 1000 (warmup_num_steps)" in line
+
+
+@pytest.mark.filterwarnings("ignore:WarmupDecayLR. total_num_steps=30 is less than")
+def test_a_warmup_that_is_longer_than_the_whole_schedule_counts(lines):
+    [line] = lines(section(total_num_steps=30, warmup_num_steps=1000))
+    assert "the run ends at step 30, the schedule only at step 1000 (warmup_num_steps)" in line
+
+
+def test_the_modules_own_configure_optimizers_is_reported_alike(make_trainer, caplog):
+    class Own(Regression):
+        def configure_optimizers(self) -> Any:
+            return configure_optimizers(
+                super().configure_optimizers(), section(total_num_steps=10), trainer=self.trainer
+            )
+
+    with caplog.at_level(logging.INFO):
+        make_trainer().fit(Own(), data())
+    assert sum("the schedule ends at step 10" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (DECAY, {}),
+        (section(total_num_steps=29), {}),
+        (section(total_num_steps=31), {}),
+        (section(total_num_steps=0.5), {}),
+        (section(total_num_steps="auto"), {}),
+        (section(total_num_steps=10), {"fast_dev_run": 3}),
+        (section(total_num_steps=10), {"max_epochs": -1, "max_time": "00:00:00:01"}),
+        (one_cycle(cycle_first_step_size="auto", cycle_second_step_size="auto", decay_step_size="auto"), {}),
+        (one_cycle(cycle_first_step_size=15), {}),
+        (one_cycle(cycle_first_step_size=5, decay_step_size=5, decay_lr_rate=1.0), {}),
+        ({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 5}}, {}),
+        ({"type": "LRRangeTest", "params": {"lr_range_test_min_lr": 0.01}}, {}),
+        ({"type": "StepLR", "params": {"step_size": 3}}, {}),
+    ],
+    ids=str,
+)
+def test_reasonable_lengths_are_not_reported(lines, config, options):
+    assert lines(config, **options) == []
+
+
+@pytest.mark.parametrize("stop", [10, 20])
+def test_after_a_resume_the_whole_run_counts(make_trainer, tmp_path, caplog, stop):
+    trainer = make_trainer(LRSchedulerCallback(DECAY), max_steps=stop, max_epochs=-1)
+    trainer.fit(Regression(), data())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        make_trainer(LRSchedulerCallback(DECAY)).fit(Regression(), data(), ckpt_path=tmp_path / "saved.ckpt")
+    assert [message for message in caplog.messages if "the run " in message] == []
+
+
+class ByHand(LightningModule):
+    """Accumulates four batches under manual optimization."""
+
+    automatic_optimization = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.manual_backward(self.net(batch[0]).square().mean())
+        if batch_idx % 5 == 4:
+            self.optimizers().step()
+            self.optimizers().zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+def test_at_the_end_a_schedule_far_from_where_its_lengths_put_it_is_reported(lines):
+    [line] = lines(AUTO, ByHand())
+    assert line.startswith(
+        "WarmupDecayLR: the optimizer made 6 steps in this fit, where one per batch would be 30; the schedule is at"
+        " step 6 of 30 (total_num_steps)."
+    )
+    assert "write numbers of optimizer steps" in line
+    assert lines(section(total_num_steps=6), ByHand()) == []  # numbers that only the author of the loop can know
