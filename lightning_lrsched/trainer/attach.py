@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,12 +16,11 @@ from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, 
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.optimizer_hooks import follower_of
+from lightning_lrsched.schedulers.param_groups import read_momenta
 from lightning_lrsched.schedulers.rules import Finding
-from lightning_lrsched.trainer.deepspeed_engine import follow_engine
+from lightning_lrsched.trainer.deepspeed import Clock
+from lightning_lrsched.trainer.progress import StepCounter
 from lightning_lrsched.trainer.protocol import TrainerLike
-
-if TYPE_CHECKING:
-    from lightning_lrsched.trainer.progress import StepCounter
 
 NEVER = sys.maxsize
 """[batches] Between two calls of ``step`` by Lightning."""
@@ -54,16 +52,18 @@ class Written:
             return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer, content)
 
 
-@dataclass
 class Scheduled:
     """One optimizer of the current fit, and the schedule that is attached to it.
 
     Args:
         written: the schedule as the user gave it.
         index: of the optimizer, counted from 0.
-        run: the length of the run that it was built for.
-        own_momenta: the momentum of each param group before the schedule was attached.
+        optimizer: the optimizer.
         counter: what advances a schedule that counts samples or tokens; None: it counts optimizer steps.
+
+    Attributes:
+        run: the length of the run that it is built for.
+        own_momenta: the momentum of each param group before the schedule was attached.
         axis: step 0 of the schedule on the trainer's step axis; not 0 in a second fit.
         scheduler: what was built; until a range test has found its lrs, a placeholder that changes nothing.
         resolved: the configuration with the numbers that it was built from; None for the placeholder.
@@ -72,17 +72,32 @@ class Scheduled:
         lrs_in_force: the lrs of the next optimizer step.
     """
 
-    written: Written
-    index: int
-    run: RunLength
-    own_momenta: list[float | None]
-    counter: StepCounter | None = None
-    axis: int = 0
-    scheduler: Any = None
-    resolved: SchedulerConfig | None = None
-    began_at: int = 0
-    logged: int = 0
-    lrs_in_force: list[Any] = field(default_factory=list)
+    def __init__(self, written: Written, index: int, optimizer: Any, counter: StepCounter | None = None) -> None:
+        self.written, self.index, self.counter = written, index, counter
+        self.own_momenta = read_momenta(optimizer.param_groups)
+        self.run = RunLength()
+        self.axis = self.began_at = self.logged = 0
+        self.scheduler: Any = None
+        self.resolved: SchedulerConfig | None = None
+        self.lrs_in_force: list[Any] = []
+
+    def build(self, optimizer: Any, findings: Mapping[Finding, Any] | None, clock: Clock) -> SchedulerConfig:
+        """Attach the schedule, in place of one that was attached before, and return its numbers."""
+        if self.scheduler is not None:
+            detach(self.scheduler)
+        config = self.written.config if findings is not None else self.written.config.without_range_test()
+        self.scheduler, self.resolved = attach(config, optimizer, self.run, clock, findings, self.counter)
+        return self.resolved
+
+    def begin(self) -> None:
+        """Note where training starts."""
+        self.began_at, self.logged = self.scheduler.last_epoch, self.finished
+        self.lrs_in_force = self.scheduler.get_last_lr()
+
+    @property
+    def computes(self) -> bool:
+        """Whether the schedule can compute the values of a past step; torch's own cannot."""
+        return isinstance(self.scheduler, ClosedFormLR)
 
     @property
     def finished(self) -> int:
@@ -97,20 +112,13 @@ class Scheduled:
         return position - (1 if self.counter is None else self.counter.latest)
 
 
-_BEGAN_AT: WeakKeyDictionary[ClosedFormLR, int] = WeakKeyDictionary()
-"""The position at which each attached schedule began."""
-
-
 def attach(
     config: SchedulerConfig,
     optimizer: Optimizer,
     run: RunLength,
+    clock: Clock,
     findings: Mapping[Finding, Any] | None = None,
-    *,
-    engine: Any = None,
     amount: Callable[[], int] | None = None,
-    follow: bool = True,
-    capturable: bool = False,
 ) -> tuple[LRScheduler, SchedulerConfig]:
     """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it, with its numbers.
 
@@ -121,38 +129,43 @@ def attach(
         config: the schedule.
         optimizer: the optimizer whose lr it sets.
         run: how long the run is.
+        clock: what advances it.
         findings: what a range test has found, for ``"lr_range_test"``.
-        engine: the DeepSpeed engine that owns the optimizer: then its applied steps are followed.
         amount: returns by how much a finished step advances the schedule; None: by one.
-        follow: advance with the optimizer's own steps; schedulers of torch's own do so only under an engine.
-        capturable: turn lr and scheduled momentum into tensors.
 
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if a value is wrong, or another schedule drives the optimizer.
     """
-    earlier, moved = _attached_to(optimizer)
-    if earlier is not None and not moved and follow and config.is_own:
+    earlier = follower_of(optimizer)
+    if earlier is not None and config.is_own and not _is_left_over(earlier):
         raise ValueError(
             f"{config.type} cannot follow this {type(optimizer).__name__}: {type(earlier).__name__} follows it already,"
             " and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
         )
     resolved = config.resolve(optimizer, run, findings=findings)
-    scheduler = config.build_resolved(resolved, optimizer, capturable=capturable)
+    scheduler = config.build_resolved(resolved, optimizer)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
-    if engine is not None:
-        follow_engine(scheduler, engine, amount)
-    elif follow and isinstance(scheduler, ClosedFormLR):
-        scheduler.follow_optimizer(amount)
+    clock.follow(scheduler, amount)
     if isinstance(scheduler, ClosedFormLR):
-        _BEGAN_AT[scheduler] = scheduler.last_epoch
+        setattr(scheduler, BEGAN_AT, scheduler.last_epoch)
     return scheduler, resolved
+
+
+BEGAN_AT = "attached_at"
+"""Attribute of a schedule: the position at which it was attached here."""
+
+
+def _is_left_over(schedule: LRScheduler) -> bool:
+    """Return whether a schedule was attached here for an earlier fit: it has moved since."""
+    began_at = vars(schedule).get(BEGAN_AT)
+    return began_at is not None and schedule.last_epoch != began_at
 
 
 def release(optimizer: Optimizer) -> None:
     """Detach the schedule of an earlier fit, if the module has kept its optimizer since."""
-    earlier, moved = _attached_to(optimizer)
-    if earlier is not None and moved:
+    earlier = follower_of(optimizer)
+    if earlier is not None and _is_left_over(earlier):
         detach(earlier)
 
 
@@ -162,27 +175,18 @@ def detach(scheduler: LRScheduler) -> None:
         scheduler.unfollow_optimizer()
 
 
-def _attached_to(optimizer: Optimizer) -> tuple[ClosedFormLR | None, bool]:
-    """Return the schedule that follows ``optimizer``, and whether it has moved since it was attached."""
-    schedule = follower_of(optimizer)
-    if schedule is None or schedule not in _BEGAN_AT:
-        return None, False
-    return schedule, schedule.last_epoch != _BEGAN_AT[schedule]
-
-
 def pick_optimizer(trainer: TrainerLike, index: int | None, owner: str) -> tuple[int, Optimizer]:
     """Return the index and the optimizer that ``optimizer_index`` means; it may be None when there is only one."""
-    optimizers: list[Any] = trainer.optimizers
+    optimizers = trainer.optimizers
     # Lightning puts an optimizer without param groups where a module returns none.
     if not any(optimizer.param_groups for optimizer in optimizers):
         raise ValueError(f"{owner}: the module's configure_optimizers returned no optimizer")
-    if index is None:
-        if len(optimizers) > 1:
-            raise ValueError(
-                f"{owner}: the module has {len(optimizers)} optimizers; choose one with"
-                f" optimizer_index=0..{len(optimizers) - 1}, or give a list with one scheduler for each"
-            )
-        index = 0
+    if index is None and len(optimizers) > 1:
+        raise ValueError(
+            f"{owner}: the module has {len(optimizers)} optimizers; choose one with"
+            f" optimizer_index=0..{len(optimizers) - 1}, or give a list with one scheduler for each"
+        )
+    index = 0 if index is None else index
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(optimizers):
         raise ValueError(f"{owner}: optimizer_index must be 0..{len(optimizers) - 1}, got {index!r}")
     return index, optimizers[index]

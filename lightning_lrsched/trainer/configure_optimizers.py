@@ -10,19 +10,17 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.deepspeed import Sections
+from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.config.torch_optimizers import build_optimizer
 from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.durations import STEPS
+from lightning_lrsched.schedulers.durations import STEPS, is_auto
 from lightning_lrsched.schedulers.errors import ParameterValueError
 from lightning_lrsched.trainer.attach import NEVER, attach, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
-from lightning_lrsched.trainer.deepspeed_engine import uses_engine
-from lightning_lrsched.trainer.engine_attachment import build_for_trainer
-from lightning_lrsched.trainer.log_resolved import log_optimizer, log_schedule, log_trainer_arguments, name_of
-from lightning_lrsched.trainer.run_length import run_length_of
-from lightning_lrsched.trainer.run_report import RunReport
+from lightning_lrsched.trainer.deepspeed import clock_of
+from lightning_lrsched.trainer.horizon import horizon_of
+from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, name_of, resolution_table
 
 
 def configure_optimizers(
@@ -31,7 +29,6 @@ def configure_optimizers(
     *,
     params: Iterable[Any] | None = None,
     trainer: Any = None,
-    capturable: bool = False,
 ) -> dict[str, Any]:
     """Return what a LightningModule's ``configure_optimizers`` returns, from a DeepSpeed-style configuration.
 
@@ -52,16 +49,13 @@ def configure_optimizers(
         params: parameters or param groups for the optimizer; None: what the module's ``param_groups()`` returns where
             it has such a method, else all its trainable parameters.
         trainer: the Trainer, for values such as ``"auto"``; None: the module's own.
-        capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
-            CUDA graph; only for optimizers that have torch's option ``capturable``.
 
     Returns:
         ``{"optimizer": ..., "lr_scheduler": {"scheduler": ..., "interval": "step", "frequency": 1}}``
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if a key is unknown or missing, a value is out of range, the optimizer is not one of torch's, or it
-            cannot be made capturable.
+        ValueError: if a key is unknown or missing, a value is out of range, or the optimizer is not one of torch's.
 
     Source:
         DeepSpeed 0.19.8, sections ``optimizer`` and ``scheduler`` of its configuration.
@@ -79,12 +73,10 @@ def configure_optimizers(
     """
     content = config if isinstance(config, SchedulerConfig) else read_content(config)
     with in_file(config):
-        return _configure(module_or_optimizer, content, params, trainer, capturable)
+        return _configure(module_or_optimizer, content, params, trainer)
 
 
-def _configure(
-    target: Any, content: Any, params: Iterable[Any] | None, trainer: Any, capturable: bool
-) -> dict[str, Any]:
+def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer: Any) -> dict[str, Any]:
     if not isinstance(target, (Module, Optimizer)):
         raise TypeError(f"expected a module or an optimizer, got {type(target).__name__}")
     sections = Sections() if isinstance(content, SchedulerConfig) else Sections.find(content)
@@ -98,24 +90,33 @@ def _configure(
                 " optimizer's steps only",
             )
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
-    optimizer = _optimizer(target, sections, params, trainer)
+    report = RunReport.join(trainer)
+    optimizer = _optimizer(target, sections, params, trainer, report)
     if schedule is None:
         release(optimizer)
         return {"optimizer": optimizer}
     check_callbacks(trainer, "configure_optimizers")
-    if RunReport.of(trainer) is not None and not isinstance(content, SchedulerConfig):
+    if report is not None and not isinstance(content, SchedulerConfig):
         log_trainer_arguments(trainer, "configure_optimizers", content)
+    clock = clock_of(trainer)
 
-    def build() -> LRScheduler:
-        return _attach(schedule, optimizer, trainer, capturable)
+    def make() -> LRScheduler:
+        run = horizon_of(trainer if schedule.needs_run else None)
+        scheduler, resolved = attach(schedule, optimizer, run, clock_of(trainer))
+        if report is not None:
+            # An engine has one optimizer, for which the schedule may be made again.
+            report.add_schedule(trainer, schedule, resolved, scheduler, 0 if clock.carries else None)
+        return scheduler
 
-    scheduler = build_for_trainer(trainer, optimizer, build, needs_run=bool(schedule.needs_run))
-    frequency = NEVER if uses_engine(trainer) and not isinstance(scheduler, ClosedFormLR) else 1
+    scheduler = clock.build(trainer, optimizer, make, needs_run=bool(schedule.needs_run))
+    frequency = NEVER if clock.steps_itself(scheduler) and not isinstance(scheduler, ClosedFormLR) else 1
     entry = {"scheduler": scheduler, "interval": "step", "frequency": frequency}
     return {"optimizer": optimizer, "lr_scheduler": entry}
 
 
-def _optimizer(target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any) -> Optimizer:
+def _optimizer(
+    target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any, report: RunReport | None
+) -> Optimizer:
     if isinstance(target, Optimizer):
         if params is not None:
             raise ValueError("params: only together with a module; an optimizer has its parameters already")
@@ -123,20 +124,11 @@ def _optimizer(target: Any, sections: Sections, params: Iterable[Any] | None, tr
     if sections.optimizer is None:
         raise ValueError("no 'optimizer' section in the configuration: add one, or pass an optimizer, not a module")
     optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
-    report = RunReport.of(trainer)
-    if report is not None:
-        resolved = log_optimizer(trainer, sections.optimizer, optimizer)
-        if resolved:
-            report.add_hyperparameters(trainer, "optimizer", resolved)
+    _, written = type_and_params("optimizer", sections.optimizer)
+    auto = {key: value for key, value in written.items() if is_auto(value)}
+    if auto and report is not None:
+        defaults = {key: optimizer.defaults[key] for key in auto}
+        resolved = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+        log(trainer, resolution_table(name_of(optimizer), auto, resolved))
+        report.add_hyperparameters(trainer, "optimizer", resolved)
     return optimizer
-
-
-def _attach(schedule: SchedulerConfig, optimizer: Optimizer, trainer: Any, capturable: bool) -> LRScheduler:
-    run = run_length_of(trainer if schedule.needs_run else None)
-    to_follow_engine = uses_engine(trainer)
-    scheduler, resolved = attach(schedule, optimizer, run, follow=not to_follow_engine, capturable=capturable)
-    report = RunReport.of(trainer)
-    if report is not None:
-        log_schedule(trainer, schedule, resolved, name_of(optimizer))
-        report.add_schedule(trainer, schedule, resolved, scheduler, 0 if to_follow_engine else None)
-    return scheduler

@@ -9,8 +9,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
-from lightning_lrsched.trainer.deepspeed_engine import check_no_scheduler_section
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
+from lightning_lrsched.trainer.deepspeed import check_no_scheduler_section
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_automatic
 
 CALLBACKS_THAT_SET_LR = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
@@ -31,11 +31,10 @@ def check_callbacks(trainer: Any, owner: str) -> None:
 
 def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, owner: str) -> None:
     """Raise ValueError where a schedule of optimizer ``index`` would not be the only one, or never be stepped."""
-    for other in trainer.lr_scheduler_configs:
-        if not same_optimizer(other.scheduler, trainer.optimizers[index]):
-            continue
+    ours = [schedule for callback in callbacks_named(trainer, owner) for schedule in callback.schedulers]
+    for other in configs_of(trainer, trainer.optimizers[index]):
         name = type(other.scheduler).__name__
-        if any(other.scheduler is ours for callback in callbacks_named(trainer, owner) for ours in callback.schedulers):
+        if any(other.scheduler is schedule for schedule in ours):
             raise ValueError(
                 f"{owner}: another {owner} of this Trainer already schedules optimizer {index} ({name}); keep one of"
                 " them, or give each an optimizer_index of its own"
@@ -44,7 +43,7 @@ def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, o
             f"{owner}: the module's configure_optimizers already returns a scheduler ({name}) for optimizer {index};"
             " keep that one or this callback"
         )
-    if not config.is_own and not trainer.lightning_module.automatic_optimization:
+    if not config.is_own and not is_automatic(trainer):
         raise ValueError(
             f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
             f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"
@@ -53,14 +52,19 @@ def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, o
 
 def check_second_schedulers(trainer: TrainerLike, schedulers: list[LRScheduler], owner: str) -> None:
     """Raise ValueError where another callback has attached a scheduler to the optimizer of one of these."""
-    for config in trainer.lr_scheduler_configs:
-        for scheduler in schedulers:
-            if config.scheduler is not scheduler and same_optimizer(config.scheduler, scheduler.optimizer):
+    for scheduler in schedulers:
+        for config in configs_of(trainer, scheduler.optimizer):
+            if config.scheduler is not scheduler:
                 index = [same_optimizer(scheduler, optimizer) for optimizer in trainer.optimizers].index(True)
                 raise ValueError(
                     f"{owner}: a second scheduler ({type(config.scheduler).__name__}) has been attached to optimizer"
                     f" {index}, whose lr {type(scheduler).__name__} sets; keep one of them"
                 )
+
+
+def configs_of(trainer: TrainerLike, optimizer: Any) -> list[Any]:
+    """Return those of the Trainer's schedulers that write the param groups of ``optimizer``."""
+    return [config for config in trainer.lr_scheduler_configs if same_optimizer(config.scheduler, optimizer)]
 
 
 def same_optimizer(scheduler: Any, optimizer: Any) -> bool:

@@ -6,6 +6,7 @@ import re
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,25 @@ class Point:
     scheduler: Any
     position: int
     at: int
-    lrs: list[Any] | None
+    lrs: list[Any]
     wall_time: float = field(default_factory=time.time)
+
+    def values(self, tags: Mapping[int, list[str]]) -> dict[str, float]:
+        """Return tag -> value; ``tags`` as :func:`curve_tags` returns them."""
+        schedule, names = self.scheduler, tags[id(self.scheduler.optimizer)]
+        if not isinstance(schedule, ClosedFormLR):
+            # Not strict: the lrs were stored before a callback added a param group.
+            return dict(zip(names, map(float, self.lrs), strict=False))
+        momenta = schedule.momentum_at(self.position) or []
+        values = dict(zip(names, schedule.lr_at(self.position), strict=True))
+        values.update(zip([f"{name}-momentum" for name in names], momenta, strict=False))
+        if schedule.unit != STEPS:
+            values[f"{names[0].partition('/')[0]}-{schedule.unit}s"] = float(self.position)
+        return values
 
 
 class CurveLogger:
-    """Logs lr and momentum under the tags of Lightning's LearningRateMonitor, but nothing that a monitor logs itself.
+    """Logs lr and momentum under the tags of Lightning's LearningRateMonitor; nothing where the trainer has a monitor.
 
     For TensorBoard, whose writer thread takes turns with the training at every single value, points are collected and
     handed over together, one event for all values of a step: all in order, each with the time when it happened. Its
@@ -60,29 +74,28 @@ class CurveLogger:
         self._laid_out: list[Any] = []
         self._left_out: list[Any] = []
 
-    def after_batch(self, trainer: TrainerLike, scheduled: Scheduled, *, log: bool) -> None:
+    def after_batch(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Log the values of the optimizer step that has just finished, if there was one and it is due."""
-        scheduler, before = scheduled.scheduler, scheduled.logged
-        finished, every = scheduled.finished, trainer.log_every_n_steps
+        before, finished, every = scheduled.logged, scheduled.finished, trainer.log_every_n_steps
         if finished == before:
             return
-        scheduled.logged = finished
-        closed_form = isinstance(scheduler, ClosedFormLR)
+        scheduled.logged, lrs = finished, scheduled.lrs_in_force
+        if not scheduled.computes:
+            scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
         # Under manual optimization a batch may have made several steps, and passed a multiple in its middle.
         at = finished + scheduled.axis
-        if log and every and at // every > (before + scheduled.axis) // every:
+        if every and at // every > (before + scheduled.axis) // every:
             # The values with which the step that has just finished, counted from 0, was made.
-            lrs = None if closed_form else scheduled.lrs_in_force
-            self.add(trainer, Point(scheduler, scheduled.position_before, at - 1, lrs))
-        if not closed_form:
-            # torch's own schedulers cannot compute the lr of a past step.
-            scheduled.lrs_in_force = scheduler.get_last_lr()
+            self._add(trainer, Point(scheduled.scheduler, scheduled.position_before, at - 1, lrs))
 
-    def add(self, trainer: TrainerLike, point: Point) -> None:
-        """Log the values with which an optimizer step was made."""
+    def _add(self, trainer: TrainerLike, point: Point) -> None:
+        if callbacks_named(trainer, "LearningRateMonitor"):
+            return
         at_once = [logger for logger in trainer.loggers if not _is_plain_tensorboard(logger)]
         for logger in at_once:
-            self._try(logger, lambda logger=logger: logger.log_metrics(_values(trainer, point), step=point.at))
+            self._try(
+                logger, lambda logger=logger: logger.log_metrics(point.values(curve_tags(trainer)), step=point.at)
+            )
         if len(at_once) < len(trainer.loggers):
             self._points.append(point)
             if len(self._points) >= MAX_POINTS or point.wall_time - self._points[0].wall_time > MAX_WAIT:
@@ -93,20 +106,11 @@ class CurveLogger:
         points, self._points = self._points, []
         if not points or not trainer.is_global_zero:
             return
-        for logger in trainer.loggers:
-            if _is_plain_tensorboard(logger):
-                self._try(logger, lambda logger=logger: _write_events(trainer, logger, points))
-                if not any(logger is other for other in self._laid_out):
-                    self._laid_out.append(logger)
-                    self._try(logger, lambda logger=logger: _write_layout(logger, momentum=_has_momentum(trainer)))
-
-    def group_monitored(self, trainer: TrainerLike) -> None:
-        """Give the curves of a LearningRateMonitor their charts, where the module has the schedule and nothing else."""
-        monitored = callbacks_named(trainer, "LearningRateMonitor")
-        if trainer.is_global_zero and monitored and not callbacks_named(trainer, "LRSchedulerCallback"):
-            momentum = any(monitor.log_momentum for monitor in monitored)
-            for logger in filter(_is_plain_tensorboard, trainer.loggers):
-                self._try(logger, lambda logger=logger: _write_layout(logger, momentum=momentum))
+        for logger in filter(_is_plain_tensorboard, trainer.loggers):
+            self._try(logger, lambda logger=logger: _write_events(trainer, logger, points))
+            if not any(logger is other for other in self._laid_out):
+                self._laid_out.append(logger)
+                self._try(logger, lambda logger=logger: _write_layout(logger, momentum=_has_momentum(trainer)))
 
     def _try(self, logger: Any, log: Any) -> None:
         if any(logger is other for other in self._left_out):
@@ -127,29 +131,6 @@ def _is_plain_tensorboard(logger: Any) -> bool:
     return is_a(logger, "TensorBoardLogger") and type(logger).log_metrics.__module__.startswith(LIGHTNING)
 
 
-def _values(trainer: TrainerLike, point: Point, tags: dict[int, list[str]] | None = None) -> dict[str, float]:
-    """Return tag -> value for a point; ``tags``: what :func:`curve_tags` returns, computed once for many points."""
-    monitors = callbacks_named(trainer, "LearningRateMonitor")
-    wants_momentum = not any(monitor.log_momentum for monitor in monitors)
-    names = (curve_tags(trainer) if tags is None else tags)[id(point.scheduler.optimizer)]
-    momenta = None
-    if isinstance(point.scheduler, ClosedFormLR):
-        lrs = point.scheduler.lr_at(point.position)
-        momenta = point.scheduler.momentum_at(point.position) if wants_momentum else None
-    else:
-        lrs = [float(lr) for lr in point.lrs or []]
-    values: dict[str, float] = {}
-    # Not strict: the lrs of torch's own schedulers were stored before a callback added a param group.
-    if not monitors:
-        values.update(zip(names, lrs, strict=False))
-    if momenta is not None:
-        values.update(zip([f"{name}-momentum" for name in names], momenta, strict=False))
-    unit = getattr(point.scheduler, "unit", STEPS)
-    if unit != STEPS:
-        values[f"{names[0].partition('/')[0]}-{unit}s"] = float(point.position)
-    return values
-
-
 def _write_events(trainer: TrainerLike, logger: Any, points: list[Point]) -> None:
     # Imported only here: other loggers' users need not have it loaded.
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # noqa: PLC0415
@@ -158,10 +139,8 @@ def _write_events(trainer: TrainerLike, logger: Any, points: list[Point]) -> Non
     writer = logger.experiment._get_file_writer()
     tags = curve_tags(trainer)
     for point in points:
-        of_step = _values(trainer, point, tags)
-        if of_step:
-            scalars = [Summary.Value(tag=prefix + tag, simple_value=value) for tag, value in of_step.items()]
-            writer.add_summary(Summary(value=scalars), point.at, point.wall_time)
+        scalars = [Summary.Value(tag=prefix + tag, simple_value=value) for tag, value in point.values(tags).items()]
+        writer.add_summary(Summary(value=scalars), point.at, point.wall_time)
 
 
 def _write_layout(logger: Any, *, momentum: bool) -> None:
@@ -185,11 +164,9 @@ def _has_layout(path: Path) -> bool:
 
 
 def _has_momentum(trainer: TrainerLike) -> bool:
-    """Return whether momentum is logged, by us or by a monitor."""
+    """Return whether momentum is logged."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return any(monitor.log_momentum for monitor in callbacks_named(trainer, "LearningRateMonitor")) or any(
-        isinstance(scheduler, ClosedFormLR) and scheduler.momentum_at(0) is not None for scheduler in schedulers
-    )
+    return any(isinstance(each, ClosedFormLR) and each.momentum_at(0) is not None for each in schedulers)
 
 
 def _prefix(logger: Any) -> str:

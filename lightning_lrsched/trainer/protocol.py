@@ -1,23 +1,25 @@
-"""What this package uses of a Trainer: its attributes, and Lightning's classes by name.
+"""What this package uses of a Trainer: its attributes, Lightning's classes by name, and what differs between versions.
 
 A name that begins with an underscore is private to Lightning: a new version may change it. A test compares the Trainer
 of the installed Lightning with these classes. What only a range test saves and restores is in ``snapshot.py``.
 """
 
+# The hooks take the Trainer that is used, TrainerLike; see scheduler_callback.py.
+# mypy: disable-error-code="override"
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
 
 class Progress(Protocol):
     """``fit_loop.epoch_progress`` and its like: counts of the present run (``current``) and of all runs (``total``)."""
 
-    @property
-    def current(self) -> Any: ...
-    @property
-    def total(self) -> Any: ...
+    current: Any
+    total: Any
 
 
 class DataSource(Protocol):
@@ -28,47 +30,35 @@ class DataSource(Protocol):
     def is_defined(self) -> bool: ...
 
 
-class Loop(Protocol):
-    """``trainer.fit_loop``, its ``epoch_loop`` and the ``val_loop`` in that."""
-
-    restarting: bool
-    _loaded_from_state_dict: bool
-    _resuming_from_checkpoint: bool
-
-
-class ValLoop(Loop, Protocol):
+class ValLoop(Protocol):
     """``trainer.fit_loop.epoch_loop.val_loop``."""
 
-    @property
-    def _data_source(self) -> DataSource: ...
+    restarting: bool
+    _data_source: DataSource
 
 
-class EpochLoop(Loop, Protocol):
+class EpochLoop(Protocol):
     """``trainer.fit_loop.epoch_loop``."""
 
+    restarting: bool
     max_steps: int
     min_steps: int | None
+    batch_progress: Progress
+    val_loop: ValLoop
     _batches_that_stepped: int
 
-    @property
-    def batch_progress(self) -> Progress: ...
-    @property
-    def val_loop(self) -> ValLoop: ...
 
-
-class FitLoop(Loop, Protocol):
+class FitLoop(Protocol):
     """``trainer.fit_loop``."""
 
+    restarting: bool
     max_epochs: int | None
     min_epochs: int | None
+    epoch_loop: EpochLoop
+    epoch_progress: Progress
     _combined_loader: Any
+    _data_source: DataSource
 
-    @property
-    def epoch_loop(self) -> EpochLoop: ...
-    @property
-    def epoch_progress(self) -> Progress: ...
-    @property
-    def _data_source(self) -> DataSource: ...
     def run(self) -> None: ...
     def setup_data(self) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -79,26 +69,21 @@ class FitLoop(Loop, Protocol):
 class Strategy(Protocol):
     """``trainer.strategy``."""
 
-    @property
-    def lr_scheduler_configs(self) -> list[Any]: ...
-    @property
-    def model(self) -> Any: ...
-    @property
-    def root_device(self) -> torch.device: ...
+    lr_scheduler_configs: list[Any]
+    model: Any
+    root_device: torch.device
 
 
 class ParallelStrategy(Strategy, Protocol):
     """``trainer.strategy`` of a fit in several processes."""
 
-    @property
-    def distributed_sampler_kwargs(self) -> dict[str, Any]: ...
+    distributed_sampler_kwargs: dict[str, Any]
 
 
 class CheckpointConnector(Protocol):
     """``trainer._checkpoint_connector``."""
 
-    @property
-    def _loaded_checkpoint(self) -> dict[str, Any]: ...
+    _loaded_checkpoint: dict[str, Any]
 
 
 class LoggerConnector(Protocol):
@@ -115,60 +100,37 @@ class TrainerLike(Protocol):
     """A Trainer of Lightning, from either of its distributions."""
 
     accumulate_grad_batches: int
+    callback_metrics: dict[str, Any]
     callbacks: list[Any]
-    enable_autolog_hparams: bool
+    datamodule: Any
+    enable_validation: bool
+    fast_dev_run: Any
+    fit_loop: FitLoop
+    global_step: int
     gradient_clip_val: int | float | None
+    is_global_zero: bool
+    lightning_module: Any
     limit_val_batches: int | float
+    local_rank: int
+    log_every_n_steps: int
+    loggers: list[Any]
+    lr_scheduler_configs: list[Any]
+    max_epochs: int | None
+    max_steps: int
+    num_training_batches: int | float
+    optimizers: list[Any]
+    precision: Any
+    precision_plugin: Any
+    sanity_checking: bool
     should_stop: bool
+    strategy: Strategy
+    train_dataloader: Any
+    world_size: int
+    _checkpoint_connector: CheckpointConnector
+    _logger_connector: LoggerConnector
 
-    @property
-    def callback_metrics(self) -> dict[str, Any]: ...
-    @property
-    def datamodule(self) -> Any: ...
-    @property
-    def enable_validation(self) -> bool: ...
-    @property
-    def fast_dev_run(self) -> Any: ...
-    @property
-    def fit_loop(self) -> FitLoop: ...
-    @property
-    def global_step(self) -> int: ...
-    @property
-    def is_global_zero(self) -> bool: ...
-    @property
-    def lightning_module(self) -> Any: ...
-    @property
-    def local_rank(self) -> int: ...
-    @property
-    def log_every_n_steps(self) -> int: ...
-    @property
-    def loggers(self) -> list[Any]: ...
-    @property
-    def lr_scheduler_configs(self) -> list[Any]: ...
-    @property
-    def max_epochs(self) -> int | None: ...
-    @property
-    def max_steps(self) -> int: ...
-    @property
-    def num_training_batches(self) -> int | float: ...
-    @property
-    def optimizers(self) -> list[Any]: ...
-    @property
-    def precision(self) -> Any: ...
-    @property
-    def precision_plugin(self) -> Any: ...
-    @property
-    def sanity_checking(self) -> bool: ...
-    @property
-    def strategy(self) -> Strategy: ...
-    @property
-    def train_dataloader(self) -> Any: ...
-    @property
-    def world_size(self) -> int: ...
-    @property
-    def _checkpoint_connector(self) -> CheckpointConnector: ...
-    @property
-    def _logger_connector(self) -> LoggerConnector: ...
+
+# Lightning's classes --------------------------------------------------------------------------------------------------
 
 
 def is_a(thing: Any, *class_names: str) -> bool:
@@ -184,6 +146,64 @@ def callbacks_named(trainer: Any, *class_names: str) -> list[Any]:
     return [callback for callback in getattr(trainer, "callbacks", ()) if is_a(callback, *class_names)]
 
 
+class Guest(Callback):
+    """A callback that is added behind those of the user, and leaves when training starts: each costs time in a step."""
+
+    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        self.leave(trainer)
+
+    def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
+        self.leave(trainer)
+
+    def teardown(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
+        self.leave(trainer)  # if there was nothing to train
+
+    def leave(self, trainer: TrainerLike) -> None:
+        """Leave the trainer's callbacks."""
+        # A new list: Lightning iterates over the present one.
+        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
+
+
+# What differs between versions ----------------------------------------------------------------------------------------
+
+
 def loaded_checkpoint(trainer: TrainerLike) -> dict[str, Any]:
     """Return the checkpoint that the present fit begins from, until all of it is restored; else an empty dictionary."""
     return trainer._checkpoint_connector._loaded_checkpoint or {}
+
+
+def is_automatic(trainer: TrainerLike) -> bool:
+    """Return whether Lightning steps the optimizers itself."""
+    return bool(getattr(getattr(trainer, "lightning_module", None), "automatic_optimization", True))
+
+
+def autologs(trainer: TrainerLike) -> bool:
+    """Return whether Lightning logs the hyperparameters of the module; before 2.6 it always does."""
+    return bool(getattr(trainer, "enable_autolog_hparams", True))
+
+
+def pause_autolog(trainer: TrainerLike) -> Callable[[], None]:
+    """Keep Lightning from logging the hyperparameters of the module until the returned function is called.
+
+    A logger keeps the first record of a run, and a range test may still have to find what belongs into it.
+    """
+    name = "enable_autolog_hparams"
+    owners: list[Any] = [trainer]
+    if not hasattr(trainer, name):  # the switches of module and data do the same
+        name, owners = "_log_hyperparams", [trainer.lightning_module, trainer.datamodule]
+    before = [(owner, getattr(owner, name)) for owner in owners if owner is not None]
+
+    def resume() -> None:
+        for owner, value in before:
+            setattr(owner, name, value)
+
+    for owner, _ in before:
+        setattr(owner, name, False)
+    return resume
+
+
+def mark_as_fresh(loop: Any) -> None:
+    """Let a loop that has loaded a state begin as one that has not: loading marks it as resumed from a checkpoint."""
+    for name in ("restarting", "_loaded_from_state_dict", "_resuming_from_checkpoint"):  # from 2.6 on, the last two
+        if hasattr(loop, name):
+            setattr(loop, name, False)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,12 +17,11 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.range_test.result import RangeTestResult
 from lightning_lrsched.range_test.tables import hyperparameters
-from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import RunLength
-from lightning_lrsched.schedulers.param_groups import read_momenta, torch_optimizer, write_momenta
+from lightning_lrsched.schedulers.param_groups import torch_optimizer, write_momenta
 from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST
-from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, attach, detach, pick_optimizer
-from lightning_lrsched.trainer.checkpoint import check_optimizers, mark, saved_position, states_for
+from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, detach, pick_optimizer
+from lightning_lrsched.trainer.checkpoint import SavedSchedules, mark
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
@@ -31,16 +30,14 @@ from lightning_lrsched.trainer.conflicts import (
     warn_of_epoch_interval,
     warn_of_finetuning,
 )
-from lightning_lrsched.trainer.deepspeed_engine import applied_steps, engine_of, uses_engine
-from lightning_lrsched.trainer.log_resolved import log, log_schedule, log_trainer_arguments, log_unused, name_of
+from lightning_lrsched.trainer.deepspeed import clock_of
+from lightning_lrsched.trainer.horizon import horizon_of, steps_before, steps_made, train_loaders
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.progress import BatchCounter, StepCounter, make_counters
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.range_test_in_fit import RangeTestsInFit, schedule_from_range_test
-from lightning_lrsched.trainer.run_length import run_length_of, steps_before, steps_made, train_loaders
-from lightning_lrsched.trainer.run_report import RunReport, steps_mismatch
-from lightning_lrsched.trainer.run_samples import run_length_in
+from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, log_unused, steps_mismatch
 
 
 class LRSchedulerCallback(Callback):
@@ -63,8 +60,8 @@ class LRSchedulerCallback(Callback):
     schedule's values from then on.
 
     The curves go to every logger of the trainer under the tags of Lightning's LearningRateMonitor (``lr-SGD``,
-    ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. What a
-    LearningRateMonitor of the same trainer logs already is not logged twice. TensorBoard's tab Custom Scalars shows the
+    ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. With a
+    LearningRateMonitor on the same trainer it logs none. TensorBoard's tab Custom Scalars shows the
     lr of all param groups in one chart and their momentum in another.
 
     Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
@@ -98,15 +95,13 @@ class LRSchedulerCallback(Callback):
         tokens: for schedules with ``"unit": "token"``: the tokens of each sample, or a function that returns the number
             of tokens in a batch; called on every rank, for every batch.
         log: send the lr and momentum curves to the trainer's loggers.
-        capturable: turn lr and scheduled momentum into tensors, for an optimizer step that is compiled or captured in a
-            CUDA graph; only for optimizers that have torch's option ``capturable``.
 
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
             scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or a scheduler in the
             config of DeepSpeedStrategy is in use, if a value depends on the length of a run that the Trainer does not
-            know, if the samples of a batch cannot be seen, if the optimizer cannot be made capturable, if the range
+            know, if the samples of a batch cannot be seen, if the range
             test shows no learning rate (the message says what to change); or, on a resume, if the checkpoint has
             another number of optimizers, of param groups or of the module's own schedulers, or no range test where one
             is asked for.
@@ -125,29 +120,31 @@ class LRSchedulerCallback(Callback):
         range_test: LRRangeTestCallback | None = None,
         tokens: int | Callable[[Any], int] | None = None,
         log: bool = True,
-        capturable: bool = False,
     ) -> None:
         super().__init__()
-        several = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
-        if several and optimizer_index is not None:
+        self._one_for_each = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
+        if self._one_for_each and optimizer_index is not None:
             raise ValueError("optimizer_index: not together with a list of schedulers, whose order already decides")
-        listed: list[Given | None] = list(scheduler) if several else [scheduler]  # type: ignore[arg-type, list-item]
-        self._written = [None if item is None else Written.read(item) for item in listed]
-        self._from_range_test = scheduler is None
-        self._one_for_each = several
+        listed: Any = scheduler if self._one_for_each else [scheduler]
+        # None: 1Cycle from a range test, made for each optimizer once there is one.
+        self._written = None if scheduler is None else [None if each is None else Written.read(each) for each in listed]
         self._optimizer_index = optimizer_index
         self._log = log
-        self._tests = RangeTestsInFit(type(self).__name__, self._check_range_test(range_test))
+        self._owner = type(self).__name__
+        self._tests = RangeTestsInFit(self._owner, self._check_range_test(range_test))
         self._tokens = tokens
         self._counters = self._make_counters()  # checks tokens
-        self._capturable = capturable
         self._curves = CurveLogger()
+        self._report: RunReport | None = None
         self._scheduled: list[Scheduled] = []
         self._attached = False
         self._steps_before = 0
 
     def _make_counters(self) -> dict[str, BatchCounter]:
-        return make_counters({written.config.unit for written in self._written if written is not None}, self._tokens)
+        return make_counters({config.unit for config in self._configs()}, self._tokens)
+
+    def _configs(self) -> list[SchedulerConfig]:
+        return [written.config for written in self._written or [] if written is not None]
 
     def _check_range_test(self, range_test: LRRangeTestCallback | None) -> LRRangeTestCallback:
         if range_test is None:
@@ -158,7 +155,7 @@ class LRSchedulerCallback(Callback):
             raise ValueError(
                 "range_test: give optimizer_index to LRSchedulerCallback, which tests each optimizer that it schedules"
             )
-        if not self._from_range_test and not any(w is not None and w.config.needs_range_test for w in self._written):
+        if self._written is not None and not any(config.needs_range_test for config in self._configs()):
             raise ValueError(
                 f'range_test: no learning rate of the schedule is "{FROM_RANGE_TEST}", so there is nothing to test for'
             )
@@ -205,15 +202,14 @@ class LRSchedulerCallback(Callback):
         if stage == "fit":
             self._scheduled = []
             self._tests.forget()
-            check_callbacks(trainer, type(self).__name__)
-            RunReport.of(trainer)  # behind all callbacks of the user
+            check_callbacks(trainer, self._owner)
+            self._report = RunReport.join(trainer)
 
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
-        owner = type(self).__name__
         targets = self._targets(trainer)
         for index, written in targets:
-            check_optimizer(trainer, index, written.config, owner)
+            check_optimizer(trainer, index, written.config, self._owner)
         self._tests.begin(trainer, [written.config for _, written in targets])
         self._scheduled, self._counters = [], self._make_counters()
         needs_run = any(written.config.needs_run for _, written in targets)
@@ -221,7 +217,7 @@ class LRSchedulerCallback(Callback):
             for index, written in targets:
                 self._attach(trainer, index, written)
         for content in {id(written.content): written.content for _, written in targets}.values():
-            log_trainer_arguments(trainer, owner, content)
+            log_trainer_arguments(trainer, self._owner, content)
         self._attached = True
         warn_of_epoch_interval(trainer)
         if self._scheduled:
@@ -229,113 +225,93 @@ class LRSchedulerCallback(Callback):
         self._restore(trainer)
 
     def _targets(self, trainer: TrainerLike) -> list[tuple[int, Written]]:
-        if self._from_range_test:
-            several = self._optimizer_index is None and len(trainer.optimizers) > 1
-            index, _ = pick_optimizer(trainer, 0 if several else self._optimizer_index, type(self).__name__)
-            indices = range(len(trainer.optimizers)) if several else [index]
-            return [(index, Written(schedule_from_range_test(trainer.optimizers[index]))) for index in indices]
-        if not self._one_for_each:
-            index, _ = pick_optimizer(trainer, self._optimizer_index, type(self).__name__)
-            return [(index, written) for written in self._written if written is not None]
-        if len(self._written) != len(trainer.optimizers):
-            raise ValueError(
-                f"scheduler lists {len(self._written)} schedules,"
-                f" but the module has {len(trainer.optimizers)} optimizers"
-            )
-        return [(index, written) for index, written in enumerate(self._written) if written is not None]
-
-    def _run(self, trainer: TrainerLike, index: int, config: SchedulerConfig) -> RunLength:
-        """Return the length of the run in the unit of a schedule, if it is needed."""
-        if not config.needs_run:
-            return run_length_of(None)
-        position = saved_position(loaded_checkpoint(trainer), index, len(trainer.optimizers))
-        return run_length_in(config.unit, trainer, position, self._tokens)
+        """Return each optimizer that gets a schedule, by its index, and the schedule."""
+        optimizers = trainer.optimizers
+        several = self._written is None and self._optimizer_index is None and len(optimizers) > 1
+        if self._one_for_each or several:
+            written = [None] * len(optimizers) if self._written is None else self._written
+            if len(written) != len(optimizers):
+                raise ValueError(
+                    f"scheduler lists {len(written)} schedules, but the module has {len(optimizers)} optimizers"
+                )
+            indices: Iterable[int] = range(len(optimizers))
+        else:
+            indices = [pick_optimizer(trainer, self._optimizer_index, self._owner)[0]]
+        if self._written is None:
+            return [(index, Written(schedule_from_range_test(optimizers[index]))) for index in indices]
+        pairs = zip(indices, self._written, strict=True)
+        return [(index, written) for index, written in pairs if written is not None]
 
     def _attach(self, trainer: TrainerLike, index: int, written: Written) -> None:
         optimizer, batches = trainer.optimizers[index], self._counters.get(written.config.unit)
-        run, counter = self._run(trainer, index, written.config), None if batches is None else StepCounter(batches)
-        momenta = read_momenta(optimizer.param_groups)
-        scheduled = Scheduled(written, index, run, momenta, counter, steps_before(trainer))
+        scheduled = Scheduled(written, index, optimizer, None if batches is None else StepCounter(batches))
+        scheduled.run, scheduled.axis = self._run(trainer, scheduled), steps_before(trainer)
         self._scheduled.append(scheduled)
-        report = RunReport.of(trainer)
         if self._tests.is_to_come(trainer, scheduled):
             # Others look at the schedulers before training starts.
-            self._put(trainer, scheduled, ConstantLR(torch_optimizer(optimizer), factor=1.0))
-            if report is not None:
-                report.wait_for_range_test()
+            scheduled.scheduler = ConstantLR(torch_optimizer(optimizer), factor=1.0)
+            self._list(trainer, scheduled, None)
+            if self._report is not None:
+                self._report.wait_for_range_test()
         else:
             self._build(trainer, scheduled)
         if written.optimizer_section is not None:
             number = index if len(trainer.optimizers) > 1 else None
-            log_unused(trainer, type(self).__name__, written.optimizer_section, optimizer, number)
+            log_unused(trainer, self._owner, written.optimizer_section, optimizer, number)
+
+    def _run(self, trainer: TrainerLike, scheduled: Scheduled) -> RunLength:
+        """Return the length of the run in the unit of a schedule, if it is needed."""
+        config = scheduled.written.config
+        if not config.needs_run:
+            return horizon_of(None)
+        saved = SavedSchedules(loaded_checkpoint(trainer), trainer.optimizers)
+        return horizon_of(trainer, config.unit, position=saved.position(scheduled.index), tokens=self._tokens)
 
     def _build(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Attach the schedule with all its numbers, in place of one that was attached before."""
-        config, index = scheduled.written.config, scheduled.index
-        if scheduled.scheduler is not None:
-            detach(scheduled.scheduler)
-        optimizer = trainer.optimizers[index]
+        config, index, earlier = scheduled.written.config, scheduled.index, scheduled.scheduler
         findings = self._tests.findings(trainer, scheduled)
-        scheduler, scheduled.resolved = attach(
-            config.without_range_test() if findings is None else config,
-            optimizer,
-            scheduled.run,
-            findings,
-            engine=engine_of(trainer),
-            amount=scheduled.counter,
-            capturable=self._capturable,
-        )
-        self._put(trainer, scheduled, scheduler)
-        log_schedule(
-            trainer, config, scheduled.resolved, name_of(optimizer, index if len(trainer.optimizers) > 1 else None)
-        )
-        report = RunReport.of(trainer)
-        if report is not None:
-            report.add_schedule(trainer, config, scheduled.resolved, scheduler, index, self._tokens)
+        resolved = scheduled.build(trainer.optimizers[index], findings, clock_of(trainer))
+        self._list(trainer, scheduled, earlier)
+        if self._report is not None:
+            self._report.add_schedule(trainer, config, resolved, scheduled.scheduler, index, self._tokens)
             if config.needs_range_test and index in self._tests.results:
                 name = f"lr_range_test_{index}" if index else "lr_range_test"
-                report.add_hyperparameters(trainer, name, hyperparameters(self._tests.results[index]))
+                self._report.add_hyperparameters(trainer, name, hyperparameters(self._tests.results[index]))
 
-    def _put(self, trainer: TrainerLike, scheduled: Scheduled, scheduler: LRScheduler) -> None:
-        """List ``scheduler`` among the Trainer's, in place of the one before."""
-        configs, earlier = trainer.strategy.lr_scheduler_configs, scheduled.scheduler
-        places = [place for place, config in enumerate(configs) if config.scheduler is earlier]
-        scheduled.scheduler = scheduler
-        # Saved, restored and monitored by Lightning; a schedule that follows its optimizer need not be stepped too.
-        follows = isinstance(scheduler, ClosedFormLR) or uses_engine(trainer)
-        stepped = scheduled.resolved is not None and not follows
+    def _list(self, trainer: TrainerLike, scheduled: Scheduled, earlier: Any) -> None:
+        """List the schedule among the Trainer's, in place of an earlier one: Lightning saves and restores it there."""
+        configs, scheduler = trainer.strategy.lr_scheduler_configs, scheduled.scheduler
+        stepped = scheduled.resolved is not None and not clock_of(trainer).steps_itself(scheduler)
         config = LRSchedulerConfig(scheduler, interval="step", frequency=1 if stepped else NEVER)
-        if places:
-            configs[places[0]] = config
-        else:
-            configs.append(config)
+        places = [place for place, other in enumerate(configs) if other.scheduler is earlier]
+        place = places[0] if places else len(configs)
+        configs[place : place + 1] = [config]
 
     def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # Before on_fit_start; but with strategies that shard the optimizer, after it.
-        if self._attached:
-            self._tests.load(checkpoint)
-            for scheduled in self._scheduled:
-                scheduled.axis = 0
-                if scheduled.written.config.needs_run or scheduled.written.config.needs_range_test:
-                    scheduled.run = self._run(trainer, scheduled.index, scheduled.written.config)
-                    write_momenta(trainer.optimizers[scheduled.index].param_groups, scheduled.own_momenta)
-                    self._build(trainer, scheduled)
-            self._restore(trainer)
+        if not self._attached:
+            return
+        self._tests.load(checkpoint)
+        for scheduled in self._scheduled:
+            scheduled.axis = 0
+            if scheduled.written.config.needs_run or scheduled.written.config.needs_range_test:
+                scheduled.run = self._run(trainer, scheduled)
+                write_momenta(trainer.optimizers[scheduled.index].param_groups, scheduled.own_momenta)
+                self._build(trainer, scheduled)
+        self._restore(trainer)
 
     def _restore(self, trainer: TrainerLike) -> None:
         """Pass each scheduler's state to Lightning, which restores them by their order; once for all our callbacks."""
         checkpoint, ours = loaded_checkpoint(trainer), callbacks_named(trainer, "LRSchedulerCallback")
         if not checkpoint or ours[-1] is not self:
             return
-        groups_may_come = bool(callbacks_named(trainer, "BaseFinetuning"))
-        check_optimizers(checkpoint, trainer.optimizers, groups_may_come=groups_may_come)
+        saved = SavedSchedules(checkpoint, trainer.optimizers)
+        saved.check_optimizers(groups_may_come=bool(callbacks_named(trainer, "BaseFinetuning")))
         if "lr_schedulers" in checkpoint:  # else only weights, which Lightning refuses
             schedules = {each.index: each.scheduler for callback in ours for each in callback._scheduled}
-            configs = trainer.lr_scheduler_configs
-            engine = engine_of(trainer)
-            checkpoint["lr_schedulers"] = states_for(
-                configs, schedules, checkpoint, trainer.optimizers, applied_steps(engine) if engine else None
-            )
+            steps = clock_of(trainer).steps
+            checkpoint["lr_schedulers"] = saved.states_for(trainer.lr_scheduler_configs, schedules, steps)
 
     # During training --------------------------------------------------------------------------------------------------
 
@@ -344,15 +320,14 @@ class LRSchedulerCallback(Callback):
         self._tests.run(trainer, pl_module, waiting)
         for scheduled in waiting:
             self._build(trainer, scheduled)
-        check_second_schedulers(trainer, self.schedulers, type(self).__name__)
+        check_second_schedulers(trainer, self.schedulers, self._owner)
         self._steps_before = steps_made(trainer)
         for counter in self._counters.values():
             counter.begin(trainer)
         for scheduled in self._scheduled:
             if scheduled.counter is not None:
                 scheduled.axis = steps_before(trainer)  # the position does not tell, and all is restored by now
-            scheduled.began_at, scheduled.logged = scheduled.scheduler.last_epoch, scheduled.finished
-            scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
+            scheduled.begin()
 
     def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -360,32 +335,29 @@ class LRSchedulerCallback(Callback):
                 if not same_optimizer(scheduled.scheduler, trainer.optimizers[scheduled.index]):
                     self._take_new_optimizer(trainer, scheduled)
                 # Callbacks that unfreeze layers have added param groups, or set an lr, at the start of the epoch.
-                elif isinstance(scheduled.scheduler, ClosedFormLR):
+                elif scheduled.computes:
                     scheduled.scheduler.step(scheduled.scheduler.last_epoch)
         for counter in self._counters.values():
             counter.add(trainer, batch)
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
-        owner, name = type(self).__name__, scheduled.written.config.type
-        position = scheduled.scheduler.last_epoch
-        if not isinstance(scheduled.scheduler, ClosedFormLR):
+        name, index, position = scheduled.written.config.type, scheduled.index, scheduled.scheduler.last_epoch
+        if not scheduled.computes:
             raise ValueError(
-                f"{owner}: optimizer {scheduled.index} has been replaced, and {name}, a scheduler of torch's own,"
-                " cannot begin in the middle of a run; one of this package's can"
+                f"{self._owner}: optimizer {index} has been replaced, and {name}, a scheduler of torch's own, cannot"
+                " begin in the middle of a run; one of this package's can"
             )
         self._build(trainer, scheduled)
         scheduled.scheduler.step(position)
-        log(
-            trainer,
-            f"{owner}: optimizer {scheduled.index} has been replaced; {name} goes on from step {position} with the new"
-            " one",
-        )
+        what = f"optimizer {index} has been replaced; {name} goes on from step {position} with the new one"
+        log(trainer, f"{self._owner}: {what}")
 
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for scheduled in self._scheduled:
-            self._curves.after_batch(trainer, scheduled, log=self._log)
+        if self._log:
+            for scheduled in self._scheduled:
+                self._curves.after_batch(trainer, scheduled)
 
     # Points are written out at the latest with the epoch, validation or checkpoint that they belong to.
 
@@ -410,8 +382,8 @@ class LRSchedulerCallback(Callback):
         for scheduled in self._scheduled:
             if scheduled.counter is not None:
                 continue  # whatever the steps are, each counts what it holds
-            config, scheduler = scheduled.written.config, scheduled.scheduler
-            line = steps_mismatch(config, scheduler, scheduler.last_epoch - scheduled.began_at, expected)
+            made = scheduled.scheduler.last_epoch - scheduled.began_at
+            line = steps_mismatch(scheduled.written.config, scheduled.scheduler, made, expected)
             if line:
                 log(trainer, line, logging.WARNING)
 
@@ -425,5 +397,6 @@ class LRSchedulerCallback(Callback):
 
     def _detach(self) -> None:
         """Detach the schedules: a module may return the same optimizers for the next fit."""
+        self._report = None
         for scheduler in self.schedulers:
             detach(scheduler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch.callbacks import Callback, LearningRateFinder, StochasticWeightAveraging
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -46,6 +45,10 @@ def refused(folder: Any, match: str, *args: Any, **options: Any) -> None:
     assert trainer.global_step == 0
 
 
+def wired(module: Any) -> Any:
+    return configure_optimizers(sgd(module), WARMUP, trainer=module.trainer)
+
+
 @pytest.mark.parametrize("ours_first", [True, False])
 @pytest.mark.parametrize(
     ("rival", "name"), [SWA, FINDER, pytest.param(MyFinder, "LearningRateFinder", id="its subclass")]
@@ -53,14 +56,7 @@ def refused(folder: Any, match: str, *args: Any, **options: Any) -> None:
 def test_callbacks_that_set_the_lr_are_refused_before_they_begin(tmp_path, rival, name, ours_first):
     callbacks = [LRSchedulerCallback(ONE_CYCLE), rival()]
     refused(tmp_path, f"LRSchedulerCallback: {name} sets the lr", *(callbacks if ours_first else callbacks[::-1]))
-
-
-@pytest.mark.parametrize(("rival", "name"), [SWA, FINDER])
-def test_they_are_refused_beside_a_schedule_of_the_module_too(tmp_path, rival, name):
-    def configure(module: Any) -> Any:
-        return configure_optimizers(module, {"optimizer": {"type": "SGD", "params": {"lr": 0.1}}, "scheduler": WARMUP})
-
-    refused(tmp_path, f"configure_optimizers: {name} sets the lr", rival(), configure=configure)
+    refused(tmp_path, f"configure_optimizers: {name} sets the lr", rival(), configure=wired)
 
 
 def test_lightnings_tuner_is_refused_with_the_alternative(tmp_path):
@@ -69,14 +65,17 @@ def test_lightnings_tuner_is_refused_with_the_alternative(tmp_path):
         Tuner(trainer).lr_find(Net(), StatefulLoader(), num_training=3, update_attr=False)
 
 
-@pytest.mark.parametrize(("rival", "name"), [SWA, FINDER])
-def test_the_range_test_sets_them_aside_with_the_schedule(tmp_path, rival, name):
+@pytest.mark.parametrize(("rival", "name"), [SWA, FINDER, pytest.param(LRSchedulerCallback, "", id="a schedule")])
+@pytest.mark.parametrize("test_first", [True, False])
+def test_the_range_test_sets_them_aside_with_the_schedule(tmp_path, rival, name, test_first):
     test = LRRangeTestCallback(max_lr=1.0, num_steps=30)
-    module = fit(tmp_path, ONE_CYCLE, None, rival(), test, max_steps=-1, max_epochs=1)
-    assert test.result.steps
-    assert [max(lr for lr, _ in values) for _, values in module.used][: len(test.result.lrs)] == pytest.approx(
-        test.result.lrs
-    )
+    callbacks = [LRSchedulerCallback(ONE_CYCLE), *([rival()] if name else []), test]
+    module = fit(tmp_path, None, sgd, *(callbacks[::-1] if test_first else callbacks), max_steps=-1, max_epochs=1)
+    used = [max(lr for lr, _ in values) for _, values in module.used]
+    assert test.result.lrs
+    assert used[: len(test.result.lrs)] == pytest.approx(test.result.lrs)
+    assert {momentum for _, values in module.used for _, momentum in values} == {0.9}
+    assert module.trainer.lr_scheduler_configs == []
 
 
 # A second scheduler -------------------------------------------------------------------------------------------------
@@ -146,25 +145,22 @@ def test_a_schedule_that_lightning_steps_once_an_epoch_tells_it_at_the_second_st
         quiet_trainer(tmp_path, max_steps=2).fit(module, StatefulLoader())
 
 
-def test_under_manual_optimization_a_schedule_that_nobody_steps_tells_it(tmp_path):
+def of_the(number: int) -> Any:
     def configure(module: Any) -> Any:
-        first, second = two_optimizers(module)
-        return [first, second], [OneCycle(first, **ONE_CYCLE["params"])]
+        optimizers = two_optimizers(module)
+        return list(optimizers), [OneCycle(optimizers[number], **ONE_CYCLE["params"])]
 
+    return configure
+
+
+def test_under_manual_optimization_a_schedule_that_nobody_steps_tells_it_beside_the_callback_before_the_first_step(
+    tmp_path,
+):
     with pytest.warns(UserWarning, match=r"OneCycle counts optimizer steps, but its step\(\) was not called"):
-        fit(tmp_path, None, configure, module_class=ManualNet)
-
-
-def test_beside_the_callback_it_is_told_before_the_first_step(tmp_path):
-    def configure(module: Any) -> Any:
-        first, second = two_optimizers(module)
-        return [first, second], [OneCycle(second, **ONE_CYCLE["params"])]
-
-    with pytest.warns(
-        UserWarning, match="OneCycle counts optimizer steps, but the module has it stepped once an epoch"
-    ):
-        fit(tmp_path, ONE_CYCLE, configure, module_class=ManualNet, callback_options={"optimizer_index": 0},
-            max_steps=1)  # fmt: skip
+        fit(tmp_path, None, of_the(0), module_class=ManualNet)
+    first = {"callback_options": {"optimizer_index": 0}, "module_class": ManualNet, "max_steps": 1}
+    with pytest.warns(UserWarning, match="but the module has it stepped once an epoch"):
+        fit(tmp_path, ONE_CYCLE, of_the(1), **first)
 
 
 def test_interval_epoch_does_no_harm_to_a_schedule_that_follows_its_optimizer(tmp_path):
@@ -185,30 +181,3 @@ def test_a_schedule_wired_by_hand_with_interval_step_runs_in_silence(tmp_path, a
     )
     schedule = module.trainer.lr_scheduler_configs[0].scheduler
     assert [[lr for lr, _ in values] for _, values in module.used] == [schedule.lr_at(step) for step in range(16)]
-
-
-# Both callbacks -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("schedule_first", [True, False])
-def test_with_both_callbacks_the_fit_is_the_range_test(tmp_path, schedule_first):
-    schedule, test = LRSchedulerCallback(ONE_CYCLE), LRRangeTestCallback(max_lr=1.0, num_steps=30)
-    module = fit(
-        tmp_path, None, sgd, *([schedule, test] if schedule_first else [test, schedule]), max_steps=-1, max_epochs=1
-    )
-    used = [max(lr for lr, _ in values) for _, values in module.used]
-    assert used[: len(test.result.lrs)] == pytest.approx(test.result.lrs)
-    assert {momentum for _, values in module.used for _, momentum in values} == {0.9}
-    assert module.trainer.lr_scheduler_configs == []
-
-
-def test_a_torch_optimizers_own_lr_that_the_user_sets_midway_is_set_again_at_the_next_step():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1, momentum=0.9)
-    schedule = OneCycle(optimizer, **ONE_CYCLE["params"])
-    schedule.follow_optimizer()
-    for step in range(1, 6):
-        optimizer.param_groups[0].update(lr=7.0, momentum=0.5)
-        optimizer.param_groups[0]["params"][0].grad = torch.ones(1)
-        optimizer.step()
-        assert optimizer.param_groups[0]["lr"] == schedule.lr_at(step)[0]
-        assert optimizer.param_groups[0]["momentum"] == schedule.momentum_at(step)[0]

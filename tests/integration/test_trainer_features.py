@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
-from lightning_lrsched.optim.schedulers import ScheduledLR
 from tests.kit.modules import Regression, data
 from tests.kit.schedules import Calls
 
@@ -99,64 +98,15 @@ def test_batches_without_a_loss_move_the_schedule_as_they_move_the_optimizer(mak
     assert module.seen == expected(steps)
 
 
-# Tensors --------------------------------------------------------------------------------------------------------------
+# Reading back ---------------------------------------------------------------------------------------------------------
 
 
 def adamw_in_groups(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([{"params": [p]} for p in parameters], lr=0.01)
+    return torch.optim.AdamW([{"params": [p], "lr": torch.tensor(0.01)} for p in parameters], foreach=False)
 
 
-def test_capturable_trains_alike_with_tensors_that_are_never_replaced(make_trainer: Any) -> None:
-    weights = []
-    for capturable in (False, True):
-        torch.manual_seed(0)
-        module = Regression(adamw_in_groups)
-        module.on_before_optimizer_step = lambda optimizer: None
-        held: list[list[int]] = []
-
-        class Look(Callback):
-            def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-                groups = trainer.optimizers[0].param_groups
-                held.append([id(value) for g in groups for value in (g["lr"], g["betas"][0])])  # noqa: B023
-
-        callback = LRSchedulerCallback(ONE_CYCLE, capturable=capturable)
-        trainer = make_trainer(callback, Look())
-        trainer.fit(module, data())
-        weights.append(module.net[0].weight.detach())
-        if capturable:
-            assert all(isinstance(group["lr"], torch.Tensor) for group in trainer.optimizers[0].param_groups)
-            assert all(now == held[0] for now in held)
-    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
-
-
-def test_capturable_resumes_from_a_checkpoint_of_an_eager_run(make_trainer: Any, tmp_path: Any) -> None:
-    def fit(steps: int, capturable: bool, ckpt_path: Any = None) -> tuple[Any, ScheduledLR]:
-        module = Regression(lambda p: torch.optim.AdamW(p, lr=0.01))
-        callback = LRSchedulerCallback(ONE_CYCLE, capturable=capturable)
-        trainer = make_trainer(callback, max_steps=steps, max_epochs=-1)
-        trainer.fit(module, data(batches=20), ckpt_path=ckpt_path)
-        return trainer, callback.schedulers[0]
-
-    eager, _ = fit(10, capturable=False)
-    eager.save_checkpoint(tmp_path / "eager.ckpt")
-    with pytest.warns(UserWarning, match="ended before the epoch ended"):
-        trainer, schedule = fit(15, capturable=True, ckpt_path=tmp_path / "eager.ckpt")
-    (group,) = trainer.optimizers[0].param_groups
-    assert isinstance(group["lr"], torch.Tensor)
-    assert group["lr"].item() == pytest.approx(schedule.lr_at(15)[0])
-    assert group["betas"][0].item() == pytest.approx(schedule.momentum_at(15)[0])
-
-
-def test_capturable_is_refused_where_torch_cannot(make_trainer: Any) -> None:
-    with pytest.raises(ValueError, match="capturable: SGD has no such mode"):
-        make_trainer(LRSchedulerCallback(ONE_CYCLE, capturable=True)).fit(Regression(), data())
-    torchs = {"type": "StepLR", "params": {"step_size": 3}}
-    with pytest.raises(ValueError, match="capturable needs one of LRRangeTest, OneCycle"):
-        make_trainer(LRSchedulerCallback(torchs, capturable=True)).fit(Regression(), data())
-
-
-@pytest.mark.parametrize("capturable", [False, True])
-def test_the_callback_and_its_logging_read_nothing_back(make_trainer: Any, tmp_path: Any, capturable: bool) -> None:
+@pytest.mark.parametrize("make", [None, adamw_in_groups], ids=["floats", "tensors"])
+def test_the_callback_and_its_logging_read_nothing_back(make_trainer: Any, tmp_path: Any, make: Any) -> None:
     """Every read of a device passes one operation of torch; in our hooks it never comes up."""
     seen: list[int] = []
 
@@ -166,9 +116,9 @@ def test_the_callback_and_its_logging_read_nothing_back(make_trainer: Any, tmp_p
                 super().on_train_batch_end(*args)
             seen.append(calls.seen["_local_scalar_dense"])
 
-    module = Regression(adamw_in_groups)
+    module = Regression(make)
     module.on_before_optimizer_step = lambda optimizer: None
     loggers = [CSVLogger(tmp_path), TensorBoardLogger(tmp_path)]
-    callback = Watched(ONE_CYCLE, capturable=capturable)
+    callback = Watched(ONE_CYCLE)
     make_trainer(callback, logger=loggers, log_every_n_steps=1).fit(module, data())
     assert seen == [0] * 30

@@ -14,6 +14,7 @@ from torch.optim import SGD, AdamW
 
 from lightning_lrsched import OneCycle, SchedulerConfig, configure_optimizers
 from tests.kit.modules import Regression, data
+from tests.kit.schedules import sgd
 
 ONE_CYCLE = {
     "type": "OneCycle",
@@ -27,7 +28,7 @@ def test_what_it_returns_is_lightnings(tmp_path):
     configured = configure_optimizers(torch.nn.Linear(2, 2), path)
     assert isinstance(configured["lr_scheduler"].pop("scheduler"), OneCycle)
     assert configured["lr_scheduler"] == {"interval": "step", "frequency": 1}
-    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
+    optimizer = sgd()
     assert configure_optimizers(optimizer, SchedulerConfig.of(path))["optimizer"] is optimizer
 
 
@@ -56,26 +57,6 @@ def test_without_a_scheduler_the_optimizer_stays_as_it_is(make_trainer):
     assert module.seen == [(0.01, 0.5)] * 10
 
 
-def test_capturable_holds_lr_and_momentum_in_tensors():
-    optimizer = AdamW([torch.zeros(1)], lr=0.01)
-    scheduler = configure_optimizers(optimizer, ONE_CYCLE, capturable=True)["lr_scheduler"]["scheduler"]
-    [group] = optimizer.param_groups
-    lr = group["lr"]
-    assert isinstance(lr, torch.Tensor)
-    scheduler.step(4)
-    assert group["lr"] is lr
-    assert lr.item() == pytest.approx(scheduler.lr_at(4)[0])
-    assert group["betas"][0].item() == pytest.approx(scheduler.momentum_at(4)[0])
-
-
-def test_capturable_is_refused_where_torch_cannot():
-    with pytest.raises(ValueError, match="capturable: SGD has no such mode"):
-        configure_optimizers(SGD([torch.zeros(1)], 0.1, momentum=0.9), ONE_CYCLE, capturable=True)
-    torchs = {"type": "StepLR", "params": {"step_size": 3}}
-    with pytest.raises(ValueError, match="capturable needs one of LRRangeTest"):
-        configure_optimizers(AdamW([torch.zeros(1)]), torchs, capturable=True)
-
-
 class KeptOptimizer(Regression):
     """Configures the same optimizer each time."""
 
@@ -91,36 +72,40 @@ def test_a_later_call_for_the_same_optimizer_replaces_the_schedule(make_trainer)
     module = KeptOptimizer()
     for _ in range(2):
         make_trainer(max_epochs=1).fit(module, data())
-    expected = SchedulerConfig.of(ONE_CYCLE).build(SGD([torch.zeros(1)], lr=0.01, momentum=0.9))
+    expected = SchedulerConfig.of(ONE_CYCLE).build(sgd(lr=0.01))
     assert module.seen == [(expected.lr_at(step)[0], expected.momentum_at(step)[0]) for step in range(10)] * 2
 
 
+def configure(optimizer: Any) -> Any:
+    return configure_optimizers(optimizer, ONE_CYCLE)["lr_scheduler"]["scheduler"]
+
+
+def follow(optimizer: Any) -> Any:
+    return SchedulerConfig.of(ONE_CYCLE).build(optimizer, follow=True)
+
+
 def test_a_wrong_later_call_leaves_the_schedule_in_charge():
-    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
+    optimizer = sgd()
     earlier = configure_optimizers(optimizer, ONE_CYCLE)["lr_scheduler"]["scheduler"]
-    with pytest.raises(ValueError, match="capturable"):
-        configure_optimizers(optimizer, {"type": "StepLR", "params": {"step_size": 3}}, capturable=True)
+    earlier.step(1)
+    with pytest.raises(ValueError, match="cycle_max_lr lists 3 values"):
+        configure_optimizers(
+            optimizer, {"type": "OneCycle", "params": {**ONE_CYCLE["params"], "cycle_max_lr": [1.0] * 3}}
+        )
     assert earlier.is_following
 
 
-def test_two_calls_at_once_for_one_optimizer_are_refused():
-    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
-    first = configure_optimizers(optimizer, ONE_CYCLE)
+@pytest.mark.parametrize("first", [configure, follow])
+def test_a_schedule_that_has_not_moved_or_that_somebody_else_follows_is_not_replaced(first):
+    optimizer = sgd()
+    earlier = first(optimizer)
     with pytest.raises(ValueError, match="OneCycle follows it already"):
         configure_optimizers(optimizer, ONE_CYCLE)
-    assert first["lr_scheduler"]["scheduler"].is_following
-
-
-def test_a_schedule_that_somebody_else_follows_is_not_replaced():
-    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
-    by_the_user = SchedulerConfig.of(ONE_CYCLE).build(optimizer, follow=True)
-    with pytest.raises(ValueError, match="OneCycle follows it already"):
-        configure_optimizers(optimizer, ONE_CYCLE)
-    assert by_the_user.is_following
+    assert earlier.is_following
 
 
 def test_a_configured_optimizer_is_not_kept_alive():
-    optimizer = SGD([torch.zeros(1)], 0.1, momentum=0.9)
+    optimizer = sgd()
     configure_optimizers(optimizer, ONE_CYCLE)
     gone = weakref.ref(optimizer)
     del optimizer

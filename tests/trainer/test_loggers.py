@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
+from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
 from lightning_lrsched.trainer import loggers as curve_logger
 from tests.kit.modules import Regression, TwoOptimizers, ValidatedRegression, data, read_csv
 
@@ -93,11 +93,6 @@ def test_without_momentum_there_is_no_chart_for_it(fit: Any, tmp_path: Any) -> N
     assert charts(fit(TensorBoardLogger(tmp_path), schedule=WARMUP)) == {"lr": {"lr-SGD"}}
 
 
-def test_what_a_monitor_logs_has_its_place_in_the_charts(fit: Any, tmp_path: Any) -> None:
-    monitor = LearningRateMonitor(log_momentum=True, log_weight_decay=True)
-    assert charts(fit(TensorBoardLogger(tmp_path), monitor, schedule=WARMUP)) == with_momentum("lr-SGD")
-
-
 class Unfreeze(BaseFinetuning):
     """Adds a param group in the second epoch."""
 
@@ -114,31 +109,6 @@ def test_a_group_that_is_added_during_training_has_its_place_in_the_charts(fit: 
     assert charts(fit(TensorBoardLogger(tmp_path), Unfreeze(), module=module)) == with_momentum(
         "lr-SGD", "lr-SGD/pg1", "lr-SGD/pg2"
     )
-
-
-class Wired(Regression):
-    """Its configure_optimizers makes the schedule: there is no callback of this package."""
-
-    def configure_optimizers(self) -> Any:
-        return configure_optimizers(
-            torch.optim.SGD(self.parameters(), 0.01, momentum=0.9), ONE_CYCLE, trainer=self.trainer
-        )
-
-
-@pytest.mark.parametrize("log_momentum", [True, False])
-def test_the_curves_of_a_monitor_are_grouped_where_the_module_makes_the_schedule(
-    make_trainer: Any, tmp_path: Any, log_momentum: bool
-) -> None:
-    logger = TensorBoardLogger(tmp_path)
-    monitor = LearningRateMonitor("step", log_momentum=log_momentum)
-    make_trainer(monitor, logger=logger, log_every_n_steps=1).fit(Wired(), data())
-    assert charts(logger) == (with_momentum("lr-SGD") if log_momentum else {"lr": {"lr-SGD"}})
-
-
-def test_without_a_monitor_there_is_nothing_to_group(make_trainer: Any, tmp_path: Any) -> None:
-    logger = TensorBoardLogger(tmp_path)
-    make_trainer(logger=logger).fit(Wired(), data())
-    assert read(logger)[0] == []
 
 
 def test_a_run_that_is_fitted_again_or_resumed_has_one_layout(fit: Any, make_trainer: Any, tmp_path: Any) -> None:
@@ -343,14 +313,12 @@ def test_the_curves_have_the_monitors_tags_and_the_schedules_values(make_trainer
     assert len(curves) == 2 * len(schedule.optimizer.param_groups)
 
 
-@pytest.mark.parametrize("log_momentum", [True, False])
-def test_what_a_monitor_logs_is_not_logged_twice(make_trainer, tmp_path, log_momentum):
-    logger = CSVLogger(tmp_path)
-    monitor = LearningRateMonitor(log_momentum=log_momentum)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), monitor, logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    curves = read_csv(logger)  # fails on a repeated point
-    assert curves["lr-SGD"] == {step: lr for step, (lr, _) in enumerate(expected(30))}
-    assert curves["lr-SGD-momentum"] == {step: momentum for step, (_, momentum) in enumerate(expected(30))}
+def test_beside_a_monitor_the_callback_logs_no_curves(make_trainer, tmp_path):
+    csv, board = CSVLogger(tmp_path), TensorBoardLogger(tmp_path)
+    callbacks = [LRSchedulerCallback(ONE_CYCLE), LearningRateMonitor()]
+    make_trainer(*callbacks, logger=[csv, board], log_every_n_steps=1).fit(Regression(), data())
+    assert read_csv(csv) == {"lr-SGD": {step: lr for step, (lr, _) in enumerate(expected(30))}}
+    assert read(board) == ([], ["hp_metric", "lr-SGD"])
 
 
 def test_two_optimizers_of_one_class_have_the_monitors_tags(make_trainer, tmp_path):

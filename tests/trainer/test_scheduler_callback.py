@@ -1,23 +1,24 @@
-"""LRSchedulerCallback in a real Trainer: the values of each step, the clock, resuming, refusals."""
+"""LRSchedulerCallback in a real Trainer: the values of each step, which optimizer, fitting again, refusals."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loops.optimization.automatic import Closure
 
 from lightning_lrsched import LRSchedulerCallback, OneCycle, SchedulerConfig
-from tests.kit.modules import Regression, TwoOptimizers, ValidatedRegression, data
+from tests.kit.modules import Regression, TwoOptimizers, data, read_csv
 
 ONE_CYCLE = {
     "type": "OneCycle",
     "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 8, "decay_step_size": 4,
                "decay_lr_rate": 1.0},
 }  # fmt: skip
+WARMUP = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 4}}
+HALVED = {"type": "ExponentialLR", "params": {"gamma": 0.5}}
 
 
 def expected(config: dict, steps: int) -> list[tuple[float, float]]:
@@ -26,21 +27,17 @@ def expected(config: dict, steps: int) -> list[tuple[float, float]]:
     return [(schedule.lr_at(step)[0], schedule.momentum_at(step)[0]) for step in range(steps)]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_each_optimizer_step_runs_at_the_values_of_the_schedule(make_trainer, accumulate):
-    module = Regression()
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    make_trainer(callback, accumulate_grad_batches=accumulate).fit(module, data())
-    assert module.seen == expected(ONE_CYCLE, 30 // accumulate)
-    assert callback.schedulers[0].last_epoch == 30 // accumulate
+# The values of each step ----------------------------------------------------------------------------------------------
 
 
-def test_a_file_and_a_config_object_are_taken_as_well_as_a_dict(make_trainer, tmp_path):
+def test_a_file_that_is_read_once_and_a_config_object_are_taken_as_well_as_a_dict(make_trainer, tmp_path):
     path = tmp_path / "ds_config.json"
-    path.write_text(json.dumps({"train_batch_size": 8, "scheduler": ONE_CYCLE}))
-    for scheduler in (path, str(path), SchedulerConfig.load(path)):
+    path.write_text(json.dumps({"train_batch_size": 8, "optimizer": {"type": "Adam"}, "scheduler": ONE_CYCLE}))
+    callbacks = [LRSchedulerCallback(scheduler) for scheduler in (path, str(path), SchedulerConfig.load(path))]
+    path.unlink()
+    for callback in callbacks:
         module = Regression()
-        make_trainer(LRSchedulerCallback(scheduler), max_epochs=1).fit(module, data())
+        make_trainer(callback, max_epochs=1).fit(module, data())
         assert module.seen == expected(ONE_CYCLE, 10)
 
 
@@ -55,178 +52,15 @@ def test_adam_gets_its_first_beta_cycled_and_keeps_the_second(make_trainer, firs
     assert trainer.optimizers[0].param_groups[0]["betas"][1] == 0.97
 
 
-def test_a_step_without_a_loss_does_not_count(make_trainer):
-    class Skipping(Regression):
-        def training_step(self, batch, batch_idx):
-            return None if batch_idx % 3 == 0 else self.loss(batch)
-
-    module = Skipping()
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    Closure.warning_cache.clear()  # Lightning warns once in a process; another test may have been first
-    with pytest.warns(UserWarning, match="training_step` returned `None"):
-        make_trainer(callback, max_epochs=1).fit(module, data())
-    # Lightning calls the optimizer even then; the schedule follows the optimizer.
-    assert callback.schedulers[0].last_epoch == len(module.seen)
-
-
-def test_under_manual_optimization_each_schedule_counts_its_own_optimizer(make_trainer):
-    warmup = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 4}}
-    callback = LRSchedulerCallback([ONE_CYCLE, warmup])
-    trainer = make_trainer(callback)
-    trainer.fit(TwoOptimizers(), data())
-    assert [schedule.last_epoch for schedule in callback.schedulers] == [30, 12]
-    assert [group["lr"] for o in trainer.optimizers for group in o.param_groups] == [
-        *callback.schedulers[0].lr_at(30),
-        *callback.schedulers[1].lr_at(12),
-    ]
-
-
-def test_one_of_several_optimizers_is_scheduled_and_the_other_left_alone(make_trainer):
-    callback = LRSchedulerCallback(ONE_CYCLE, optimizer_index=0)
-    trainer = make_trainer(callback)
-    trainer.fit(TwoOptimizers(), data())
-    assert len(callback.schedulers) == 1
-    assert trainer.optimizers[1].param_groups[0]["lr"] == 0.1
-
-
-@pytest.mark.parametrize(
-    ("callback", "message"),
-    [
-        (LRSchedulerCallback(ONE_CYCLE), "2 optimizers; choose one with optimizer_index=0..1"),
-        (LRSchedulerCallback(ONE_CYCLE, optimizer_index=2), "optimizer_index must be 0..1, got 2"),
-        (LRSchedulerCallback([ONE_CYCLE]), "lists 1 schedules, but the module has 2 optimizers"),
-    ],
-)
-def test_an_unclear_choice_of_optimizer_is_refused(make_trainer, callback, message):
-    with pytest.raises(ValueError, match=message):
-        make_trainer(callback).fit(TwoOptimizers(), data())
-
-
-# Resuming ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stop", [3, 8, 13, 20])
-def test_an_interrupted_run_continues_as_if_it_had_not_been(make_trainer, tmp_path, stop):
-    def fit(module, max_steps, ckpt_path=None):
-        trainer = make_trainer(LRSchedulerCallback(ONE_CYCLE), max_steps=max_steps, max_epochs=-1)
-        trainer.fit(module, data(batches=30), ckpt_path=ckpt_path)
-        return trainer
-
-    whole, resumed = Regression(), Regression()
-    fit(Regression(), stop).save_checkpoint(tmp_path / "stopped.ckpt")
-    with pytest.warns(UserWarning, match="ended before the epoch ended"):
-        fit(resumed, 30, tmp_path / "stopped.ckpt")
-    fit(whole, 30)
-    assert resumed.seen == whole.seen[stop:] == expected(ONE_CYCLE, 30)[stop:]
-
-
-def test_the_checkpoint_holds_plain_values_only(make_trainer, tmp_path):
-    trainer = make_trainer(LRSchedulerCallback(ONE_CYCLE))
-    trainer.fit(Regression(), data())
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["lr_schedulers"]
-    assert [state["last_epoch"] for state in saved] == [30]
-
-
-def test_fitting_twice_starts_a_new_schedule_for_the_new_optimizer(make_trainer):
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    for _ in range(2):
-        module = Regression()
-        make_trainer(callback, max_epochs=1).fit(module, data())
-        assert module.seen == expected(ONE_CYCLE, 10)
-        assert len(callback.schedulers) == 1
-
-
-class KeptOptimizer(Regression):
-    """Returns the same optimizer each time."""
-
-    def __init__(self):
-        super().__init__()
-        self.kept = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
-
-    def configure_optimizers(self):
-        return self.kept
-
-
-@pytest.mark.parametrize("new_callback", [False, True])
-def test_a_module_that_keeps_its_optimizer_is_fitted_twice(make_trainer, new_callback):
-    module, callback = KeptOptimizer(), LRSchedulerCallback(ONE_CYCLE)
-    make_trainer(callback, max_epochs=1).fit(module, data())
-    [schedule] = callback.schedulers
-    assert schedule.last_epoch == 10
-    assert schedule.get_last_lr() == schedule.lr_at(10)
-    callback = LRSchedulerCallback(ONE_CYCLE) if new_callback else callback
-    make_trainer(callback, max_epochs=1).fit(module, data())
-    assert module.seen == expected(ONE_CYCLE, 10) * 2
-    assert schedule.last_epoch == 10
-    assert callback.schedulers[0].last_epoch == 10
-
-
-@pytest.mark.parametrize("new_callback", [False, True])
-def test_a_fit_that_failed_gives_the_optimizer_back(make_trainer, new_callback):
-    class FailsOnce(KeptOptimizer):
-        def on_train_batch_start(self, batch, batch_idx):
-            if len(self.seen) == 4:
-                self.seen.append(None)
-                raise RuntimeError("out of luck")
-
-    module, callback = FailsOnce(), LRSchedulerCallback(ONE_CYCLE)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        make_trainer(callback, max_epochs=1).fit(module, data())
-    assert callback.schedulers[0].last_epoch == 4
-    callback = LRSchedulerCallback(ONE_CYCLE) if new_callback else callback
-    make_trainer(callback, max_epochs=1).fit(module, data())
-    assert module.seen == [*expected(ONE_CYCLE, 4), None, *expected(ONE_CYCLE, 10)]
-
-
-# Refusals ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_scheduler_of_the_module_for_the_same_optimizer_is_refused(make_trainer):
-    def with_scheduler(parameters):
-        optimizer = torch.optim.SGD(parameters, 0.1, momentum=0.9)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 10)]
-
-    with pytest.raises(ValueError, match=r"already returns a scheduler \(StepLR\) for optimizer 0"):
-        make_trainer(LRSchedulerCallback(ONE_CYCLE)).fit(Regression(with_scheduler), data())
-
-
-def test_two_of_our_callbacks_for_one_optimizer_are_refused(make_trainer):
-    message = r"another LRSchedulerCallback of this Trainer already schedules optimizer 0 \(OneCycle\)"
-    with pytest.raises(ValueError, match=message):
-        make_trainer(LRSchedulerCallback(ONE_CYCLE), LRSchedulerCallback(ONE_CYCLE)).fit(Regression(), data())
-
-
-def test_stochastic_weight_averaging_is_refused(make_trainer):
-    callbacks = LRSchedulerCallback(ONE_CYCLE), StochasticWeightAveraging(swa_lrs=0.1)
-    with pytest.raises(ValueError, match="StochasticWeightAveraging sets the lr of the same optimizer"):
-        make_trainer(*callbacks).fit(Regression(), data())
-
-
-def test_a_module_without_optimizer_is_refused(make_trainer):
-    with (
-        pytest.warns(UserWarning, match="will run with no optimizer"),
-        pytest.raises(ValueError, match="returned no optimizer"),
-    ):
-        make_trainer(LRSchedulerCallback(ONE_CYCLE)).fit(Regression(lambda _: None), data())
-
-
-def test_a_wrong_configuration_is_told_at_construction():
-    with pytest.raises(ValueError, match=r"cycle_max_lrr.*did you mean 'cycle_max_lr'"):
-        LRSchedulerCallback({"type": "OneCycle", "params": {"cycle_min_lr": 0.1, "cycle_max_lrr": 0.2}})
-
-
-def test_wrong_values_leave_the_optimizer_as_it_was(make_trainer):
-    bad = {"type": "OneCycle", "params": {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": 0.3}}
-    trainer = make_trainer(LRSchedulerCallback(bad))
-    with pytest.raises(
-        ValueError, match=r"scheduler\.params\.cycle_min_lr lists 2 values, but the optimizer has 1 param"
-    ):
-        trainer.fit(Regression(), data())
-    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.01
-
-
-# Beside the callback ----------------------------------------------------------------------------------------------
+def test_torchs_schedulers_run_per_optimizer_step_and_are_logged(make_trainer, tmp_path):
+    module, logger = Regression(), CSVLogger(tmp_path)
+    trainer = make_trainer(
+        LRSchedulerCallback(HALVED), logger=logger, log_every_n_steps=1, max_epochs=1, accumulate_grad_batches=2
+    )
+    trainer.fit(module, data())
+    wanted = [0.01 * 0.5**step for step in range(5)]
+    assert [lr for lr, _ in module.seen] == pytest.approx(wanted)
+    assert list(read_csv(logger)["lr-SGD"].values()) == pytest.approx(wanted)
 
 
 def test_a_schedule_wired_by_hand_is_stepped_by_lightning(make_trainer):
@@ -240,28 +74,108 @@ def test_a_schedule_wired_by_hand_is_stepped_by_lightning(make_trainer):
     assert module.seen == expected(ONE_CYCLE, 30)
 
 
-def test_validate_test_and_predict_are_untouched(make_trainer):
-    module, callback = ValidatedRegression(), LRSchedulerCallback(ONE_CYCLE)
-    make_trainer(callback).validate(module, data(), verbose=False)
-    assert callback.schedulers == []
+def test_under_manual_optimization_each_schedule_counts_its_own_optimizer(make_trainer):
+    callback = LRSchedulerCallback([ONE_CYCLE, WARMUP])
+    trainer = make_trainer(callback)
+    trainer.fit(TwoOptimizers(), data())
+    assert [schedule.last_epoch for schedule in callback.schedulers] == [30, 12]
+    lrs = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    assert lrs == [*callback.schedulers[0].lr_at(30), *callback.schedulers[1].lr_at(12)]
 
 
-# Torch's own schedulers -----------------------------------------------------------------------------------------------
+def test_one_of_several_optimizers_is_scheduled_and_the_other_left_alone(make_trainer):
+    callback = LRSchedulerCallback(ONE_CYCLE, optimizer_index=0)
+    trainer = make_trainer(callback)
+    trainer.fit(TwoOptimizers(), data())
+    assert len(callback.schedulers) == 1
+    assert trainer.optimizers[1].param_groups[0]["lr"] == 0.1
 
 
-def test_torch_schedulers_run_per_optimizer_step_and_are_logged(make_trainer, tmp_path):
-    module, logger = Regression(), CSVLogger(tmp_path)
-    callback = LRSchedulerCallback({"type": "ExponentialLR", "params": {"gamma": 0.5}})
-    trainer = make_trainer(callback, logger=logger, log_every_n_steps=1, max_epochs=1, accumulate_grad_batches=2)
-    trainer.fit(module, data())
-    assert [lr for lr, _ in module.seen] == pytest.approx([0.01 * 0.5**step for step in range(5)])
-    logger.save()
-    lines = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    column = lines[0].split(",").index("lr-SGD")
-    assert [float(line.split(",")[column]) for line in lines[1:]] == pytest.approx([0.01 * 0.5**s for s in range(5)])
+def test_a_schedule_goes_on_with_an_optimizer_that_replaces_its_own(make_trainer):
+    class Replaced(Regression):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                self.trainer.strategy.optimizers = [torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.1)]
+
+    module, callback = Replaced(), LRSchedulerCallback(ONE_CYCLE)
+    make_trainer(callback).fit(module, data())
+    assert callback.schedulers[0].last_epoch == 30
+    assert module.seen == expected(ONE_CYCLE, 30)
 
 
-def test_torch_schedulers_under_manual_optimization_are_refused(make_trainer):
-    callback = LRSchedulerCallback([{"type": "ExponentialLR", "params": {"gamma": 0.5}}, None])
-    with pytest.raises(ValueError, match="under manual optimization Lightning never steps ExponentialLR"):
-        make_trainer(callback).fit(TwoOptimizers(), data())
+# Fitting again --------------------------------------------------------------------------------------------------------
+
+
+class KeptOptimizer(Regression):
+    """Returns the same optimizer each time."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        self.kept, self.fails_at = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9), fails_at
+
+    def configure_optimizers(self) -> Any:
+        return self.kept
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if len(self.seen) == self.fails_at:
+            self.fails_at = None
+            raise RuntimeError("out of luck")
+
+
+@pytest.mark.parametrize("new_callback", [False, True])
+@pytest.mark.parametrize("fails_at", [None, 4])
+def test_a_module_that_keeps_its_optimizer_is_fitted_again_also_after_a_fit_that_failed(
+    make_trainer, new_callback, fails_at
+):
+    module, callback = KeptOptimizer(fails_at), LRSchedulerCallback(ONE_CYCLE)
+    steps = 10 if fails_at is None else fails_at
+    try:
+        make_trainer(callback, max_epochs=1).fit(module, data())
+    except RuntimeError:
+        assert fails_at is not None
+    [first] = callback.schedulers
+    assert first.last_epoch == steps
+    assert first.get_last_lr() == first.lr_at(steps)
+    callback = LRSchedulerCallback(ONE_CYCLE) if new_callback else callback
+    make_trainer(callback, max_epochs=1).fit(module, data())
+    assert module.seen == [*expected(ONE_CYCLE, steps), *expected(ONE_CYCLE, 10)]
+    assert (first.last_epoch, [schedule.last_epoch for schedule in callback.schedulers]) == (steps, [10])
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+BAD = {"type": "OneCycle", "params": {"cycle_min_lr": [0.1, 0.2], "cycle_max_lr": 0.3}}
+FOLLOW = "under manual optimization Lightning never steps ExponentialLR"
+
+
+@pytest.mark.parametrize(
+    ("make_module", "callbacks", "message"),
+    [
+        (TwoOptimizers, [LRSchedulerCallback(ONE_CYCLE)], "2 optimizers; choose one with optimizer_index=0..1"),
+        (TwoOptimizers, [LRSchedulerCallback(ONE_CYCLE, optimizer_index=2)], "optimizer_index must be 0..1, got 2"),
+        (TwoOptimizers, [LRSchedulerCallback([ONE_CYCLE])], "lists 1 schedules, but the module has 2 optimizers"),
+        (TwoOptimizers, [LRSchedulerCallback([HALVED, None])], FOLLOW),
+        (Regression, [LRSchedulerCallback(ONE_CYCLE), LRSchedulerCallback(ONE_CYCLE)],
+         r"another LRSchedulerCallback of this Trainer already schedules optimizer 0 \(OneCycle\)"),
+        (Regression, [LRSchedulerCallback(BAD)], r"scheduler\.params\.cycle_min_lr lists 2 values, but .* 1 param"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_before_an_lr_is_written(make_trainer, make_module, callbacks, message):
+    trainer, own_lr = make_trainer(*callbacks), 0.1 if make_module is TwoOptimizers else 0.01
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(make_module(), data())
+    if len(callbacks) == 1:
+        assert {group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups} == {own_lr}
+
+
+def test_a_module_without_optimizer_is_refused(make_trainer):
+    with (
+        pytest.warns(UserWarning, match="will run with no optimizer"),
+        pytest.raises(ValueError, match="returned no optimizer"),
+    ):
+        make_trainer(LRSchedulerCallback(ONE_CYCLE)).fit(Regression(lambda _: None), data())
+
+
+def test_a_wrong_configuration_is_told_at_construction():
+    with pytest.raises(ValueError, match=r"cycle_max_lrr.*did you mean 'cycle_max_lr'"):
+        LRSchedulerCallback({"type": "OneCycle", "params": {"cycle_min_lr": 0.1, "cycle_max_lrr": 0.2}})

@@ -1,0 +1,343 @@
+"""What a fit says about its schedules: values in this run, hyperparameters for the loggers, lengths that do not fit."""
+
+# The hooks take the Trainer that is used, TrainerLike; see scheduler_callback.py.
+# mypy: disable-error-code="override"
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_lrsched.config.deepspeed import lr_of
+from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.config.trainer_arguments import trainer_arguments
+from lightning_lrsched.schedulers import ClosedFormLR
+from lightning_lrsched.schedulers.durations import STEPS, RunLength
+from lightning_lrsched.schedulers.errors import ParameterError
+from lightning_lrsched.trainer.horizon import Start, horizon_of
+from lightning_lrsched.trainer.progress import Tokens
+from lightning_lrsched.trainer.protocol import (
+    Guest,
+    TrainerLike,
+    autologs,
+    callbacks_named,
+    is_a,
+    is_automatic,
+    pause_autolog,
+)
+
+MAX_DIGITS = 8
+"""A longer number was computed: six digits of it are shown."""
+
+TOLERANCE = 0.05
+"""How much shorter or longer than the run a schedule may be, as a fraction of the run."""
+
+MANUAL_TOLERANCE = 0.1
+"""How many more or fewer steps than expected an optimizer may make, as a fraction of these."""
+
+
+def log(trainer: Any, text: str, level: int = logging.INFO) -> None:
+    """Log ``text`` once, not on every rank, where Lightning logs: its logger has a handler that prints."""
+    if getattr(trainer, "is_global_zero", False):
+        # The user's Trainer may be a subclass.
+        homes = [cls.__module__ for cls in type(trainer).__mro__ if cls.__name__ == "Trainer"]
+        logging.getLogger((homes or [__name__])[-1]).log(level, "%s", text)
+
+
+class RunReport(Guest):
+    """Tells, once per fit, the log and the loggers about its schedules, whoever attached them.
+
+    Hyperparameters are one record with the module's own: TensorBoard's tab HPARAMS shows the first record of a run, and
+    Lightning logs the module's after ``on_fit_start``.
+    """
+
+    def __init__(self) -> None:
+        self._hyperparameters: dict[str, Any] = {}
+        self._written = False
+        self._start = Start()
+        self._schedules: dict[int, tuple[SchedulerConfig, LRScheduler, Tokens | None]] = {}
+        self._waits = False
+        self._resume_autolog: Callable[[], None] | None = None
+
+    @classmethod
+    def join(cls, trainer: Any) -> RunReport | None:
+        """Return the report of the fit that ``trainer`` is about to do, which is added to its callbacks if need be.
+
+        None without a Trainer, or in a range test.
+        """
+        if not hasattr(trainer, "loggers") or callbacks_named(trainer, "LRRangeTestCallback"):
+            return None
+        reports = [callback for callback in trainer.callbacks if isinstance(callback, RunReport)]
+        if not reports:
+            reports = [cls()]
+            trainer.callbacks.append(reports[0])
+        return reports[0]
+
+    def add_schedule(
+        self,
+        trainer: TrainerLike,
+        written: SchedulerConfig,
+        resolved: SchedulerConfig,
+        schedule: LRScheduler,
+        index: int | None = None,
+        tokens: Tokens | None = None,
+    ) -> None:
+        """Report the schedule of optimizer ``index``; None: of the next one, in the order of the calls.
+
+        The values that depend on the run or on the optimizer, or that a range test has found, are logged at once.
+        """
+        place = len(self._schedules) if index is None else index
+        self._schedules[place] = written, schedule, tokens
+        keys = written.needs_range_test + written.needs_run + written.needs_optimizer
+        if keys:
+            as_written, values = ({key: of.by_path()[1][key] for key in keys} for of in (written, resolved))
+            unit = "" if written.unit == STEPS else f" [{written.unit}s]"
+            name = name_of(schedule.optimizer, index if len(trainer.optimizers) > 1 else None)
+            log(trainer, f"Schedule of {name}:\n{resolution_table(written.type + unit, as_written, values)}")
+        section = resolved.to_dict()
+        self.add_hyperparameters(
+            trainer, f"lr_scheduler_{place}" if place else "lr_scheduler", {**section.pop("params"), **section}
+        )
+
+    def add_hyperparameters(self, trainer: TrainerLike, name: str, values: dict[str, Any]) -> None:
+        """Add ``values`` to the record that the loggers store when the fit begins."""
+        self._hyperparameters[name] = values
+        if self._written:
+            self._write(trainer)
+
+    def wait_for_range_test(self) -> None:
+        """Write the record only when training starts: a range test is still to find some of its numbers."""
+        self._waits = True
+
+    def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        self._start = Start.of(trainer)
+        if not self._waits:
+            self._write(trainer)
+        elif autologs(trainer):
+            self._resume_autolog = pause_autolog(trainer)
+
+    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._start = Start.of(trainer)  # strategies that shard the optimizer load it after on_fit_start
+
+    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        paused = self._resume_autolog is not None
+        self.leave(trainer)
+        if not self._written:
+            self._write(trainer)
+        if paused:  # what Lightning does beside
+            for logger in trainer.loggers:
+                logger.log_graph(pl_module)
+                logger.save()
+        # Under manual optimization only the loop knows how often an optimizer steps.
+        if self._schedules and not trainer.fast_dev_run and is_automatic(trainer):
+            for config, schedule, tokens in self._schedules.values():
+                run = horizon_of(trainer, config.unit, start=self._start, position=schedule.last_epoch, tokens=tokens)
+                line = length_mismatch(config, schedule, run)
+                if line:
+                    log(trainer, line, logging.WARNING)
+
+    def leave(self, trainer: TrainerLike) -> None:
+        super().leave(trainer)
+        if self._resume_autolog is not None:
+            self._resume_autolog()
+            self._resume_autolog = None
+
+    def _write(self, trainer: TrainerLike) -> None:
+        self._written = True
+        if self._hyperparameters:
+            store_hyperparameters(trainer, self._hyperparameters)
+
+
+# The log --------------------------------------------------------------------------------------------------------------
+
+
+def log_unused(trainer: Any, owner: str, section: Any, optimizer: Optimizer, index: int | None = None) -> None:
+    """Log that ``owner`` does not use an ``optimizer`` section, whatever it holds; with both lrs where they differ."""
+    lr = lr_of(section)
+    own = dict.fromkeys(f"{float(group.get('initial_lr', group['lr'])):g}" for group in optimizer.param_groups)
+    differs = lr is not None and list(own) != [f"{lr:g}"]
+    lrs = f" (its lr is {' and '.join(own)}, the section's {lr:g})" if differs else ""
+    log(
+        trainer,
+        f"{owner}: the configuration's optimizer section is not used; the module's own {name_of(optimizer, index)} is"
+        f"{lrs}. To make the optimizer from the section, return lightning_lrsched.configure_optimizers(self, config)"
+        " from the module's configure_optimizers, in place of this callback",
+    )
+
+
+def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str, Any]) -> None:
+    """Log which arguments of the Trainer the rest of a DeepSpeed configuration asks for, where it has others."""
+    try:
+        asked_for = trainer_arguments(config, world_size=trainer.world_size)
+    except ParameterError as error:
+        log(trainer, f"{owner}: the rest of the configuration cannot be used: {error}")
+        return
+    missing = {key: value for key, value in asked_for.items() if getattr(trainer, key) != value}
+    if missing:
+        listed = ", ".join(f"{key}={value!r}" for key, value in missing.items())
+        log(
+            trainer,
+            f"{owner}: the configuration also asks for Trainer({listed}), which this Trainer does not have;"
+            " lightning_lrsched.trainer_arguments(config) returns these arguments",
+        )
+
+
+def resolution_table(name: str, written: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    """Return a plain-text table: each value as written, and in this run.
+
+    >>> print(resolution_table("WarmupLR", {"warmup_num_steps": "auto"}, {"warmup_num_steps": 30}))
+    WarmupLR         | as written | in this run
+    warmup_num_steps | auto       | 30
+    """
+    rows = [(name, "as written", "in this run")]
+    rows += [(key, str(value), _shown(resolved[key])) for key, value in written.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{a:<{widths[0]}} | {b:<{widths[1]}} | {c}" for a, b, c in rows)
+
+
+def _shown(value: Any) -> str:
+    """Return ``value`` as text; of a number that was computed, as many digits as can mean something."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f"{value:.6g}" if isinstance(value, float) and len(str(value)) > MAX_DIGITS else str(value)
+
+
+def name_of(optimizer: Optimizer, index: int | None = None) -> str:
+    """Return how an optimizer is called in the log; with its index where a module has several."""
+    name = type(optimizer).__name__
+    return name if index is None else f"optimizer {index} ({name})"
+
+
+# Hyperparameters ------------------------------------------------------------------------------------------------------
+
+
+def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any], *, with_own: bool | None = None) -> None:
+    """Send ``ours`` to every logger, in one record with the hyperparameters of the module.
+
+    A name that the module uses itself gets the prefix ``lightning_lrsched_``.
+
+    Args:
+        trainer: whose loggers.
+        ours: name -> value.
+        with_own: whether Lightning logs the module's own; None: as the Trainer has it.
+    """
+    with_own = autologs(trainer) if with_own is None else with_own
+    record = _hyperparameters_of_module(trainer) if with_own else {}
+    if not record and not ours:
+        return
+    for name, values in ours.items():
+        record[f"lightning_lrsched_{name}" if name in record else name] = values
+    for logger in trainer.loggers:
+        _log_hyperparameters(logger, record)
+
+
+def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
+    try:
+        logger.log_hyperparams(record)
+        _renew_file(logger)
+    except Exception as error:  # noqa: BLE001 - MLflow refuses values that have changed since the run was interrupted
+        rank_zero_warn(
+            f"{type(logger).__name__} did not take the hyperparameters of the schedule"
+            f" ({type(error).__name__}: {str(error)[:200]}); training goes on without them"
+        )
+
+
+def _renew_file(logger: Any) -> None:
+    """Let TensorBoardLogger write its file of hyperparameters again, where a range test had it written still empty."""
+    name = getattr(logger, "NAME_HPARAMS_FILE", None)
+    if name and is_a(logger, "TensorBoardLogger"):
+        file = Path(logger.log_dir) / name
+        if file.is_file() and file.read_text(encoding="utf-8").strip() == "{}":
+            file.unlink(missing_ok=True)  # several processes may get here
+            logger.save()
+
+
+def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
+    """Return the hyperparameters that Lightning itself logs a moment later."""
+    record: dict[str, Any] = {}
+    for owner in (trainer.lightning_module, trainer.datamodule):
+        if getattr(owner, "_log_hyperparams", False):
+            record.update(owner.hparams_initial)
+    record.pop("_class_path", None)  # LightningCLI's own
+    return record
+
+
+# Lengths --------------------------------------------------------------------------------------------------------------
+
+
+def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> str | None:
+    """Return a line for the log where a schedule ends long before the run, or the run before the schedule.
+
+    None if the length of the run is not known, if a fraction of the run was asked for, or if the schedule goes on after
+    its end (a decay after 1Cycle; WarmupLR, which holds its lr).
+
+    Args:
+        config: the configuration as it was written.
+        schedule: the schedule that was built from it.
+        run: how long the run is.
+    """
+    found = length_of(schedule)
+    if found is None or run.total_steps is None:
+        return None
+    (keys, length), total, unit = found, run.total_steps, config.unit
+    parameters, _ = config.by_path()
+    named, auto = " + ".join(keys), all(parameters[key].rule.auto for key in keys)
+    remedy = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
+    if length > total * (1 + TOLERANCE):
+        lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
+        return (
+            f"{config.type}: the run ends at {unit} {total}, the schedule only at {unit} {length} ({named}): the lr"
+            f" will then be {lr:.3g}, not {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
+            f" {length} {unit}s"
+        )
+    if (
+        length < total * (1 - TOLERANCE)
+        and schedule.ends_low(schedule.hyperparameters)
+        and not set(keys) & set(config.needs_run)
+    ):
+        return (
+            f"{config.type}: the schedule ends at {unit} {length} ({named}), the run only at {unit} {total}: the"
+            f" last {total - length} {unit}s will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for"
+            f" lengths that fit the run, or train for {length} {unit}s"
+        )
+    return None
+
+
+def length_of(schedule: Any) -> tuple[list[str], int] | None:
+    """Return the keys that give a schedule its length, and the step at which it ends; None if it has no end."""
+    return schedule.length(schedule.hyperparameters) if isinstance(schedule, ClosedFormLR) else None
+
+
+def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: int) -> str | None:
+    """Return a line for the log where an optimizer made far more or fewer steps than its schedule was resolved for.
+
+    Accumulation by hand, or an optimizer that steps on every nth batch, cannot be known in advance.
+
+    Args:
+        config: the configuration as it was written.
+        schedule: the schedule that was built from it, after the fit.
+        made: its optimizer's steps in the fit.
+        expected: steps of the fit as Lightning counts them; under manual optimization, batches.
+    """
+    found = length_of(schedule)
+    if found is None or abs(made - expected) <= MANUAL_TOLERANCE * expected:
+        return None
+    (keys, length), position = found, schedule.last_epoch
+    from_the_run = [key for key in keys if key in config.needs_run]
+    if not from_the_run and position >= (1 - MANUAL_TOLERANCE) * length:
+        return None
+    end = (
+        f"is at step {position} of {length} ({' + '.join(keys)})"
+        if position < length
+        else (f"ended at step {length} ({' + '.join(keys)}) of {position}")
+    )
+    return (
+        f"{config.type}: the optimizer made {made} steps in this fit, where one per batch would be {expected}; the"
+        f' schedule {end}. Lengths count this optimizer\'s own steps, and "auto", fractions and epochs assume one step'
+        " per batch: write numbers of optimizer steps"
+    )
