@@ -1,0 +1,1 @@
+"""Schedules and hyperparameters on a torch optimizer."""
