@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning_lrsched.config.config_file import Row
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
-from lightning_lrsched.range_test.plots import new_figure
+from lightning_lrsched.range_test.report import new_figure
 from lightning_lrsched.schedules.length import STEPS, Unit
 
 if TYPE_CHECKING:

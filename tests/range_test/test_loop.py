@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_lrsched import LRRangeTestCallback, RangeTest, RangeTestResult, SchedulerConfig, WarmupLR
-from lightning_lrsched.range_test import loop, loss_reader
+from lightning_lrsched.range_test import loop, loss_watch
 from tests.kit.modules import Regression, data
 
 
@@ -112,7 +112,7 @@ def test_numbers_and_losses_of_other_shapes_may_be_recorded():
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_loss_that_is_not_finite_ends_the_test(monkeypatch, late):
-    monkeypatch.setattr(loss_reader, "_is_far", lambda loss: late)
+    monkeypatch.setattr(loss_watch, "_is_far", lambda loss: late)
     losses = [1.0] * 30 + [math.nan] * 30
     result = scripted(losses, num_steps=50)
     assert result.stop_reason == "non-finite loss"

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
-from lightning_lrsched.range_test.snapshot import ModelSnapshot
+from lightning_lrsched.optim.snapshot import ModelSnapshot
 from tests.kit.modules import Notes, Regression, data, run
 from tests.kit.runs import RestoresLater
 
