@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from lightning_lrsched.arguments import get_config_from_args as get_config_from_args
     from lightning_lrsched.arguments import get_lr_from_config as get_lr_from_config
     from lightning_lrsched.arguments import override_params as override_params
-    from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
     from lightning_lrsched.config.deepspeed import trainer_arguments as trainer_arguments
-    from lightning_lrsched.range_test.loop import RangeTest as RangeTest
-    from lightning_lrsched.range_test.record import RangeTestResult as RangeTestResult
+    from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
     from lightning_lrsched.optim.schedulers import LR_RANGE_TEST as LR_RANGE_TEST
     from lightning_lrsched.optim.schedulers import ONE_CYCLE as ONE_CYCLE
     from lightning_lrsched.optim.schedulers import PHASED_LR as PHASED_LR
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
     from lightning_lrsched.optim.schedulers import WarmupDecayLR as WarmupDecayLR
     from lightning_lrsched.optim.schedulers import WarmupLR as WarmupLR
     from lightning_lrsched.optim.schedulers import WarmupStableDecayLR as WarmupStableDecayLR
+    from lightning_lrsched.range_test.loop import RangeTest as RangeTest
+    from lightning_lrsched.range_test.record import RangeTestResult as RangeTestResult
     from lightning_lrsched.trainer.configure_optimizers import configure_optimizers as configure_optimizers
     from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback as LRRangeTestCallback
     from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback as LRSchedulerCallback

@@ -18,18 +18,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceL
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.arguments import describe_schedules
+from lightning_lrsched.arguments import describe_schedules
 from lightning_lrsched.config.files import dump_mapping, read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.optim.schedulers import ONE_CYCLE, WARMUP_DECAY_LR
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import count_steps
-from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
-from lightning_lrsched.schedulers.checks import choice, count, to_number
-from lightning_lrsched.schedulers.durations import Duration, resolve_steps
-from lightning_lrsched.trainer.deepspeed_engine import uses_engine
-from lightning_lrsched.trainer.engine_attachment import build_for_trainer
+from lightning_lrsched.schedules.length import parse_length, rounded
+from lightning_lrsched.schedules.numbers import choice
+from lightning_lrsched.trainer.deepspeed import clock_of
+from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
-from lightning_lrsched.trainer.run_length import run_length_of
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
 
 TOTAL = "total_num_steps"
@@ -143,10 +143,10 @@ class LRSchedulerCLI(LightningCLI):
         if lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau):
             return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
         trainer = lightning_module.trainer
-        if isinstance(lr_scheduler, ClosedFormLR):
-            build_for_trainer(trainer, optimizer, lambda: lr_scheduler)
-            if not uses_engine(trainer):
-                lr_scheduler.follow_optimizer()
+        if isinstance(lr_scheduler, ScheduledLR):
+            clock = clock_of(trainer)
+            clock.build(trainer, optimizer, lambda: lr_scheduler)
+            clock.follow(lr_scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
 
@@ -226,19 +226,12 @@ class _Length(Callback):
 
     def __init__(self, value: int | float | str) -> None:
         super().__init__()
-        self._value = value
-        self.total = 0
-        if Duration.of(value, auto=1.0) is None:
-            self._resolve(None)
+        self._length = parse_length(TOTAL, value, at_least=MIN_STEPS, auto=1.0)
+        self.total = self._length if isinstance(self._length, int) else 0
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self._resolve(trainer)
-
-    def _resolve(self, trainer: Any) -> None:
-        asked = trainer if Duration.of(self._value, auto=1.0) is not None else None
-        steps = resolve_steps(TOTAL, self._value, run_length_of(asked))
-        spelled = to_number(steps) if isinstance(steps, str) else None
-        self.total = count(TOTAL, steps if spelled is None else spelled, at_least=MIN_STEPS)
+        if not isinstance(self._length, int):
+            self.total = rounded(horizon_of(trainer), self._length, key=TOTAL)
 
 
 def _describe(result: RangeTestResult, total: int) -> str:

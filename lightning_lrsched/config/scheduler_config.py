@@ -19,7 +19,7 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path, short
-from lightning_lrsched.schedules.fields import Finding
+from lightning_lrsched.schedules.fields import Finding, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
 from lightning_lrsched.schedules.numbers import choice, count
 from lightning_lrsched.schedules.schedule import Own_, Schedule
@@ -180,6 +180,10 @@ class SchedulerConfig:
     def needs_range_test(self) -> list[str]:
         """The keys whose values an LR range test at the start of the fit finds."""
         return self.schedule.waiting("range test")
+
+    def values(self) -> dict[str, Any]:
+        """Return every value as it stands in a configuration, by its path: ``phases[0].steps``."""
+        return {path: written(value) for path, _, value in self.schedule.leaves()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.

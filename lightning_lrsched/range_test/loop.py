@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from lightning_lrsched.optim.hyperparameters import torch_optimizer
 from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states, global_states, is_one_of, reshard
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings, documented
 from lightning_lrsched.range_test.sweep import MAX_SKIPPED_STEPS
-from lightning_lrsched.schedulers.durations import RunLength
-from lightning_lrsched.schedulers.param_groups import torch_optimizer
+from lightning_lrsched.schedules.length import Horizon
 
 Batch = TypeVar("Batch")
 
@@ -94,7 +94,7 @@ class RangeTest:
         settings = SweepSettings.of(locals())
         if not settings.has_an_end:
             raise ValueError("a linear test needs an end: give max_lr or num_steps")
-        self._settings = settings.resolved(RunLength.given(total_steps, steps_per_epoch))
+        self._settings = settings.resolved(Horizon.given(total_steps, steps_per_epoch))
         self._model = model
         self._optimizer = torch_optimizer(optimizer)
         # The state_dict of Fabric's wrapper gathers what is sharded; other wrappers have a state of their own.

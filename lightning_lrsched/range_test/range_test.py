@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import StopReason
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.settings import FINE_STEPS, SweepSettings
 from lightning_lrsched.range_test.sweep import Row, Sweep
-from lightning_lrsched.schedulers import ClosedFormLR
 
 MAX_BATCHES_WITHOUT_STEP = 1000
 """In a loop that decides itself when an optimizer steps, some step on every nth batch only."""
@@ -59,7 +59,7 @@ class RangeTestRun:
         optimizer: Optimizer,
         state: State,
         *,
-        follow: Callable[[ClosedFormLR], object] = ClosedFormLR.follow_optimizer,
+        follow: Callable[[ScheduledLR], object] = ScheduledLR.follow_optimizer,
         checks_lr: bool = True,
         on_row: Callable[[Row], object] | None = None,
     ) -> None:

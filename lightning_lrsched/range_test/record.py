@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.range_test import report
 from lightning_lrsched.range_test.suggest import Record, stop_reason
-from lightning_lrsched.schedulers.checks import choice, count
-from lightning_lrsched.schedulers.rules import Finding
+from lightning_lrsched.schedules.fields import Finding
+from lightning_lrsched.schedules.numbers import choice, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR
-from lightning_lrsched.schedulers import LRRangeTest
-from lightning_lrsched.schedulers.checks import choice, count, number
-from lightning_lrsched.schedulers.durations import Duration, RunLength, resolve_steps
+from lightning_lrsched.schedules.fields import Word
+from lightning_lrsched.schedules.growth import LinearGrowth
+from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
+from lightning_lrsched.schedules.numbers import choice, number
 
 MODES = ("linear", "exponential")
-LINEAR = LRRangeTest.parameters()
+LINEAR = LinearGrowth.fields()
 LINEAR_ONLY = ("lr_range_test_step_size", "lr_range_test_step_rate", "lr_range_test_staircase")
 DEFAULT_MIN_LR = 1e-6
 DEFAULT_MAX_LR = 10.0
@@ -112,18 +113,20 @@ class SweepSettings:
             min_lr = DEFAULT_MIN_LR if exponential else LINEAR["lr_range_test_min_lr"].default
         self._set(
             mode=mode,
-            lr_range_test_min_lr=LINEAR["lr_range_test_min_lr"].check(min_lr),
-            **{key: value if LINEAR[key].waits_for(value) else LINEAR[key].check(value)
-               for key, value in self.linear.items()},
+            lr_range_test_min_lr=LINEAR["lr_range_test_min_lr"].rule.parse("lr_range_test_min_lr", min_lr),
+            **{
+                key: value if isinstance(value, Word) else LINEAR[key].rule.parse(key, value)
+                for key, value in self.linear.items()
+            },
             smoothing=number("smoothing", self.smoothing, at_least=0, below=1),
             divergence_factor=factor,
             prior=_check_prior(self.prior),
-        )  # fmt: skip
+        )
         max_lr = DEFAULT_MAX_LR if exponential and self.max_lr is None else self.max_lr
         if max_lr is not None:
             self._set(max_lr=number("max_lr", max_lr, above=self.largest_min_lr))
-        if self.num_steps is not None and Duration.of(self.num_steps, auto=1.0) is None:
-            count("num_steps", self.num_steps, at_least=1)
+        if self.num_steps is not None and not isinstance(self.num_steps, Word):
+            self._set(num_steps=parse_length("num_steps", self.num_steps, at_least=1, auto=1.0))
         elif self.num_steps is None and exponential:
             self._set(num_steps=COARSE_STEPS if self.then_fine else DEFAULT_NUM_STEPS)
         self._check_length()
@@ -179,23 +182,26 @@ class SweepSettings:
     def largest_min_lr(self) -> float:
         """The largest lr at step 0."""
         min_lr = self.lr_range_test_min_lr
-        return max(min_lr) if isinstance(min_lr, list) else float(min_lr or 0.0)
+        return max(min_lr) if isinstance(min_lr, (list, tuple)) else float(min_lr or 0.0)
 
     @property
     def needs_run(self) -> bool:
         """Whether a length depends on how long the run is."""
-        linear = any(LINEAR[key].waits_for(value) for key, value in self.linear.items())
-        return linear or Duration.of(self.num_steps, auto=1.0) is not None
+        return bool(self._lengths())
+
+    def _lengths(self) -> dict[str, Fraction | Epochs]:
+        lengths: dict[str, Any] = {name: getattr(self, name) for name in ("num_steps", "lr_range_test_step_size")}
+        return {key: length for key, length in lengths.items() if isinstance(length, (Fraction, Epochs))}
 
     @property
     def has_an_end(self) -> bool:
         """Whether the test ends by itself, even if the loss never diverges."""
         return self.num_steps is not None or self.max_lr is not None
 
-    def resolved(self, run: RunLength) -> SweepSettings:
+    def resolved(self, horizon: Horizon) -> SweepSettings:
         """Return the same with all lengths as numbers of optimizer steps."""
-        linear = {key: LINEAR[key].resolve(value, run) for key, value in self.linear.items()}
-        return replace(self, **linear, num_steps=resolve_steps("num_steps", self.num_steps, run))
+        numbers: dict[str, Any] = {key: rounded(horizon, length, key=key) for key, length in self._lengths().items()}
+        return replace(self, **numbers)
 
 
 def documented(cls: Class) -> Class:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_lrsched.optim.hyperparameters import check_lrs, momentum_kind
+from lightning_lrsched.optim.ranks import warn
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.suggest import prior_of
-from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
-from lightning_lrsched.schedulers.curves import exponential_growth
-from lightning_lrsched.schedulers.group_values import Curve
-from lightning_lrsched.schedulers.param_groups import check_groups, momentum_kind
-from lightning_lrsched.schedulers.ranks import warn
-from lightning_lrsched.schedulers.rules import Number, Steps
+from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
 
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
@@ -178,50 +176,20 @@ class Sweep:
             )
 
 
-class ExponentialGrowth(ClosedFormLR):
-    """Grows the lr of every param group by the same factor at every step: ``lr(s) = min_lr * factor ** (s / last)``.
-
-    Args:
-        optimizer: the optimizer whose learning rate is swept.
-        lr_range_test_min_lr: lr at step 0, one float or one per param group.
-        factor: how much it has grown at ``last_step``; after that it stays constant.
-        last_step: the step of the largest lr [optimizer steps].
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_range_test_min_lr: Annotated[float | list[float], Number(above=0)],
-        factor: Annotated[float, Number(above=1)],
-        last_step: Annotated[int, Steps()],
-    ) -> None:
-        super().__init__(optimizer, -1, ExponentialGrowth, locals())
-
-    @staticmethod
-    def curve(p: Any) -> Curve:
-        """Return (lr, None) as a function of the position."""
-        min_lr, factor, last = p.lr_range_test_min_lr, p.factor, max(1, p.last_step)
-
-        def values(s: int) -> tuple[Any, None]:
-            return min_lr * exponential_growth(s, last, factor), None
-
-        return values
-
-
-def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ClosedFormLR:
+def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ScheduledLR:
     """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
-    check_groups(optimizer)
-    min_lr = _min_lr(settings, optimizer)
+    check_lrs(optimizer)
+    min_lr = {"lr_range_test_min_lr": _min_lr(settings, optimizer)}
     if settings.mode == "linear":
-        return LRRangeTest(optimizer, min_lr, **settings.linear)
+        return ScheduledLR(optimizer, LinearGrowth.parse({**min_lr, **settings.linear}))
     assert settings.max_lr is not None
     assert settings.num_steps is not None
-    last = int(settings.num_steps) - 1
-    return ExponentialGrowth(optimizer, min_lr, settings.max_lr / settings.largest_min_lr, last)
+    growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
+    return ScheduledLR(optimizer, ExponentialGrowth.parse({**min_lr, **growth}))
 
 
-def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | list[float]:
-    if isinstance(settings.lr_range_test_min_lr, list):
+def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | Sequence[float]:
+    if isinstance(settings.lr_range_test_min_lr, tuple):
         return settings.lr_range_test_min_lr
     # Not the lr of this moment: a schedule of the module may have begun at 0.
     own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]

@@ -157,7 +157,7 @@ def is_word(value: object, word: str) -> bool:
     return isinstance(value, str) and value.strip().lower() == word
 
 
-def rounded(horizon: Horizon, length: Fraction | Epochs, begin: float = 0.0) -> int:
+def rounded(horizon: Horizon, length: Fraction | Epochs, begin: float = 0.0, *, key: str = "length") -> int:
     """Return a length as a whole number, at least 1.
 
     Rounded is the end of the length, so that lengths that follow each other are together as long as their sum.
@@ -170,11 +170,15 @@ def rounded(horizon: Horizon, length: Fraction | Epochs, begin: float = 0.0) -> 
         horizon: how long the run is.
         length: the length.
         begin: where it begins, before rounding.
+        key: name of the parameter, for messages.
 
     Raises:
-        ValueError: if the run's length is not known.
+        ValueError: if the run's length is not known; the message names the key and the remedy.
     """
-    end = begin + horizon.steps(length)
+    try:
+        end = begin + horizon.steps(length)
+    except ValueError as error:
+        raise ParameterValueError(key, f"={length.written!r} {error}") from None
     if end > MAX_COUNT:
-        raise ValueError(f"is longer than {MAX_COUNT} steps")
+        raise ParameterValueError(key, f"={length.written!r} is longer than {MAX_COUNT} steps")
     return max(1, round(end) - round(begin))

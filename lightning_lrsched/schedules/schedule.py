@@ -145,10 +145,7 @@ class Schedule(Fields):
             if isinstance(field.rule, Steps):
                 begin = end = end if field.rule.follows else 0.0
                 if isinstance(value, (Fraction, Epochs)) and not (leave_unknown and not horizon.knows(value)):
-                    try:
-                        numbers[path] = rounded(horizon, value, begin)
-                    except ValueError as error:
-                        raise ParameterValueError(path, f"={value.written!r} {error}") from None
+                    numbers[path] = rounded(horizon, value, begin, key=path)
                     end = begin + horizon.steps(value)
             elif isinstance(value, FromRangeTest):
                 if findings is not None:

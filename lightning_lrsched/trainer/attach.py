@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import Sections
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.durations import RunLength
-from lightning_lrsched.schedulers.optimizer_hooks import follower_of
-from lightning_lrsched.schedulers.param_groups import read_momenta
-from lightning_lrsched.schedulers.rules import Finding
+from lightning_lrsched.optim.clock import follower_of
+from lightning_lrsched.optim.hyperparameters import MOMENTUM, read_number
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.schedules.fields import Finding
+from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.trainer.deepspeed import Clock
 from lightning_lrsched.trainer.progress import StepCounter
 from lightning_lrsched.trainer.protocol import TrainerLike
@@ -69,17 +69,15 @@ class Scheduled:
         resolved: the configuration with the numbers that it was built from; None for the placeholder.
         began_at: position when training started.
         logged: finished steps up to which the curves are logged.
-        lrs_in_force: the lrs of the next optimizer step.
     """
 
     def __init__(self, written: Written, index: int, optimizer: Any, counter: StepCounter | None = None) -> None:
         self.written, self.index, self.counter = written, index, counter
-        self.own_momenta = read_momenta(optimizer.param_groups)
-        self.run = RunLength()
+        self.own_momenta = [read_number(MOMENTUM, group) for group in optimizer.param_groups]
+        self.run = Horizon()
         self.axis = self.began_at = self.logged = 0
         self.scheduler: Any = None
         self.resolved: SchedulerConfig | None = None
-        self.lrs_in_force: list[Any] = []
 
     def build(self, optimizer: Any, findings: Mapping[Finding, Any] | None, clock: Clock) -> SchedulerConfig:
         """Attach the schedule, in place of one that was attached before, and return its numbers."""
@@ -92,12 +90,6 @@ class Scheduled:
     def begin(self) -> None:
         """Note where training starts."""
         self.began_at, self.logged = self.scheduler.last_epoch, self.finished
-        self.lrs_in_force = self.scheduler.get_last_lr()
-
-    @property
-    def computes(self) -> bool:
-        """Whether the schedule can compute the values of a past step; torch's own cannot."""
-        return isinstance(self.scheduler, ClosedFormLR)
 
     @property
     def finished(self) -> int:
@@ -115,11 +107,11 @@ class Scheduled:
 def attach(
     config: SchedulerConfig,
     optimizer: Optimizer,
-    run: RunLength,
+    run: Horizon,
     clock: Clock,
     findings: Mapping[Finding, Any] | None = None,
     amount: Callable[[], int] | None = None,
-) -> tuple[LRScheduler, SchedulerConfig]:
+) -> tuple[ScheduledLR, SchedulerConfig]:
     """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it, with its numbers.
 
     A schedule left by an earlier fit is detached. One that has not advanced yet belongs to the current fit, and two for
@@ -138,17 +130,16 @@ def attach(
         ValueError: if a value is wrong, or another schedule drives the optimizer.
     """
     earlier = follower_of(optimizer)
-    if earlier is not None and config.is_own and not _is_left_over(earlier):
+    if earlier is not None and not _is_left_over(earlier):
         raise ValueError(
-            f"{config.type} cannot follow this {type(optimizer).__name__}: {type(earlier).__name__} follows it already,"
+            f"{config.type} cannot follow this {type(optimizer).__name__}: {earlier.name} follows it already,"
             " and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
         )
     resolved = config.resolve(optimizer, run, findings=findings)
-    scheduler = config.build_resolved(resolved, optimizer)
+    scheduler = config.build(optimizer, run, findings=findings)
     release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
     clock.follow(scheduler, amount)
-    if isinstance(scheduler, ClosedFormLR):
-        setattr(scheduler, BEGAN_AT, scheduler.last_epoch)
+    setattr(scheduler, BEGAN_AT, scheduler.last_epoch)
     return scheduler, resolved
 
 
@@ -171,7 +162,7 @@ def release(optimizer: Optimizer) -> None:
 
 def detach(scheduler: LRScheduler) -> None:
     """Stop ``scheduler`` from following its optimizer."""
-    if isinstance(scheduler, ClosedFormLR):
+    if isinstance(scheduler, ScheduledLR):
         scheduler.unfollow_optimizer()
 
 

@@ -9,10 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR, is_own_state, position_in
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.durations import STEPS
-from lightning_lrsched.schedulers.state import is_own_state, position_in
+from lightning_lrsched.schedules.length import STEPS
 
 KEY = "lightning_lrsched"
 """Our entry in a checkpoint."""
@@ -123,14 +122,9 @@ class SavedSchedules:
 
     def _state_of(self, index: int, scheduler: LRScheduler, finished: int | None) -> Any:
         """Return the state to restore ``scheduler`` from: the saved one, or one with the position that can be known."""
-        name, state = type(scheduler).__name__, self.ours.get(index)
-        if not isinstance(scheduler, ClosedFormLR):
-            if state is None or is_own_state(state):
-                raise ValueError(
-                    f"the checkpoint holds no state for {name} of optimizer {index}: a scheduler of torch's own cannot"
-                    " begin in the middle of a run; one of this package's can"
-                )
-            return state
+        name, state = getattr(scheduler, "name", type(scheduler).__name__), self.ours.get(index)
+        if not isinstance(scheduler, ScheduledLR):  # a placeholder, until a range test has found the lrs
+            return scheduler.state_dict()
         if is_own_state(state):
             return state
         if state is None and scheduler.last_epoch > 0:  # given in the configuration, as last_batch_iteration

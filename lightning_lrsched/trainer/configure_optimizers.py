@@ -8,15 +8,14 @@ from typing import Any
 
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
+from lightning_lrsched.config.optimizers import build_optimizer
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
-from lightning_lrsched.config.torch_optimizers import build_optimizer
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.durations import STEPS, is_auto
-from lightning_lrsched.schedulers.errors import ParameterValueError
-from lightning_lrsched.trainer.attach import NEVER, attach, release
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.length import STEPS, is_word
+from lightning_lrsched.trainer.attach import attach, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.horizon import horizon_of
@@ -100,7 +99,7 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
         log_trainer_arguments(trainer, "configure_optimizers", content)
     clock = clock_of(trainer)
 
-    def make() -> LRScheduler:
+    def make() -> ScheduledLR:
         run = horizon_of(trainer if schedule.needs_run else None)
         scheduler, resolved = attach(schedule, optimizer, run, clock_of(trainer))
         if report is not None:
@@ -109,8 +108,7 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
         return scheduler
 
     scheduler = clock.build(trainer, optimizer, make, needs_run=bool(schedule.needs_run))
-    frequency = NEVER if clock.steps_itself(scheduler) and not isinstance(scheduler, ClosedFormLR) else 1
-    entry = {"scheduler": scheduler, "interval": "step", "frequency": frequency}
+    entry = {"scheduler": scheduler, "interval": "step", "frequency": 1}  # its calls of step() change nothing
     return {"optimizer": optimizer, "lr_scheduler": entry}
 
 
@@ -125,7 +123,7 @@ def _optimizer(
         raise ValueError("no 'optimizer' section in the configuration: add one, or pass an optimizer, not a module")
     optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
     _, written = type_and_params("optimizer", sections.optimizer)
-    auto = {key: value for key, value in written.items() if is_auto(value)}
+    auto = {key: value for key, value in written.items() if is_word(value, "auto")}
     if auto and report is not None:
         defaults = {key: optimizer.defaults[key] for key in auto}
         resolved = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}

@@ -7,10 +7,9 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.schedulers import SCHEDULERS, ClosedFormLR
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.trainer.deepspeed import check_no_scheduler_section
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_automatic
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
 
 CALLBACKS_THAT_SET_LR = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
@@ -29,8 +28,8 @@ def check_callbacks(trainer: Any, owner: str) -> None:
     check_no_scheduler_section(trainer, owner)
 
 
-def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, owner: str) -> None:
-    """Raise ValueError where a schedule of optimizer ``index`` would not be the only one, or never be stepped."""
+def check_optimizer(trainer: TrainerLike, index: int, owner: str) -> None:
+    """Raise ValueError where a schedule of optimizer ``index`` would not be the only one."""
     ours = [schedule for callback in callbacks_named(trainer, owner) for schedule in callback.schedulers]
     for other in configs_of(trainer, trainer.optimizers[index]):
         name = type(other.scheduler).__name__
@@ -42,11 +41,6 @@ def check_optimizer(trainer: TrainerLike, index: int, config: SchedulerConfig, o
         raise ValueError(
             f"{owner}: the module's configure_optimizers already returns a scheduler ({name}) for optimizer {index};"
             " keep that one or this callback"
-        )
-    if not config.is_own and not is_automatic(trainer):
-        raise ValueError(
-            f"{owner}: under manual optimization Lightning never steps {config.type}, one of torch's own"
-            f" schedulers; use one of {', '.join(SCHEDULERS)}, which follow the optimizer themselves"
         )
 
 
@@ -76,7 +70,7 @@ def warn_of_epoch_interval(trainer: TrainerLike) -> None:
     """Warn where Lightning steps one of our schedules, which count optimizer steps, once an epoch."""
     for config in trainer.lr_scheduler_configs:
         scheduler = config.scheduler
-        if isinstance(scheduler, ClosedFormLR) and not scheduler.is_following and config.interval == "epoch":
+        if isinstance(scheduler, ScheduledLR) and not scheduler.is_following and config.interval == "epoch":
             rank_zero_warn(
                 f"{type(scheduler).__name__} counts optimizer steps, but the module has it stepped once an epoch"
                 " (interval 'epoch', Lightning's default); return {'scheduler': ..., 'interval': 'step'}, or what"

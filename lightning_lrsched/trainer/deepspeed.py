@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.param_groups import torch_optimizer
+from lightning_lrsched.optim.hyperparameters import torch_optimizer
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.trainer.protocol import Guest, TrainerLike, is_a
 
 # The clock ------------------------------------------------------------------------------------------------------------
@@ -41,18 +40,13 @@ class Clock:
         """Steps that were skipped, where the clock counts them."""
         return (self.attempts or 0) - (self.steps or 0)
 
-    def steps_itself(self, scheduler: LRScheduler) -> bool:
-        """Return whether ``scheduler`` is advanced without Lightning."""
-        return isinstance(scheduler, ClosedFormLR)
-
-    def follow(self, scheduler: LRScheduler, amount: Callable[[], int] | None = None) -> None:
+    def follow(self, scheduler: ScheduledLR, amount: Callable[[], int] | None = None) -> None:
         """Have ``scheduler`` advance with each finished step, by ``amount()``; None: by one."""
-        if isinstance(scheduler, ClosedFormLR):
-            scheduler.follow_optimizer(amount)
+        scheduler.follow_optimizer(amount)
 
     def build(
-        self, trainer: Any, optimizer: Any, make: Callable[[], LRScheduler], *, needs_run: bool = False
-    ) -> LRScheduler:
+        self, trainer: Any, optimizer: Any, make: Callable[[], ScheduledLR], *, needs_run: bool = False
+    ) -> ScheduledLR:
         """Return the scheduler that ``make`` makes in ``configure_optimizers``, and have it advance.
 
         Args:
@@ -86,19 +80,15 @@ class EngineClock(Clock):
         """The steps that the engine has counted."""
         return None if self._engine is None else int(self._engine.global_steps)
 
-    def steps_itself(self, scheduler: LRScheduler) -> bool:
-        return True
-
-    def follow(self, scheduler: LRScheduler, amount: Callable[[], int] | None = None) -> None:
+    def follow(self, scheduler: ScheduledLR, amount: Callable[[], int] | None = None) -> None:
         if self._engine is None:
             return  # EngineAttachment does it
-        if isinstance(scheduler, ClosedFormLR):
-            scheduler.follow_engine(amount)
+        scheduler.follow_engine(amount)
         self._engine.lr_scheduler = EngineScheduler(scheduler)
 
     def build(
-        self, trainer: Any, optimizer: Any, make: Callable[[], LRScheduler], *, needs_run: bool = False
-    ) -> LRScheduler:
+        self, trainer: Any, optimizer: Any, make: Callable[[], ScheduledLR], *, needs_run: bool = False
+    ) -> ScheduledLR:
         attachment = EngineAttachment(optimizer, make, needs_run=needs_run)
         attachment.scheduler = scheduler = make()
         trainer.callbacks.append(attachment)
@@ -133,18 +123,15 @@ def check_no_scheduler_section(trainer: Any, owner: str) -> None:
 class EngineScheduler:
     """Stands where a DeepSpeed engine has its scheduler, and advances ours with each step that was applied."""
 
-    def __init__(self, scheduler: LRScheduler) -> None:
+    def __init__(self, scheduler: ScheduledLR) -> None:
         self._scheduler = scheduler
         # DeepSpeed's part of a checkpoint then resumes in DeepSpeed alone, too; Lightning restores ours itself.
         self.state_dict, self.load_state_dict = scheduler.state_dict, scheduler.load_state_dict
 
     def step(self, *_: Any) -> None:
         """Advance the scheduler, unless it was detached."""
-        scheduler = self._scheduler
-        if not isinstance(scheduler, ClosedFormLR):
-            scheduler.step()
-        elif scheduler.is_following:
-            scheduler.advance()
+        if self._scheduler.is_following:
+            self._scheduler.advance()
 
 
 class EngineAttachment(Guest):
@@ -156,7 +143,7 @@ class EngineAttachment(Guest):
         needs_run: make it again once a checkpoint is loaded, which DeepSpeed does late, for its lengths depend on that.
     """
 
-    def __init__(self, optimizer: Any, make: Callable[[], LRScheduler], *, needs_run: bool) -> None:
+    def __init__(self, optimizer: Any, make: Callable[[], ScheduledLR], *, needs_run: bool) -> None:
         self._optimizer, self._make, self._needs_run = optimizer, make, needs_run
         keys = ("lr", "initial_lr", "momentum", "betas")
         self._own_values = [
@@ -171,7 +158,7 @@ class EngineAttachment(Guest):
         inner = None if engine is None else torch_optimizer(engine.optimizer)
         if inner is not self._optimizer or len(inner.param_groups) != len(self._own_values):
             raise ValueError(
-                f"{type(self.scheduler).__name__} was made for the {type(self._optimizer).__name__} that the module"
+                f"{self.scheduler.name} was made for the {type(self._optimizer).__name__} that the module"
                 f" returned, but DeepSpeed trains with another one ({type(inner).__name__} of"
                 f" {len(inner.param_groups) if inner is not None else 0} param groups): use LRSchedulerCallback, which"
                 " takes the engine's own, or return no param group without parameters"
@@ -182,8 +169,7 @@ class EngineAttachment(Guest):
         if engine_of(trainer) is None or not self._needs_run or not self._is_in_use(trainer):
             return
         earlier = self.scheduler
-        if isinstance(earlier, ClosedFormLR):
-            earlier.unfollow_optimizer()
+        earlier.unfollow_optimizer()
         for group, values in zip(self._optimizer.param_groups, self._own_values, strict=True):
             group.pop("initial_lr", None)
             group.update(deepcopy(values))

@@ -13,7 +13,7 @@ import torch
 import torch.distributed
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from lightning_lrsched.schedulers.durations import STEPS, RunLength
+from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.progress import Tokens, ranks_per_batch
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_automatic, loaded_checkpoint
@@ -203,13 +203,13 @@ def horizon_in(limits: Limits, start: Start, done: int, amount: Amount) -> tuple
 
 
 def horizon_of(
-    trainer: TrainerLike | RunLength | None,
+    trainer: TrainerLike | Horizon | None,
     unit: str = STEPS,
     *,
     start: Start | None = None,
     position: int = 0,
     tokens: Tokens | None = None,
-) -> RunLength:
+) -> Horizon:
     """Return the length of the run that a Trainer is about to fit, as a schedule that begins or resumes in it counts.
 
     On a resume that is what was done before the checkpoint plus what is still to come, whatever the batch size,
@@ -223,19 +223,19 @@ def horizon_of(
     to be full.
 
     Args:
-        trainer: the Trainer; None gives a run of unknown length; a RunLength is returned as it is.
+        trainer: the Trainer; None gives a run of unknown length; a Horizon is returned as it is.
         unit: ``"step"``, ``"sample"`` or ``"token"``.
         start: where the fit begins, if already known; the Trainer drops its checkpoint when training starts.
         position: of the schedule in the checkpoint that the fit resumes from, if it does not count steps.
         tokens: tokens per sample, or a function of the batch, with which the length is not known.
     """
-    if isinstance(trainer, RunLength):
+    if isinstance(trainer, Horizon):
         return trainer
     if trainer is None:
-        return RunLength(why_no_total=NO_TRAINER, why_no_epoch=NO_TRAINER)
+        return Horizon(why_no_total=NO_TRAINER, why_no_epoch=NO_TRAINER)
     if callable(tokens):
         why = "tokens are counted batch by batch, by a function; write a number of tokens"
-        return RunLength(None, None, why, why)
+        return Horizon(None, None, why, why)
     with train_loaders(trainer) as loader:
         start = start or Start.of(trainer)
         limits = _limits(trainer, start)
@@ -247,10 +247,10 @@ def horizon_of(
         elif not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
             kind = "several loaders" if isinstance(loader, (dict, list, tuple)) else f"this {type(loader).__name__}"
             why = f"the samples in the batches of {kind} are not known; write a number of {unit}s"
-            return RunLength(None, None, why, why)
+            return Horizon(None, None, why, why)
         else:
             total, per_epoch = horizon_in(limits, start, position, _samples_in(loader, limits, trainer, tokens or 1))
-    return RunLength(total, per_epoch, why_no_total, why_no_epoch)  # type: ignore[arg-type]  # rounded once multiplied
+    return Horizon(total, per_epoch, why_no_total, why_no_epoch)
 
 
 VARYING = (

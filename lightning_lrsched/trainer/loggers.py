@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.durations import STEPS, UNITS
+from lightning_lrsched.optim.hyperparameters import LR
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.schedules.length import STEPS, UNITS
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 
@@ -30,31 +31,27 @@ LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer step to be logged; the values follow from its position, except with torch's own schedulers.
+    """One optimizer step to be logged; the values follow from its position.
 
     Args:
         scheduler: the schedule.
         position: its position, with which the step was made.
         at: the step on the trainer's axis.
-        lrs: the values of a scheduler of torch's own, which cannot compute them for a past step.
         wall_time: [s] when the step was made.
     """
 
-    scheduler: Any
+    scheduler: ScheduledLR
     position: int
     at: int
-    lrs: list[Any]
     wall_time: float = field(default_factory=time.time)
 
     def values(self, tags: Mapping[int, list[str]]) -> dict[str, float]:
         """Return tag -> value; ``tags`` as :func:`curve_tags` returns them."""
         schedule, names = self.scheduler, tags[id(self.scheduler.optimizer)]
-        if not isinstance(schedule, ClosedFormLR):
-            # Not strict: the lrs were stored before a callback added a param group.
-            return dict(zip(names, map(float, self.lrs), strict=False))
-        momenta = schedule.momentum_at(self.position) or []
-        values = dict(zip(names, schedule.lr_at(self.position), strict=True))
-        values.update(zip([f"{name}-momentum" for name in names], momenta, strict=False))
+        values: dict[str, float] = {}
+        for hyperparameter, of_groups in schedule.values_at(self.position).items():
+            end = "" if hyperparameter == LR else f"-{hyperparameter}"
+            values.update(zip([f"{name}{end}" for name in names], of_groups, strict=True))
         if schedule.unit != STEPS:
             values[f"{names[0].partition('/')[0]}-{schedule.unit}s"] = float(self.position)
         return values
@@ -79,14 +76,12 @@ class CurveLogger:
         before, finished, every = scheduled.logged, scheduled.finished, trainer.log_every_n_steps
         if finished == before:
             return
-        scheduled.logged, lrs = finished, scheduled.lrs_in_force
-        if not scheduled.computes:
-            scheduled.lrs_in_force = scheduled.scheduler.get_last_lr()
+        scheduled.logged = finished
         # Under manual optimization a batch may have made several steps, and passed a multiple in its middle.
         at = finished + scheduled.axis
         if every and at // every > (before + scheduled.axis) // every:
             # The values with which the step that has just finished, counted from 0, was made.
-            self._add(trainer, Point(scheduled.scheduler, scheduled.position_before, at - 1, lrs))
+            self._add(trainer, Point(scheduled.scheduler, scheduled.position_before, at - 1))
 
     def _add(self, trainer: TrainerLike, point: Point) -> None:
         if callbacks_named(trainer, "LearningRateMonitor"):
@@ -166,7 +161,7 @@ def _has_layout(path: Path) -> bool:
 def _has_momentum(trainer: TrainerLike) -> bool:
     """Return whether momentum is logged."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return any(isinstance(each, ClosedFormLR) and each.momentum_at(0) is not None for each in schedulers)
+    return any(isinstance(each, ScheduledLR) and each.momentum_at(0) is not None for each in schedulers)
 
 
 def _prefix(logger: Any) -> str:

@@ -14,13 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
 
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import caveats_of, hyperparameters, summarize
 from lightning_lrsched.range_test.settings import SweepSettings, documented
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.checks import did_you_mean
+from lightning_lrsched.schedules.errors import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
 from lightning_lrsched.trainer.board import Board
 from lightning_lrsched.trainer.child_result import ChildResult
@@ -161,11 +161,11 @@ class LRRangeTestCallback(Callback):
             optimizer=self.optimizer_index if self._several else None,
         )
         for config in configs_of(trainer, optimizer):
-            if isinstance(config.scheduler, ClosedFormLR):
+            if isinstance(config.scheduler, ScheduledLR):
                 config.scheduler.unfollow_optimizer()
         clock = clock_of(trainer)
 
-        def follow(schedule: ClosedFormLR) -> None:
+        def follow(schedule: ScheduledLR) -> None:
             clock.follow(schedule)
             self._losses, self._skipped_steps = BackwardLosses(), clock.skipped
             # In place of the module's own: under manual optimization it may ask for it and step it, which changes
@@ -189,7 +189,7 @@ class LRRangeTestCallback(Callback):
         sweep = self._run.sweep
         sweep.schedule.step(sweep.schedule.last_epoch)  # a checkpoint that the fit began from has restored its own lr
         self._check_validation(trainer)
-        sweep.warn_of_length(None if self._settings.has_an_end else horizon_of(trainer).total_steps)
+        sweep.warn_of_length(None if self._settings.has_an_end else horizon_of(trainer).total)
 
     def _check_validation(self, trainer: TrainerLike) -> None:
         validates = trainer.enable_validation and trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined()
@@ -359,7 +359,7 @@ class BackwardLosses:
 
 
 def _report_short_run(trainer: TrainerLike, test_steps: int | None) -> None:
-    run_steps = horizon_of(trainer).total_steps
+    run_steps = horizon_of(trainer).total
     if run_steps is not None and test_steps is not None and run_steps < test_steps:
         log(
             trainer,

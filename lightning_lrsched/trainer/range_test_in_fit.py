@@ -8,10 +8,10 @@ from copy import copy
 from typing import Any
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.optim.hyperparameters import momentum_kind, torch_optimizer
 from lightning_lrsched.range_test.record import RangeTestResult, one_cycle
 from lightning_lrsched.range_test.suggest import NO_FALL
-from lightning_lrsched.schedulers.param_groups import momentum_kind, torch_optimizer
-from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST, Finding
+from lightning_lrsched.schedules.fields import FROM_RANGE_TEST, Finding
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.checkpoint import Tests, saved_tests
 from lightning_lrsched.trainer.fit_state import RandomStates

@@ -13,12 +13,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.config.deepspeed import lr_of
+from lightning_lrsched.config.deepspeed import lr_of, trainer_arguments
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.config.trainer_arguments import trainer_arguments
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.durations import STEPS, RunLength
-from lightning_lrsched.schedulers.errors import ParameterError
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.schedules.errors import ParameterError
+from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.horizon import Start, horizon_of
 from lightning_lrsched.trainer.progress import Tokens
 from lightning_lrsched.trainer.protocol import (
@@ -95,7 +94,7 @@ class RunReport(Guest):
         self._schedules[place] = written, schedule, tokens
         keys = written.needs_range_test + written.needs_run + written.needs_optimizer
         if keys:
-            as_written, values = ({key: of.by_path()[1][key] for key in keys} for of in (written, resolved))
+            as_written, values = ({key: of.values()[key] for key in keys} for of in (written, resolved))
             unit = "" if written.unit == STEPS else f" [{written.unit}s]"
             name = name_of(schedule.optimizer, index if len(trainer.optimizers) > 1 else None)
             log(trainer, f"Schedule of {name}:\n{resolution_table(written.type + unit, as_written, values)}")
@@ -270,7 +269,7 @@ def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
 # Lengths --------------------------------------------------------------------------------------------------------------
 
 
-def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> str | None:
+def length_mismatch(config: SchedulerConfig, schedule: Any, run: Horizon) -> str | None:
     """Return a line for the log where a schedule ends long before the run, or the run before the schedule.
 
     None if the length of the run is not known, if a fraction of the run was asked for, or if the schedule goes on after
@@ -282,11 +281,11 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
         run: how long the run is.
     """
     found = length_of(schedule)
-    if found is None or run.total_steps is None:
+    if found is None or run.total is None:
         return None
-    (keys, length), total, unit = found, run.total_steps, config.unit
-    parameters, _ = config.by_path()
-    named, auto = " + ".join(keys), all(parameters[key].rule.auto for key in keys)
+    (keys, length), total, unit = found, run.total, config.unit
+    fields = {path: field for path, field, _ in config.schedule.leaves()}
+    named, auto = " + ".join(keys), all(fields[key].auto for key in keys)
     remedy = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
     if length > total * (1 + TOLERANCE):
         lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
@@ -295,11 +294,7 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
             f" will then be {lr:.3g}, not {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
             f" {length} {unit}s"
         )
-    if (
-        length < total * (1 - TOLERANCE)
-        and schedule.ends_low(schedule.hyperparameters)
-        and not set(keys) & set(config.needs_run)
-    ):
+    if length < total * (1 - TOLERANCE) and schedule.schedule.ends_low and not set(keys) & set(config.needs_run):
         return (
             f"{config.type}: the schedule ends at {unit} {length} ({named}), the run only at {unit} {total}: the"
             f" last {total - length} {unit}s will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for"
@@ -310,7 +305,7 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: RunLength) -> s
 
 def length_of(schedule: Any) -> tuple[list[str], int] | None:
     """Return the keys that give a schedule its length, and the step at which it ends; None if it has no end."""
-    return schedule.length(schedule.hyperparameters) if isinstance(schedule, ClosedFormLR) else None
+    return schedule.schedule.length if isinstance(schedule, ScheduledLR) else None
 
 
 def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: int) -> str | None:

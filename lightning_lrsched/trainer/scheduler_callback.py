@@ -15,11 +15,11 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
+from lightning_lrsched.optim.hyperparameters import MOMENTUM, torch_optimizer, write
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import hyperparameters
-from lightning_lrsched.schedulers.durations import RunLength
-from lightning_lrsched.schedulers.param_groups import torch_optimizer, write_momenta
-from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST
+from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
+from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, detach, pick_optimizer
 from lightning_lrsched.trainer.checkpoint import SavedSchedules, mark
 from lightning_lrsched.trainer.conflicts import (
@@ -208,8 +208,8 @@ class LRSchedulerCallback(Callback):
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
         targets = self._targets(trainer)
-        for index, written in targets:
-            check_optimizer(trainer, index, written.config, self._owner)
+        for index, _ in targets:
+            check_optimizer(trainer, index, self._owner)
         self._tests.begin(trainer, [written.config for _, written in targets])
         self._scheduled, self._counters = [], self._make_counters()
         needs_run = any(written.config.needs_run for _, written in targets)
@@ -259,7 +259,7 @@ class LRSchedulerCallback(Callback):
             number = index if len(trainer.optimizers) > 1 else None
             log_unused(trainer, self._owner, written.optimizer_section, optimizer, number)
 
-    def _run(self, trainer: TrainerLike, scheduled: Scheduled) -> RunLength:
+    def _run(self, trainer: TrainerLike, scheduled: Scheduled) -> Horizon:
         """Return the length of the run in the unit of a schedule, if it is needed."""
         config = scheduled.written.config
         if not config.needs_run:
@@ -282,8 +282,7 @@ class LRSchedulerCallback(Callback):
     def _list(self, trainer: TrainerLike, scheduled: Scheduled, earlier: Any) -> None:
         """List the schedule among the Trainer's, in place of an earlier one: Lightning saves and restores it there."""
         configs, scheduler = trainer.strategy.lr_scheduler_configs, scheduled.scheduler
-        stepped = scheduled.resolved is not None and not clock_of(trainer).steps_itself(scheduler)
-        config = LRSchedulerConfig(scheduler, interval="step", frequency=1 if stepped else NEVER)
+        config = LRSchedulerConfig(scheduler, interval="step", frequency=NEVER)
         places = [place for place, other in enumerate(configs) if other.scheduler is earlier]
         place = places[0] if places else len(configs)
         configs[place : place + 1] = [config]
@@ -297,7 +296,10 @@ class LRSchedulerCallback(Callback):
             scheduled.axis = 0
             if scheduled.written.config.needs_run or scheduled.written.config.needs_range_test:
                 scheduled.run = self._run(trainer, scheduled)
-                write_momenta(trainer.optimizers[scheduled.index].param_groups, scheduled.own_momenta)
+                groups = trainer.optimizers[scheduled.index].param_groups
+                for group, momentum in zip(groups, scheduled.own_momenta, strict=False):
+                    if momentum is not None:
+                        write(MOMENTUM, group, momentum)
                 self._build(trainer, scheduled)
         self._restore(trainer)
 
@@ -335,18 +337,13 @@ class LRSchedulerCallback(Callback):
                 if not same_optimizer(scheduled.scheduler, trainer.optimizers[scheduled.index]):
                     self._take_new_optimizer(trainer, scheduled)
                 # Callbacks that unfreeze layers have added param groups, or set an lr, at the start of the epoch.
-                elif scheduled.computes:
+                else:
                     scheduled.scheduler.step(scheduled.scheduler.last_epoch)
         for counter in self._counters.values():
             counter.add(trainer, batch)
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         name, index, position = scheduled.written.config.type, scheduled.index, scheduled.scheduler.last_epoch
-        if not scheduled.computes:
-            raise ValueError(
-                f"{self._owner}: optimizer {index} has been replaced, and {name}, a scheduler of torch's own, cannot"
-                " begin in the middle of a run; one of this package's can"
-            )
         self._build(trainer, scheduled)
         scheduled.scheduler.step(position)
         what = f"optimizer {index} has been replaced; {name} goes on from step {position} with the new one"

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_lrsched.optim.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.one_cycle import MAX_MOMENTUM
+from lightning_lrsched.schedules.one_cycle import MAX_MOMENTUM
 from tests.integration.make_golden import GOLDEN, with_values
 from tests.kit.schedules import SMALL, adamw, lrs, momenta
 
