@@ -180,12 +180,12 @@ def describe_schedules() -> str:
     lines = []
     for name, schedule in SCHEDULES.items():
         lines.append(f"{name}: {(inspect.getdoc(schedule) or '').partition(chr(10))[0]}")
-        lines += [f"  {key}: {field.describe()}" for key, field in with_keys(schedule.fields())]
+        lines += [f"  {key}: {field.describe()}" for key, field in with_keys(schedule.fields)]
     return "\n".join(lines)
 
 
 def _override(schedule: str, args: argparse.Namespace, params: dict[str, Any]) -> None:
-    for name in SCHEDULES[schedule].fields():
+    for name in SCHEDULES[schedule].fields:
         typed = getattr(args, name, None)
         if typed is not None:
             params[name] = typed
@@ -195,7 +195,7 @@ def _flags() -> dict[str, tuple[Field, list[str]]]:
     """Return name -> field, and the schedules that have it."""
     found: dict[str, tuple[Field, list[str]]] = {}
     for schedule, cls in SCHEDULES.items():
-        for name, field in cls.fields().items():
+        for name, field in cls.fields.items():
             found.setdefault(name, (field, []))[1].append(schedule)
     return found
 

@@ -231,7 +231,7 @@ class _Length(Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         if not isinstance(self._length, int):
-            self.total = rounded(horizon_of(trainer), self._length, key=TOTAL)
+            self.total = rounded(horizon_of(trainer), self._length, key=TOTAL)[0]
 
 
 def _describe(result: RangeTestResult, total: int) -> str:

@@ -236,7 +236,7 @@ def test_a_loop_of_ones_own_says_how_long_it_is():
     by_run_length = AUTO.build(sgd(), Horizon(200, 10))
     assert by_keywords.hyperparameters == by_run_length.hyperparameters
     assert (by_keywords.total_num_steps, by_keywords.warmup_num_steps) == (200, 20)
-    assert AUTO.resolve(sgd(), total=200, per_epoch=10) == AUTO.resolve(sgd(), Horizon(200, 10))
+    assert AUTO.resolve(sgd(), total_steps=200, steps_per_epoch=10) == AUTO.resolve(sgd(), Horizon(200, 10))
 
 
 @pytest.mark.parametrize(
