@@ -8,15 +8,13 @@ from typing import Any
 
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.config.torch_optimizers import build_optimizer
-from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import STEPS, is_auto
 from lightning_lrsched.schedulers.errors import ParameterValueError
-from lightning_lrsched.trainer.attach import NEVER, attach, release
+from lightning_lrsched.trainer.attach import NEVER, Scheduled, Written, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.horizon import horizon_of
@@ -98,18 +96,18 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
     check_callbacks(trainer, "configure_optimizers")
     if report is not None and not isinstance(content, SchedulerConfig):
         log_trainer_arguments(trainer, "configure_optimizers", content)
-    clock = clock_of(trainer)
+    scheduled = Scheduled(Written(schedule), 0 if report is None else len(report.schedules), optimizer)
 
-    def make() -> LRScheduler:
-        run = horizon_of(trainer if schedule.needs_run else None)
-        scheduler, resolved = attach(schedule, optimizer, run, clock_of(trainer))
+    def make() -> Any:
+        scheduled.run = horizon_of(trainer if schedule.needs_run else None)
+        scheduled.build(schedule, optimizer, clock_of(trainer))
         if report is not None:
-            # An engine has one optimizer, for which the schedule may be made again.
-            report.add_schedule(trainer, schedule, resolved, scheduler, 0 if clock.carries else None)
-        return scheduler
+            report.add(trainer, scheduled)
+        return scheduled.scheduler
 
+    clock = clock_of(trainer)
     scheduler = clock.build(trainer, optimizer, make, needs_run=bool(schedule.needs_run))
-    frequency = NEVER if clock.steps_itself(scheduler) and not isinstance(scheduler, ClosedFormLR) else 1
+    frequency = NEVER if clock.steps_itself(scheduler) and not scheduled.computes else 1
     entry = {"scheduler": scheduler, "interval": "step", "frequency": frequency}
     return {"optimizer": optimizer, "lr_scheduler": entry}
 

@@ -1,4 +1,4 @@
-# ruff: noqa: D103, PLC0414, PLC0415
+# ruff: noqa: D103
 """Moved to deepspeed.py; until the last importer has moved."""
 
 from typing import Any

@@ -1,4 +1,3 @@
-# ruff: noqa: D103, PLC0414, PLC0415
 """Moved to horizon.py; until the last importer has moved."""
 
 from lightning_lrsched.trainer.horizon import horizon_of as run_length_of
