@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_lrsched.config.scheduler_config import SchedulerConfig as SchedulerConfig
     from lightning_lrsched.config.trainer_arguments import trainer_arguments as trainer_arguments
     from lightning_lrsched.range_test.loop import RangeTest as RangeTest
-    from lightning_lrsched.range_test.result import RangeTestResult as RangeTestResult
+    from lightning_lrsched.range_test.record import RangeTestResult as RangeTestResult
     from lightning_lrsched.schedulers import LR_RANGE_TEST as LR_RANGE_TEST
     from lightning_lrsched.schedulers import ONE_CYCLE as ONE_CYCLE
     from lightning_lrsched.schedulers import PHASED_LR as PHASED_LR
@@ -46,7 +46,7 @@ _MODULES = {
     "config.scheduler_config": ["SchedulerConfig"],
     "config.trainer_arguments": ["trainer_arguments"],
     "range_test.loop": ["RangeTest"],
-    "range_test.result": ["RangeTestResult"],
+    "range_test.record": ["RangeTestResult"],
     "schedulers": [
         *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],
         *["WarmupStableDecayLR", "PhasedLR"],

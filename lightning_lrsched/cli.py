@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.arguments import describe_schedules
 from lightning_lrsched.config.files import dump_mapping, read_mapping
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.range_test.result import RangeTestResult
-from lightning_lrsched.range_test.tables import count_steps
+from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.range_test.report import count_steps
 from lightning_lrsched.schedulers import ONE_CYCLE, WARMUP_DECAY_LR, ClosedFormLR
 from lightning_lrsched.schedulers.checks import choice, count, to_number
 from lightning_lrsched.schedulers.durations import Duration, resolve_steps

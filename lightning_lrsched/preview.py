@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.config.config_file import Row
-from lightning_lrsched.range_test.plots import new_figure
+from lightning_lrsched.range_test.report import new_figure
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import STEPS, Unit
 

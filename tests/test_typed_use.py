@@ -148,7 +148,6 @@ def test_the_range_test(tmp_path: Path) -> None:
     assert_type(result().to_markdown(), str)
     assert_type(RangeTestResult.combine([result(), result()]), RangeTestResult)
     result().save(tmp_path / "result.json")
-    result().to_csv(str(tmp_path / "result.csv"), overwrite=True)
     assert_type(RangeTestResult.load(tmp_path / "result.json"), RangeTestResult)
 
 

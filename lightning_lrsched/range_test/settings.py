@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
-from lightning_lrsched.range_test.divergence import DIVERGENCE_FACTOR
-from lightning_lrsched.range_test.smoothing import DEFAULT_SMOOTHING
+from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR
 from lightning_lrsched.schedulers import LRRangeTest
 from lightning_lrsched.schedulers.checks import choice, count, number
 from lightning_lrsched.schedulers.durations import Duration, RunLength, resolve_steps
 
 MODES = ("linear", "exponential")
 LINEAR = LRRangeTest.parameters()
+LINEAR_ONLY = ("lr_range_test_step_size", "lr_range_test_step_rate", "lr_range_test_staircase")
 DEFAULT_MIN_LR = 1e-6
 DEFAULT_MAX_LR = 10.0
 DEFAULT_NUM_STEPS = 200
@@ -35,101 +36,137 @@ FINE_ABOVE = 3.0
 MAX_LINEAR_STEPS = 100_000
 """A linear sweep to ``max_lr`` that takes longer was probably given no step size."""
 
+Class = TypeVar("Class", bound=type)
+
 
 @dataclass(frozen=True)
 class SweepSettings:
     """How a sweep grows and when it ends; lengths may still be fractions of the run, epochs or ``"auto"``.
 
+    Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
+    at which the loss explodes. Everything is put back, and a fine one of 200 steps follows, from a hundredth of that lr
+    to three times as much, while the data go on. The suggestions are read from the fine one. There is one sweep where
+    ``mode``, ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are
+    validation losses, where the stop rule is off, and where the very first loss is not finite.
+
     Args:
-        mode: ``"exponential"`` or ``"linear"``; None: linear where one of DeepSpeed's linear parameters is given.
-        min_lr: lr at step 0, one float or one per param group; None: the default of the mode.
-        linear: DeepSpeed's three parameters of linear growth; None where not given.
-        max_lr: the largest lr; None: the default of exponential growth, no limit of linear growth.
-        num_steps: the number of optimizer steps; None: as for ``max_lr``.
-        smoothing: weight of the past in the smoothed loss, per optimizer step.
-        divergence_factor: fraction of the fall so far that the smoothed loss may climb back.
+        lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the
+            largest lr: the ratios between the groups' own learning rates are kept.
+        lr_range_test_step_size: length of one interval of linear growth [optimizer steps]; also a fraction of the run
+            (0.01), epochs (``"2ep"``) or ``"auto"`` (a hundredth of the run).
+        lr_range_test_step_rate: growth per interval, as a multiple of ``lr_range_test_min_lr``.
+        lr_range_test_staircase: hold the lr within each interval.
+        mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
+            else exponential.
+        max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``). In a single sweep
+            with exponential growth, 10 unless given.
+        num_steps: stop after this many optimizer steps; also a fraction of the run, epochs or ``"auto"`` (as long as
+            the run). In a single sweep with exponential growth, 200 unless given.
+        divergence_factor: fraction of the fall so far that the smoothed loss may climb back before the test stops;
+            infinity or None: only a loss that is not finite stops it.
+        smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
+            shown, and the stop rule uses it; suggestions smooth the losses themselves.
+        prior: the peak of 1Cycle to which the suggestions are drawn down, the more the less the record says. ``"auto"``
+            is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
         by_validation: whether the losses are validation losses.
-        prior: the peak of 1Cycle to which the suggestions are drawn down; ``"auto"``: that of the optimizer's kind.
         then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
             range or length is given, the losses are training losses, and the stop rule is on.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
     """
 
+    lr_range_test_min_lr: float | list[float] | None = None
+    lr_range_test_step_size: int | float | str | None = None
+    lr_range_test_step_rate: float | None = None
+    lr_range_test_staircase: bool | None = None
     mode: str | None = None
-    min_lr: float | list[float] | None = None
-    linear: Mapping[str, Any] = field(default_factory=dict)
     max_lr: float | None = None
-    num_steps: Any = None
-    smoothing: float = DEFAULT_SMOOTHING
+    num_steps: int | float | str | None = None
     divergence_factor: float | None = DIVERGENCE_FACTOR
-    by_validation: bool = False
+    smoothing: float = DEFAULT_SMOOTHING
     prior: float | str | None = "auto"
+    by_validation: bool = False
     then_fine: bool | None = None
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], **more: Any) -> SweepSettings:
+        """Return the settings among the arguments of a constructor, its ``locals()``."""
+        return cls(**{each.name: arguments[each.name] for each in fields(cls) if each.name in arguments}, **more)
 
     def __post_init__(self) -> None:
         """Fill in what was not given; refuse what is impossible, before training starts."""
-        linear = {key: value for key, value in self.linear.items() if value is not None}
-        mode = choice("mode", self.mode or ("linear" if linear else "exponential"), MODES)
+        factor = _check_factor(self.divergence_factor)
+        given = [self.mode, self.lr_range_test_min_lr, self.max_lr, self.num_steps, *self.linear.values()]
+        if self.then_fine is None:  # without a stop rule, a coarse sweep would find no range
+            self._set(then_fine=given == [None] * 4 and not self.by_validation and factor < math.inf)
+        mode = choice("mode", self.mode or ("linear" if self.linear else "exponential"), MODES)
         exponential = mode == "exponential"
-        if exponential and linear:
+        if exponential and self.linear:
             raise ValueError(
-                f"{next(iter(linear))} belongs to mode='linear'; exponential growth takes max_lr, num_steps"
+                f"{next(iter(self.linear))} belongs to mode='linear'; exponential growth takes max_lr, num_steps"
             )
-        then_fine = self._is_default() if self.then_fine is None else self.then_fine
-        min_lr = self.min_lr
+        min_lr = self.lr_range_test_min_lr
         if min_lr is None:
-            min_lr = DEFAULT_MIN_LR if exponential else _linear_defaults()["lr_range_test_min_lr"]
+            min_lr = DEFAULT_MIN_LR if exponential else LINEAR["lr_range_test_min_lr"].default
+        self._set(
+            mode=mode,
+            lr_range_test_min_lr=LINEAR["lr_range_test_min_lr"].check(min_lr),
+            **{key: value if LINEAR[key].waits_for(value) else LINEAR[key].check(value)
+               for key, value in self.linear.items()},
+            smoothing=number("smoothing", self.smoothing, at_least=0, below=1),
+            divergence_factor=factor,
+            prior=_check_prior(self.prior),
+        )  # fmt: skip
         max_lr = DEFAULT_MAX_LR if exponential and self.max_lr is None else self.max_lr
-        num_steps = self.num_steps
-        if exponential and num_steps is None:
-            num_steps = COARSE_STEPS if then_fine else DEFAULT_NUM_STEPS
-        checked = {
-            "mode": mode,
-            "min_lr": LINEAR["lr_range_test_min_lr"].check(min_lr),
-            "linear": {key: _check_linear(key, value) for key, value in linear.items()},
-            "num_steps": num_steps,
-            "smoothing": number("smoothing", self.smoothing, at_least=0, below=1),
-            "divergence_factor": _check_factor(self.divergence_factor),
-            "prior": _check_prior(self.prior),
-            "then_fine": then_fine,
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
         if max_lr is not None:
-            object.__setattr__(self, "max_lr", number("max_lr", max_lr, above=self.largest_min_lr))
+            self._set(max_lr=number("max_lr", max_lr, above=self.largest_min_lr))
         if self.num_steps is not None and Duration.of(self.num_steps, auto=1.0) is None:
             count("num_steps", self.num_steps, at_least=1)
+        elif self.num_steps is None and exponential:
+            self._set(num_steps=COARSE_STEPS if self.then_fine else DEFAULT_NUM_STEPS)
         self._check_length()
 
-    def _is_default(self) -> bool:
-        """Return whether the range is left to the test; without a stop rule, a coarse sweep would find none."""
-        given = [self.mode, self.min_lr, self.max_lr, self.num_steps, *self.linear.values()]
-        stops = _check_factor(self.divergence_factor) < math.inf
-        return all(value is None for value in given) and not self.by_validation and stops
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def linear(self) -> dict[str, Any]:
+        """DeepSpeed's three parameters of linear growth, those that are given."""
+        return {key: getattr(self, key) for key in LINEAR_ONLY if getattr(self, key) is not None}
 
     def fine(self, lr: float) -> SweepSettings:
         """Return those of the fine sweep, after a coarse one that ended at ``lr``."""
-        return replace(self, min_lr=lr / FINE_BELOW, max_lr=lr * FINE_ABOVE, num_steps=FINE_STEPS, then_fine=False)
+        return replace(
+            self, lr_range_test_min_lr=lr / FINE_BELOW, max_lr=lr * FINE_ABOVE, num_steps=FINE_STEPS, then_fine=False
+        )
 
     @property
     def max_steps(self) -> Any:
         """The number of optimizer steps at most, with those of a fine sweep that follows; None where not known."""
-        return self.num_steps + FINE_STEPS if self.then_fine else self.num_steps
+        return COARSE_STEPS + FINE_STEPS if self.then_fine else self.num_steps
 
     @property
     def linear_steps(self) -> int | None:
         """Optimizer steps in which linear growth reaches ``max_lr``; None if the test does not end there."""
-        given = {**_linear_defaults(), **self.linear}
-        size, rate = given["lr_range_test_step_size"], float(given["lr_range_test_step_rate"])
+        size, rate = self._size_and_rate()
         if self.mode != "linear" or self.max_lr is None or self.num_steps is not None or not isinstance(size, int):
             return None
-        return math.ceil(size * (self.max_lr / self.largest_min_lr - 1.0) / rate) + 1
+        return math.ceil(size * (self.max_lr / self.largest_min_lr - 1.0) / float(rate)) + 1
+
+    def _size_and_rate(self) -> tuple[Any, Any]:
+        size, rate = self.lr_range_test_step_size, self.lr_range_test_step_rate
+        return (
+            LINEAR["lr_range_test_step_size"].default if size is None else size,
+            LINEAR["lr_range_test_step_rate"].default if rate is None else rate,
+        )
 
     def _check_length(self) -> None:
         """Refuse a linear test that would take far too long to reach ``max_lr``."""
-        steps = self.linear_steps
+        steps, (size, rate) = self.linear_steps, self._size_and_rate()
         if steps is not None and steps > MAX_LINEAR_STEPS:
-            given = {**_linear_defaults(), **self.linear}
-            size, rate = given["lr_range_test_step_size"], given["lr_range_test_step_rate"]
             raise ValueError(
                 f"a linear test from lr {self.largest_min_lr:g} to max_lr={self.max_lr:g} would take {steps:,}"
                 f" optimizer steps, because the lr grows by lr_range_test_step_rate={rate:g} times its start in"
@@ -141,7 +178,8 @@ class SweepSettings:
     @property
     def largest_min_lr(self) -> float:
         """The largest lr at step 0."""
-        return max(self.min_lr) if isinstance(self.min_lr, list) else float(self.min_lr or 0.0)
+        min_lr = self.lr_range_test_min_lr
+        return max(min_lr) if isinstance(min_lr, list) else float(min_lr or 0.0)
 
     @property
     def needs_run(self) -> bool:
@@ -157,15 +195,17 @@ class SweepSettings:
     def resolved(self, run: RunLength) -> SweepSettings:
         """Return the same with all lengths as numbers of optimizer steps."""
         linear = {key: LINEAR[key].resolve(value, run) for key, value in self.linear.items()}
-        return replace(self, linear=linear, num_steps=resolve_steps("num_steps", self.num_steps, run))
+        return replace(self, **linear, num_steps=resolve_steps("num_steps", self.num_steps, run))
 
 
-def _linear_defaults() -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in LINEAR.items()}
-
-
-def _check_linear(key: str, value: Any) -> Any:
-    return value if LINEAR[key].waits_for(value) else LINEAR[key].check(value)
+def documented(cls: Class) -> Class:
+    """Fill the lines ``{sweeps}`` and ``{settings}`` of a docstring with the text that all range tests share."""
+    if cls.__doc__ and SweepSettings.__doc__:
+        text = inspect.cleandoc(SweepSettings.__doc__)
+        sweeps = text[text.index("Without a range") : text.index("\n\nArgs:")]
+        settings = text[text.index("    lr_range_test_min_lr:") : text.index("\n    by_validation:")]
+        cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{sweeps}", sweeps).replace("    {settings}", settings)
+    return cls
 
 
 def _check_prior(prior: Any) -> float | str | None:

@@ -1,29 +1,27 @@
-"""Sweep: one LR range test from its first step to its result; needs an optimizer, but no Trainer."""
+"""Sweep: the lr grows with the steps of one optimizer, and the loss of each step is recorded."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_lrsched.range_test.divergence import VALIDATION_RISE, Divergence, StopReason
-from lightning_lrsched.range_test.growth import make_schedule
-from lightning_lrsched.range_test.loss_reader import Loss, LossReader
-from lightning_lrsched.range_test.priors import prior_of
-from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.loss_watch import LossWatch, StopReason, Watched
+from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.settings import SweepSettings
-from lightning_lrsched.range_test.smoothing import SmoothedLoss
-from lightning_lrsched.schedulers.param_groups import momentum_kind
+from lightning_lrsched.range_test.suggest import prior_of
+from lightning_lrsched.schedulers import ClosedFormLR, LRRangeTest
+from lightning_lrsched.schedulers.curves import exponential_growth
+from lightning_lrsched.schedulers.group_values import Curve
+from lightning_lrsched.schedulers.param_groups import check_groups, momentum_kind
 from lightning_lrsched.schedulers.ranks import warn
+from lightning_lrsched.schedulers.rules import Number, Steps
 
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""
-
-MAX_BATCHES_WITHOUT_STEP = 1000
-"""In a loop that decides itself when an optimizer steps, some step on every nth batch only."""
 
 LONG_TEST = 10_000
 """[optimizer steps] A linear test that takes longer to reach ``max_lr`` gets a warning."""
@@ -39,28 +37,27 @@ class Row(NamedTuple):
 
 
 class Sweep:
-    """One LR range test while it runs: it sets the lr, takes in losses, decides when to stop, and returns the result.
-
-    Losses travel one way: mean over the micro-batches of a step and over ranks, device to host, smoothed, stop rule,
-    record. The lr grows when the optimizer steps.
+    """One growth of the lr, from its first step to its record.
 
     Args:
         settings: with all lengths as numbers of optimizer steps.
         optimizer: the optimizer whose lr is swept. Restoring it afterwards is the caller's task.
-        on_row: called with each recorded step when its loss has arrived; its number counts the steps of a coarse sweep
-            before this one, too.
-        coarse: the record of a coarse sweep before this one.
+        on_row: called with each recorded step when its loss has arrived.
+        coarse: the record of a coarse sweep before this one; ``on_row`` gets its steps counted, too.
 
     Attributes:
-        schedule: sets the lr.
+        schedule: sets the lr; whoever makes a sweep has it follow the optimizer, or the engine that owns that.
+        losses: what watches the losses.
+        rows: the recorded steps.
         finished: optimizer steps that :meth:`advance` has seen.
         stalled: calls of :meth:`advance` in a row that saw no optimizer step.
-        stop_reason: why the test must end now; None: it goes on.
+        stop_reason: why the sweep must end now; None: it goes on.
 
     Example:
         >>> import torch
         >>> weight = torch.nn.Parameter(torch.tensor(1.0))
         >>> sweep = Sweep(SweepSettings(max_lr=100.0, num_steps=150), torch.optim.SGD([weight], lr=0.1))
+        >>> sweep.schedule.follow_optimizer()
         >>> while sweep.stop_reason is None:
         ...     loss = weight**2
         ...     loss.backward()
@@ -68,7 +65,7 @@ class Sweep:
         ...     sweep.schedule.optimizer.zero_grad()
         ...     sweep.add(loss)
         ...     _ = sweep.advance()
-        >>> sweep.finish().stop_reason.value
+        >>> sweep.record().stop_reason.value
         'diverged'
     """
 
@@ -76,36 +73,91 @@ class Sweep:
         self,
         settings: SweepSettings,
         optimizer: Optimizer,
-        on_row: Callable[[Row], None] | None = None,
+        on_row: Callable[[Row], object] | None = None,
         coarse: RangeTestResult | None = None,
     ) -> None:
         self._settings, self._on_row, self._coarse = settings, on_row, coarse
-        self._reader, self._smoothed = LossReader(), SmoothedLoss(settings.smoothing)
         assert settings.divergence_factor is not None
-        self._divergence = Divergence(settings.divergence_factor, VALIDATION_RISE if settings.by_validation else 0.0)
-        self._rows: list[Row] = []
+        self.losses = LossWatch(settings.smoothing, settings.divergence_factor, by_validation=settings.by_validation)
+        self.rows: list[Row] = []
         self._momentum = momentum_kind(optimizer)
         self._prior = prior_of(optimizer) if isinstance(settings.prior, str) else settings.prior
         self.finished = self.stalled = 0
         self.stop_reason: StopReason | None = None
         self.schedule = make_schedule(settings, optimizer)
-        self.schedule.follow_optimizer()
 
-    @property
-    def steps_left(self) -> int | None:
-        """Optimizer steps still to come at most, with those of a fine sweep after this one; None where not known."""
-        return None if self._settings.max_steps is None else self._settings.max_steps - self.finished
+    def add(self, loss: Tensor) -> None:
+        """Add the training loss of one micro-batch."""
+        if not self._settings.by_validation:
+            self.losses.add(loss)
 
-    @property
-    def has_losses(self) -> bool:
-        """Whether any loss has come in."""
-        return self._reader.count > 0
+    def advance(self) -> bool:
+        """Check, after a batch, whether the optimizer has stepped; if so, the losses since then belong to that step."""
+        finished = self.schedule.last_epoch
+        if finished == self.finished:
+            self.stalled += 1
+            return False
+        self.finished, self.stalled = finished, 0
+        self._take(self.losses.end_step(finished - 1))
+        if self.stop_reason is None:
+            self.stop_reason = self._limit_reached()
+        return True
+
+    def skip(self) -> None:
+        """Drop the losses since the last step: a gradient scaler has skipped it."""
+        self._take(self.losses.end_step(None))
+        if self.stop_reason is None and self.stalled >= MAX_SKIPPED_STEPS:
+            self.stop_reason = StopReason.SKIPPED
+
+    def add_validation_loss(self, loss: Tensor) -> None:
+        """Record the validation loss after the last finished step."""
+        self._take(self.losses.send(self.finished - 1, loss))
+
+    def wait(self) -> None:
+        """Take in the losses that are still on their way from the device."""
+        self._take(self.losses.take(wait=True))
+
+    def _take(self, losses: list[Watched]) -> None:
+        before = 0 if self._coarse is None else self._coarse.num_steps
+        for step, loss, smoothed in losses:
+            self.rows.append(Row(step, self._lr(step), loss, smoothed))
+            if self._on_row is not None:
+                self._on_row(self.rows[-1]._replace(step=before + step))
+        self.stop_reason = self.losses.verdict or self.stop_reason  # divergence takes precedence over a limit
+
+    def _limit_reached(self) -> StopReason | None:
+        num_steps, max_lr = self._settings.num_steps, self._settings.max_lr
+        if num_steps is not None and self.finished >= int(num_steps):
+            return StopReason.NUM_STEPS
+        # Exponential growth reaches max_lr with its last step.
+        if max_lr is not None and self._settings.mode == "linear" and self._lr(self.finished) > max_lr * (1 + 1e-9):
+            return StopReason.MAX_LR
+        return None
+
+    def _lr(self, step: int) -> float:
+        return max(self.schedule.lr_at(step))
+
+    def record(self, reason: StopReason = StopReason.TRAINER) -> RangeTestResult:
+        """Return what was recorded; ``reason`` is used where the sweep has none of its own."""
+        lrs = self.schedule.lr_at(0)
+        return RangeTestResult(
+            steps=[row.step for row in self.rows],
+            lrs=[row.lr for row in self.rows],
+            losses=[row.loss for row in self.rows],
+            smoothed_losses=[row.smoothed_loss for row in self.rows],
+            stop_reason=self.stop_reason or reason,
+            mode=str(self._settings.mode),
+            group_ratios=[lr / max(lrs) for lr in lrs],
+            momentum=self._momentum,
+            coarse=self._coarse,
+            prior=self._prior,
+        )
 
     def warn_of_length(self, run_steps: int | None = None) -> None:
-        """Warn of a test that takes very long, or that hardly changes the lr before it ends.
+        """Warn of a sweep that takes very long, or that hardly changes the lr before it ends.
 
         Args:
-            run_steps: how long the run is, where nothing else ends the test [optimizer steps]; None: not known.
+            run_steps: how long the run is, where nothing else ends the sweep [optimizer steps]; None: not known.
         """
         steps, max_lr = self._settings.linear_steps, self._settings.max_lr
         if steps is not None and steps > LONG_TEST:
@@ -116,7 +168,7 @@ class Sweep:
             )
         last_step = self._settings.num_steps or run_steps
         ends = [] if max_lr is None else [max_lr]
-        ends += [] if last_step is None else [self._lr(last_step - 1)]
+        ends += [] if last_step is None else [self._lr(int(last_step) - 1)]
         first, last = self._lr(0), min(ends, default=math.inf)
         if last < 10 * first:
             warn(
@@ -125,106 +177,60 @@ class Sweep:
                 stacklevel=2,
             )
 
-    def _lr(self, step: int) -> float:
-        return max(self.schedule.lr_at(step))
 
-    # Losses -----------------------------------------------------------------------------------------------------------
+class ExponentialGrowth(ClosedFormLR):
+    """Grows the lr of every param group by the same factor at every step: ``lr(s) = min_lr * factor ** (s / last)``.
 
-    def add(self, loss: Tensor) -> None:
-        """Add the training loss of one micro-batch."""
-        if not self._settings.by_validation:
-            self._reader.add(loss)
+    Args:
+        optimizer: the optimizer whose learning rate is swept.
+        lr_range_test_min_lr: lr at step 0, one float or one per param group.
+        factor: how much it has grown at ``last_step``; after that it stays constant.
+        last_step: the step of the largest lr [optimizer steps].
+    """
 
-    def advance(self) -> bool:
-        """Check, after a batch, whether the optimizer has stepped; if so, the losses since then belong to that step."""
-        finished = self.schedule.last_epoch
-        if finished == self.finished:
-            self.stalled += 1
-            return False
-        self.finished, self.stalled = finished, 0
-        self._reader.end_step(finished - 1)
-        self._take()
-        if self.stop_reason is None:
-            self.stop_reason = self._limit_reached()
-        return True
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_range_test_min_lr: Annotated[float | list[float], Number(above=0)],
+        factor: Annotated[float, Number(above=1)],
+        last_step: Annotated[int, Steps()],
+    ) -> None:
+        super().__init__(optimizer, -1, ExponentialGrowth, locals())
 
-    def skip(self) -> None:
-        """Drop the losses since the last step: a gradient scaler has skipped it."""
-        self._reader.end_step(None)
-        self._take()
-        if self.stop_reason is None and self.stalled >= MAX_SKIPPED_STEPS:
-            self.stop_reason = StopReason.SKIPPED
+    @staticmethod
+    def curve(p: Any) -> Curve:
+        """Return (lr, None) as a function of the position."""
+        min_lr, factor, last = p.lr_range_test_min_lr, p.factor, max(1, p.last_step)
 
-    def add_validation_loss(self, loss: Tensor) -> None:
-        """Record the validation loss after the last finished step."""
-        self._reader.send(self.finished - 1, loss)
-        self._take()
+        def values(s: int) -> tuple[Any, None]:
+            return min_lr * exponential_growth(s, last, factor), None
 
-    def wait(self) -> None:
-        """Take in the losses that are still on their way from the device."""
-        self._take(wait=True)
+        return values
 
-    def _limit_reached(self) -> StopReason | None:
-        num_steps, max_lr = self._settings.num_steps, self._settings.max_lr
-        if num_steps is not None and self.finished >= num_steps:
-            return StopReason.NUM_STEPS
-        # Exponential growth reaches max_lr with its last step.
-        if max_lr is not None and self._settings.mode == "linear" and self._lr(self.finished) > max_lr * (1 + 1e-9):
-            return StopReason.MAX_LR
-        return None
 
-    def _take(self, *, wait: bool = False) -> None:
-        for loss in self._reader.arrived(wait=wait):
-            # What arrives after divergence does not belong to the test; divergence takes precedence over a limit.
-            if self.stop_reason not in (StopReason.DIVERGED, StopReason.NON_FINITE):
-                self._judge(loss)
+def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ClosedFormLR:
+    """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
+    check_groups(optimizer)
+    min_lr = _min_lr(settings, optimizer)
+    if settings.mode == "linear":
+        return LRRangeTest(optimizer, min_lr, **settings.linear)
+    assert settings.max_lr is not None
+    assert settings.num_steps is not None
+    last = int(settings.num_steps) - 1
+    return ExponentialGrowth(optimizer, min_lr, settings.max_lr / settings.largest_min_lr, last)
 
-    def _judge(self, loss: Loss) -> None:
-        """Smooth a loss, record it, and apply the stop rule; for a skipped step, only check whether it is finite."""
-        finite = math.isfinite(loss.value)
-        diverged = not finite
-        if loss.step is not None:
-            row = Row(loss.step, self._lr(loss.step), loss.value, self._smoothed.update(loss.step, loss.value))
-            self._rows.append(row)
-            if self._on_row is not None:
-                self._on_row(row._replace(step=row.step + (0 if self._coarse is None else self._coarse.num_steps)))
-            diverged = self._divergence.update(loss.step, loss.value, row.smoothed_loss)
-        if diverged:
-            self.stop_reason = StopReason.DIVERGED if finite else StopReason.NON_FINITE
 
-    # The end ----------------------------------------------------------------------------------------------------------
-
-    def finish(self, reason: StopReason = StopReason.TRAINER) -> RangeTestResult:
-        """Stop following the optimizer and return the result; ``reason`` is used where the test has none of its own."""
-        self.schedule.unfollow_optimizer()
-        if reason is not StopReason.INTERRUPTED:  # after an error a device may no longer answer
-            self.wait()
-        lrs = self.schedule.lr_at(0)
-        return RangeTestResult(
-            steps=[row.step for row in self._rows],
-            lrs=[row.lr for row in self._rows],
-            losses=[row.loss for row in self._rows],
-            smoothed_losses=[row.smoothed_loss for row in self._rows],
-            stop_reason=self.stop_reason or reason,
-            mode=str(self._settings.mode),
-            group_ratios=[lr / max(lrs) for lr in lrs],
-            momentum=self._momentum,
-            coarse=self._coarse,
-            prior=self._prior,
+def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | list[float]:
+    if isinstance(settings.lr_range_test_min_lr, list):
+        return settings.lr_range_test_min_lr
+    # Not the lr of this moment: a schedule of the module may have begun at 0.
+    own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    lowest, largest = min(own_lrs), max(own_lrs)
+    if len(own_lrs) == 1 or largest <= 0:
+        return settings.largest_min_lr
+    if lowest <= 0:
+        raise ValueError(
+            f"param group {own_lrs.index(lowest) + 1} has lr {lowest!r}, so it has no ratio to the"
+            " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
         )
-
-    def fine(self, put_back: Callable[[], object]) -> Sweep | None:
-        """Begin the fine sweep around the lr at which this coarse one has ended; None: none follows.
-
-        None follows where a range was asked for, and where the very first loss is not finite: no lr is to blame.
-
-        Args:
-            put_back: restores model and optimizer, and whatever else a step changes, to where this sweep began.
-        """
-        if not self._settings.then_fine or self.stop_reason is None:
-            return None
-        record = self.finish()
-        if not record.losses or not math.isfinite(record.losses[0]):
-            return None
-        put_back()
-        return Sweep(self._settings.fine(record.lrs[-1]), self.schedule.optimizer, self._on_row, record)
+    return [settings.largest_min_lr * lr / largest for lr in own_lrs]

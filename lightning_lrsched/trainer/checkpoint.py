@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.schedulers import ClosedFormLR
 from lightning_lrsched.schedulers.durations import STEPS
 from lightning_lrsched.schedulers.state import is_own_state, position_in

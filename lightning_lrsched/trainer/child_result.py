@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.trainer.protocol import TrainerLike
 
 

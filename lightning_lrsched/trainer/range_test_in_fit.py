@@ -8,23 +8,22 @@ from copy import copy
 from typing import Any
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.range_test.configurations import one_cycle
-from lightning_lrsched.range_test.result import RangeTestResult
-from lightning_lrsched.range_test.suggestions import NO_FALL
+from lightning_lrsched.range_test.record import RangeTestResult, one_cycle
+from lightning_lrsched.range_test.suggest import NO_FALL
 from lightning_lrsched.schedulers.param_groups import momentum_kind, torch_optimizer
 from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST, Finding
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.checkpoint import Tests, saved_tests
-from lightning_lrsched.trainer.log_resolved import log
+from lightning_lrsched.trainer.fit_state import RandomStates
 from lightning_lrsched.trainer.protocol import loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
-from lightning_lrsched.trainer.snapshot import RandomStates
+from lightning_lrsched.trainer.reporting import log
 
 
 def schedule_from_range_test(optimizer: Any) -> SchedulerConfig:
     """Return the schedule of an optimizer for which none is given: the 1Cycle that a range test leads to."""
     cycle_momentum = momentum_kind(torch_optimizer(optimizer)) == "momentum"
-    return SchedulerConfig.from_dict(one_cycle(FROM_RANGE_TEST, FROM_RANGE_TEST, [1.0], None, cycle_momentum))
+    return SchedulerConfig.from_dict(one_cycle(FROM_RANGE_TEST, FROM_RANGE_TEST, None, cycle_momentum))
 
 
 class RangeTestsInFit:
@@ -78,10 +77,10 @@ class RangeTestsInFit:
     def _run_one(self, trainer: Any, pl_module: Any, index: int, *, several: bool) -> RangeTestResult:
         """Run the fit loop once with a test's limits, and restore the fit; other callbacks do not take part."""
         test = copy(self._settings)
+        assert self._start is not None
         test.use_inside_fit(index, self._start, several=several)
-        test.setup(trainer, pl_module, "fit")
-        trainer.callbacks = [*trainer.callbacks, test]
         try:
+            test.setup(trainer, pl_module, "fit")
             test.on_fit_start(trainer, pl_module)
             trainer.fit_loop.run()
             test.on_fit_end(trainer, pl_module)

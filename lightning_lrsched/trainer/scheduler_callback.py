@@ -15,8 +15,8 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.range_test.result import RangeTestResult
-from lightning_lrsched.range_test.tables import hyperparameters
+from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.range_test.report import hyperparameters
 from lightning_lrsched.schedulers.durations import RunLength
 from lightning_lrsched.schedulers.param_groups import torch_optimizer, write_momenta
 from lightning_lrsched.schedulers.rules import FROM_RANGE_TEST

@@ -32,7 +32,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from side_by_side import arguments, show
 from torch.utils.data import DataLoader
 
-from lightning_lrsched.range_test.snapshot import ModelSnapshot
+from lightning_lrsched.optim.snapshot import ModelSnapshot
 
 WIDTH = 2048
 MIB_PER_LAYER = WIDTH * WIDTH * 4 // 2**20

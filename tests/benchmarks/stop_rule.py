@@ -25,15 +25,15 @@ import torch
 from numpy.typing import NDArray
 from tasks import lr_grid, make_task, sweep, train
 
-from lightning_lrsched.range_test.divergence import (
+from lightning_lrsched.range_test.loss_watch import (
     CONFIRMING_STEPS,
     DIVERGENCE_FACTOR,
     NOISE_FACTOR,
     SETTLING_STEPS,
     VALIDATION_RISE,
     Divergence,
+    SmoothedLoss,
 )
-from lightning_lrsched.range_test.smoothing import SmoothedLoss
 
 Array = NDArray[np.float64]
 NEVER = 10**6

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_lrsched import RangeTestResult
-from lightning_lrsched.range_test.divergence import StopReason
+from lightning_lrsched.range_test.loss_watch import StopReason
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "pictures"

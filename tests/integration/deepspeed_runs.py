@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, OneCycle, WarmupLR, configure_optimizers
 from lightning_lrsched.__main__ import main as command_line
-from lightning_lrsched.trainer.snapshot import TrainerSnapshot
+from lightning_lrsched.trainer.fit_state import FitState
 from tests.kit.records import sweep
 
 AUTO = {
@@ -340,8 +340,9 @@ class Trial(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         engine = trainer.strategy.model
         clock, engine.lr_scheduler = engine.lr_scheduler, None
-        snapshot = TrainerSnapshot(trainer)
-        snapshot.capture(trainer, pl_module)
+        state = FitState(trainer)
+        state.set_aside(self)
+        state.capture(pl_module)
         batches = iter(data())
         dtype = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(trainer.precision, torch.float32)
         for _ in range(TRIAL_BATCHES):
@@ -352,8 +353,8 @@ class Trial(Callback):
             for group in trainer.strategy.optimizers[0].param_groups:
                 group["lr"] *= 1.5
         self.steps, self.weights = applied_steps(trainer), weights_of(pl_module)
-        snapshot.restore_model(trainer)
-        snapshot.restore_trainer(trainer)
+        state.restore()
+        state.put_back()
         engine.lr_scheduler = clock
         pl_module.applied, pl_module.losses, pl_module.batches = [], [], 0
 

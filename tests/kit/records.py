@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from lightning_lrsched import RangeTestResult
-from lightning_lrsched.range_test.suggestions import Curve
+from lightning_lrsched.range_test.suggest import Curve
 
 DECADES = 7
 LOWEST = 1e-6

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_lrsched.range_test.caveats import caveats
-from lightning_lrsched.range_test.suggestions import Curve
+from lightning_lrsched.range_test.suggest import Curve, caveats
 from tests.kit.records import LOWEST, curve, exact_records, exponential, falls_and_turns, shortened, sweep
 
 

@@ -7,8 +7,13 @@ import random
 
 import pytest
 
-from lightning_lrsched.range_test.divergence import SETTLING_STEPS, VALIDATION_RISE, Divergence, StopReason
-from lightning_lrsched.range_test.smoothing import SmoothedLoss
+from lightning_lrsched.range_test.loss_watch import (
+    SETTLING_STEPS,
+    VALIDATION_RISE,
+    Divergence,
+    SmoothedLoss,
+    StopReason,
+)
 
 
 def stops_at(losses: list[float], every: int = 1, **options: float) -> int | None:

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from lightning_lrsched.range_test import loss_reader
-from lightning_lrsched.range_test.loss_reader import LAG, LossReader
+from lightning_lrsched.range_test import loss_watch
+from lightning_lrsched.range_test.loss_watch import LAG, LossReader
 
 
 def on_an_accelerator(monkeypatch) -> LossReader:
-    monkeypatch.setattr(loss_reader, "_is_far", lambda loss: True)
+    monkeypatch.setattr(loss_watch, "_is_far", lambda loss: True)
     return LossReader()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import FrozenInstanceError, asdict, replace
@@ -10,8 +9,8 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import pytest
 
 from lightning_lrsched import RangeTestResult
-from lightning_lrsched.range_test.divergence import StopReason
-from lightning_lrsched.range_test.suggestions import METHODS
+from lightning_lrsched.range_test.loss_watch import StopReason
+from lightning_lrsched.range_test.suggest import METHODS
 from tests.kit.records import shortened, sweep
 
 
@@ -83,24 +82,14 @@ def test_a_spoiled_file_is_refused_with_its_name(tmp_path, spoil):
         RangeTestResult.load(path)
 
 
-@pytest.mark.parametrize("write", [RangeTestResult.save, RangeTestResult.to_csv])
-def test_a_file_is_overwritten_only_when_that_is_asked_for(tmp_path, write):
+def test_a_file_is_overwritten_only_when_that_is_asked_for(tmp_path):
     path = tmp_path / "record"
     path.write_text("precious")
     with pytest.raises(FileExistsError, match="exists already; give another name, or overwrite=True"):
-        write(sweep(), path)
+        sweep().save(path)
     assert path.read_text() == "precious"
-    write(sweep(), path, overwrite=True)
+    sweep().save(path, overwrite=True)
     assert path.read_text() != "precious"
-
-
-def test_csv_has_one_line_per_step(tmp_path):
-    result = sweep()
-    result.to_csv(tmp_path / "deep" / "record.csv")
-    with (tmp_path / "deep" / "record.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["lr"]) for row in rows] == result.lrs
-    assert [int(row["step"]) for row in rows] == result.steps
 
 
 def two_sweeps(last: float = 0.05, offset: float = 0.0) -> RangeTestResult:
@@ -123,13 +112,6 @@ def test_the_record_of_a_coarse_sweep_is_saved_too_and_an_older_file_has_none(tm
     path.write_text(json.dumps({**older, "coarse": {"steps": [1]}}))
     with pytest.raises(ValueError, match=r"range_test\.json"):
         RangeTestResult.load(path)
-
-
-def test_csv_has_the_fine_sweep(tmp_path):
-    result = two_sweeps()
-    result.to_csv(tmp_path / "record.csv")
-    with (tmp_path / "record.csv").open() as file:
-        assert [float(row["lr"]) for row in csv.DictReader(file)] == result.lrs
 
 
 # Two sweeps -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from lightning_lrsched.range_test.smoothing import SmoothedLoss
+from lightning_lrsched.range_test.loss_watch import SmoothedLoss
 
 
 def averages(losses: list[float], smoothing: float, every: int = 1) -> list[float]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_lrsched.range_test import suggestions
-from lightning_lrsched.range_test.suggestions import METHODS, Curve, bounds, suggest
+from lightning_lrsched.range_test import suggest as suggestions
+from lightning_lrsched.range_test.suggest import METHODS, Curve, bounds, suggest
 from tests.kit.records import LOWEST, curve, exact_records, falls_and_turns
 
 # Rule -> what it reads off the record whose loss falls around lr 0.05 and rises around lr 1. Without the smoothing, the

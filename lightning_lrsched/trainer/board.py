@@ -1,4 +1,4 @@
-"""An LR range test in a trainer's loggers and in the terminal."""
+"""Board: an LR range test in a trainer's loggers and in the terminal."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import numpy as np
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_lrsched.range_test.plots import as_png
-from lightning_lrsched.range_test.result import RangeTestResult
+from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.range_test.report import as_png, findings
 from lightning_lrsched.range_test.sweep import Row
-from lightning_lrsched.range_test.tables import findings
 from lightning_lrsched.trainer.protocol import TrainerLike
 
 PREFIX = "lr_range_test"
@@ -25,7 +24,7 @@ RESULT = "result"
 FIGURE = "loss_vs_lr"
 
 
-class RangeTestBoard:
+class Board:
     """Shows the steps of a range test as they come, and its result.
 
     A logger that raises is left out from then on, with one warning: the test goes on without it.
@@ -43,12 +42,11 @@ class RangeTestBoard:
     ) -> None:
         self._trainer = trainer
         self._prefix = PREFIX if optimizer is None else f"{PREFIX}_{optimizer}"
-        name = "LR range test" if optimizer is None else f"LR range test of optimizer {optimizer}"
-        self._name = name
+        self._name = "LR range test" if optimizer is None else f"LR range test of optimizer {optimizer}"
         self._loggers = list(trainer.loggers) if log else []
         self._bar: Any = None
         if bar and trainer.is_global_zero and _is_seen():
-            self._bar = Tqdm(total=steps, desc=name, file=sys.stdout, dynamic_ncols=True)
+            self._bar = Tqdm(total=steps, desc=self._name, file=sys.stdout, dynamic_ncols=True)
 
     def show_row(self, row: Row) -> None:
         """Send one recorded step to every logger and to the progress bar, without touching the device."""

@@ -1,4 +1,4 @@
-"""Learning rates suggested by a range test: pure functions of its steps, learning rates and losses.
+"""What is read off a range test: suggested learning rates, what is known before it, and reasons for doubt.
 
 The constants were measured with ``tests/benchmarks/range_test_quality.py``.
 """
@@ -6,13 +6,17 @@ The constants were measured with ``tests/benchmarks/range_test_quality.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.optim import Optimizer
 
-from lightning_lrsched.range_test.smoothing import SmoothedLoss
+from lightning_lrsched.range_test.loss_watch import SmoothedLoss, StopReason
+from lightning_lrsched.schedulers.checks import choice
 
 Array = NDArray[np.float64]
 
@@ -50,6 +54,23 @@ LOW_OF_HIGH = 0.1
 FIXED_OF_PEAK = 0.3
 """A fixed lr must serve from the first step to the last: lower than a peak that is passed through only briefly."""
 
+HARDLY_FELL = 0.01
+"""Fraction of the loss; a smaller fall is a plateau, where a test that stopped itself has stopped too early."""
+
+SURE_LOSSES = 30
+
+ADAM = 0.006
+SGD = 0.15
+"""At momentum 0.9. What counts is lr / (1 - momentum), the sum of all that one gradient moves."""
+
+PRIORS = {
+    **dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SparseAdam", "RMSprop"), ADAM),
+    **dict.fromkeys(("FusedAdam", "DeepSpeedCPUAdam", "Adam8bit", "AdamW8bit", "PagedAdamW", "StableAdamW"), ADAM),
+    "Lion": ADAM / 3,
+    "Adafactor": 0.05,
+    "Muon": 0.03,
+}
+"""A good peak of 1Cycle before any test, for each family of optimizers: by class, also of a parent."""
 
 NO_FALL = (
     "the loss never fell below its starting value during the range test: begin at a lower lr (lr_range_test_min_lr), or"
@@ -274,3 +295,164 @@ def _untested(lr: float, lowest: float) -> str:
         f"the suggested lr would be {lr:.3g}, below every lr that was tested: begin at a lower lr than {lowest:.3g}"
         f" (lr_range_test_min_lr={lr / 100:.0e})"
     )
+
+
+def prior_of(optimizer: Optimizer) -> float | None:
+    """Return the peak that is likely for an optimizer of this kind; None: nothing is known of it."""
+    names = [cls.__name__ for cls in type(optimizer).__mro__]
+    if "SGD" in names:
+        momentum = float(optimizer.param_groups[0]["momentum"])
+        return SGD * (1.0 - momentum) / 0.1
+    return next((PRIORS[name] for name in names if name in PRIORS), None)
+
+
+def caveats(curve: Curve) -> list[str]:
+    """Return, as sentences with their remedies, what makes the suggestions from this record less certain."""
+    if curve.is_flat:
+        return [
+            f"The loss never fell: the suggestions are what is known of the optimizer (prior {curve.prior:.3g}), or"
+            " half the lr at which the test ended. Look for the cause in the module or its data, or begin at a lower lr"
+            " (lr_range_test_min_lr)."
+        ]
+    return [*_about_the_turn(curve), *_about_the_losses(curve)]
+
+
+def _about_the_turn(curve: Curve) -> Iterator[str]:
+    last, fell_hardly = curve.lrs[-1], curve.fall < HARDLY_FELL * abs(curve.start)
+    if curve.stopped_itself and (curve.climb() is None or fell_hardly):
+        yield (
+            f"The test stopped itself at lr {last:.3g}, after a fall of the loss by only {curve.fall:.3g}:"
+            f" {_follow(curve, 'the suggestions may be far too low')}. Let only a loss that is not finite stop it"
+            " (divergence_factor=float('inf'))."
+        )
+    elif curve.climb() is None:
+        yield (
+            f"The loss had not turned upwards when the test ended at lr {last:.3g}:"
+            f" {_follow(curve, 'the suggestions are lower bounds')}. Raise max_lr, or let the lr grow faster."
+        )
+    if curve.fall < curve.noise:
+        yield (
+            f"The loss fell by {curve.fall:.3g}, less than the noise of a single loss ({curve.noise:.3g}):"
+            f" {_follow(curve, 'the suggestions are uncertain')}. Take larger batches, or combine several tests"
+            " (RangeTestResult.combine)."
+        )
+
+
+def _follow(curve: Curve, without_prior: str) -> str:
+    """Return what a record that says little means for the suggestions."""
+    if curve.prior is None:
+        return without_prior
+    return f"the suggestions follow mostly what is known of the optimizer (prior {curve.prior:.3g})"
+
+
+def _about_the_losses(curve: Curve) -> Iterator[str]:
+    lag, spacing = curve.lag_and_spacing()
+    if spacing > max(lag, MAX_LAG_FACTOR):
+        yield (
+            f"The lr grew by a factor of {spacing:.2g} from one recorded loss to the next: the suggestions are"
+            " uncertain by as much. Validate more often (Trainer(val_check_interval=...)), or raise num_steps."
+        )
+    elif lag > MAX_LAG_FACTOR:
+        yield (
+            f"The lr grew by a factor of {lag:.2g} in the {EDGE_LAG} optimizer steps that the loss needs to show it:"
+            " the sweep is too coarse to say where the loss turned. Raise num_steps."
+        )
+    if len(curve.losses) < SURE_LOSSES:
+        yield (
+            f"The suggestions rest on only {len(curve.losses)} losses. Make the test longer (num_steps); with monitor,"
+            " validate more often (Trainer(val_check_interval=...))."
+        )
+    elif curve.edge() < 10.0 * curve.lowest:
+        yield (
+            f"The loss turned less than a decade above the lowest lr, {curve.lowest:.3g}: the test is too short to show"
+            " where it fell. Begin at a lower lr (lr_range_test_min_lr)."
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Record:
+    """The columns of an LR range test, and what is read off them; the fields are described at ``RangeTestResult``."""
+
+    steps: list[int]
+    lrs: list[float]
+    losses: list[float]
+    smoothed_losses: list[float]
+    stop_reason: str
+    mode: str
+    group_ratios: list[float] = field(default_factory=lambda: [1.0])
+    momentum: str | None = "momentum"
+    coarse: Record | None = None
+    prior: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_reason", stop_reason(self.stop_reason))
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps up to the last recorded one, without those of the coarse sweep."""
+        return self.steps[-1] + 1 if self.steps else 0
+
+    def curve(self) -> Curve:
+        """Return the smoothed loss from which the suggestions are read.
+
+        After two sweeps it is that of the fine one; where that is too short or began too high to show a fall, that of
+        the coarse one.
+
+        Raises:
+            ValueError: if the loss never fell; the message says what to change.
+        """
+        if isinstance(self._read, ValueError):
+            raise self._read.with_traceback(None)
+        return self._read
+
+    @cached_property
+    def _read(self) -> Curve | ValueError:
+        sweeps = [self] if self.coarse is None else [self, self.coarse]
+        lowest = min((sweep.lrs[0] for sweep in sweeps if sweep.lrs), default=None)
+        found = [_curve_of(sweep, self.prior, lowest) for sweep in sweeps]
+        return next((curve for curve in found if isinstance(curve, Curve) and not curve.is_flat), found[0])
+
+    def suggestion(self, method: str = "edge") -> float:
+        """Return a good fixed learning rate.
+
+        Args:
+            method: ``"edge"``, a fraction of the lr that begins to harm, which was best on tasks of many kinds; or a
+                rule of thumb from other finders: ``"valley"``, ``"steep"``, ``"minimum"``, ``"slide"``.
+
+        Raises:
+            ValueError: if the method is unknown, or the record does not show one; the message says what to change.
+        """
+        return suggest(self.curve(), choice("method", method, list(METHODS)))
+
+    def bounds(self) -> tuple[float, float]:
+        """Return (low, high): an lr at which the loss clearly falls, and a safe fraction of the one where it turns.
+
+        Raises:
+            ValueError: if the record does not show them; the message says what to change.
+        """
+        return bounds(self.curve())
+
+    def caveats(self) -> list[str]:
+        """Return, as sentences, what makes the suggestions less certain; empty where nothing does.
+
+        Raises:
+            ValueError: if the record shows no suggestions at all.
+        """
+        return caveats(self.curve())
+
+
+def _curve_of(sweep: Record, prior: float | None, lowest: float | None) -> Curve | ValueError:
+    """Return the curve of one sweep, or why it has none."""
+    try:
+        return Curve(sweep.steps, sweep.lrs, sweep.losses, sweep.mode, sweep.stop_reason, prior, lowest)
+    except ValueError as reason:
+        return reason
+
+
+def stop_reason(value: str) -> StopReason:
+    """Return the reason with this text.
+
+    Raises:
+        ValueError: if there is none; the message has the nearest one.
+    """
+    return StopReason(choice("stop_reason", value, [reason.value for reason in StopReason]))

@@ -1,0 +1,420 @@
+"""What a trial run changes and what puts it back, bit for bit: modules, optimizers, random generators, loaders."""
+
+from __future__ import annotations
+
+import random
+from argparse import Namespace
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy, deepcopy
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import Module
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+MAX_ITEMS = 100
+"""Containers with more entries hold data: they get their entries back, but what is inside of these is not looked at."""
+
+MAX_BYTES = 2**30
+"""A larger tensor or array among a module's attributes is data, not a state."""
+
+NOT_OF_THE_USER = {*vars(Module()), "_current_fx_name", "_trainer", "_fabric"}
+"""Attributes that torch and Lightning keep up to date themselves."""
+
+FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "builtins")
+FRAMEWORK_CLASSES = ("Trainer", "Fabric", "Strategy", "Callback", "Logger", "LightningDataModule")
+"""Whatever package the user's own subclass is in."""
+
+WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "_FabricModule")
+"""Modules around the user's, whose attributes say how far they are set up: that is not undone after a trial."""
+
+CONTAINERS = (list, deque, set, dict, OrderedDict, defaultdict, Counter)
+"""By exact type: a class of the user's own may do more than hold its entries."""
+
+Reset = Callable[[], object]
+
+
+# Module and optimizers ------------------------------------------------------------------------------------------------
+
+
+class ModelSnapshot:
+    """Remembers parameters, buffers, metrics, attributes and optimizer states, in host memory.
+
+    Of tensors that are sharded over several devices (DTensors), each rank keeps its own shard. The copies are not in
+    pinned memory: they are copied once in each direction, while to pin takes longer than that, rounds every tensor's
+    size up to a power of two, and is not given back to the system.
+
+    Args:
+        module: the module that a trial run is about to train.
+        optimizers: all of its optimizers, and whatever else has a ``state_dict`` and a ``load_state_dict``.
+        earlier: an earlier snapshot of the same module; copies that are equal to those in it are kept only once.
+
+    Raises:
+        ValueError: if the module has lazy parameters, which have no value yet that could be restored.
+    """
+
+    def __init__(self, module: Module, optimizers: Sequence[Any], earlier: ModelSnapshot | None = None) -> None:
+        refuse_lazy_parameters(module)
+        reshard(module)
+        self._module = module
+        self.copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
+        known = {} if earlier is None else earlier.copies
+        parts = list(module.modules())
+        self._tensors = [ModuleTensors(part, self.copies, known) for part in parts]
+        packages = {_package_of(part) for part in parts}
+        self._contents = Contents([*optimizers, *parts, *module.parameters(), *module.buffers()], packages)
+        self._attributes = [self._contents.attributes_of(part) for part in parts if not is_one_of(part, *WRAPPERS)]
+        self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
+
+    def restore(self, *, keep: bool = False) -> None:
+        """Put everything back.
+
+        Args:
+            keep: keep the copies for another trial; else they are dropped, and a second call changes nothing.
+        """
+        reshard(self._module)
+        for reset in self._attributes:
+            reset()
+        self._contents.restore()
+        for tensors in self._tensors:
+            tensors.restore()
+        for optimizer, state in self._optimizers:
+            if isinstance(optimizer, Optimizer) and "param_groups" in state:
+                del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
+                optimizer.state.clear()  # before the device gets the old one: it may not hold both
+            optimizer.load_state_dict(original_of(state, keep=keep))
+        self._module.zero_grad(set_to_none=True)
+        if not keep:
+            self._tensors, self._attributes, self._optimizers, self.copies = [], [], [], {}
+            self._contents = Contents()
+
+
+class ModuleTensors:
+    """The parameters and buffers that one module holds itself: which they are, and their values in host memory.
+
+    Args:
+        module: the module.
+        copies: the copies of all tensors so far, by the identity of the tensor; those of this module are added.
+        known: the copies of an earlier snapshot.
+    """
+
+    def __init__(self, module: Module, copies: dict[int, HostCopy], known: dict[int, HostCopy]) -> None:
+        self._module, self._training = module, module.training
+        # Also those that are None: a buffer may be filled later.
+        self._held: dict[str, dict[str, Tensor | None]]
+        self._held = {"_parameters": {**module._parameters}, "_buffers": {**module._buffers}}
+        tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
+        for tensor in tensors:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = HostCopy(tensor, known.get(id(tensor)))
+        self._values = [(copies[id(tensor)], tensor, tensor.requires_grad) for tensor in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the same tensors back into their places, and their values into them."""
+        self._module.training = self._training
+        for kind, held in self._held.items():
+            places = getattr(self._module, kind)
+            places.clear()
+            places.update(held)
+        for value, tensor, requires_grad in self._values:
+            value.write_into(tensor)
+            tensor.requires_grad_(requires_grad)
+
+
+class HostCopy:
+    """The value of one tensor in host memory; of a sharded one (DTensor), this rank's shard, and how it is sharded.
+
+    Args:
+        tensor: the tensor.
+        earlier: an earlier copy of it; where it is equal, there is no second one.
+    """
+
+    def __init__(self, tensor: Any, earlier: HostCopy | None = None) -> None:
+        tensor = tensor.detach()
+        self._value = _own_part(tensor).to("cpu", copy=True)
+        if earlier is not None and _equal(self._value, earlier._value):
+            self._value = earlier._value
+        self._device = tensor.device
+        self._sharding: Any = None
+        if hasattr(tensor, "to_local"):
+            self._sharding = {"device_mesh": tensor.device_mesh, "placements": tensor.placements}
+            self._sharding |= {"shape": tensor.shape, "stride": tensor.stride()}
+            self._from_local = type(tensor).from_local
+
+    @torch.no_grad()
+    def write_into(self, tensor: Tensor) -> None:
+        """Give ``tensor`` the copied value, in its own memory where it still has the size."""
+        part = _own_part(tensor)
+        if part.shape == self._value.shape:
+            part.copy_(self._value)
+        else:
+            tensor.data = self._value.to(tensor.device, copy=True)
+
+    def original(self, *, keep: bool) -> Any:
+        """Return a tensor with the value: in host memory; a sharded one on its devices.
+
+        With ``keep``, one that may be changed: loading copies what comes from another device, and nothing else.
+        """
+        value = self._value.clone() if keep and self._device.type == "cpu" else self._value
+        if self._sharding is None:
+            return value
+        return self._from_local(value.to(self._device), run_check=False, **self._sharding)
+
+
+def _own_part(tensor: Any) -> Any:
+    """Return ``tensor``, or the shard of it that this rank holds; the same memory, where gradients are off."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
+
+
+def copy_of_state(state: Any) -> Any:
+    """Return a copy of an optimizer's state with a :class:`HostCopy` in the place of each tensor.
+
+    The param groups are copied as they are: loading moves what belongs to a parameter back to its device, but not a
+    tensor lr.
+    """
+    if isinstance(state, Tensor):
+        return HostCopy(state)
+    if isinstance(state, dict):
+        copied = copy(state)  # a module's state also has attributes
+        copied.update({key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()})
+        return copied
+    if type(state) in (list, tuple):
+        return type(state)(map(copy_of_state, state))
+    return deepcopy(state)
+
+
+def original_of(copied: Any, *, keep: bool) -> Any:
+    """Return the state that :func:`copy_of_state` has copied, to be loaded.
+
+    With ``keep``, loading and training leave ``copied`` as it is.
+    """
+    if isinstance(copied, HostCopy):
+        return copied.original(keep=keep)
+    if isinstance(copied, dict):
+        original = copy(copied)
+        for key, value in copied.items():
+            original[key] = deepcopy(value) if key == "param_groups" else original_of(value, keep=keep)
+        return original
+    if type(copied) in (list, tuple):
+        return type(copied)(original_of(value, keep=keep) for value in copied)
+    return deepcopy(copied)
+
+
+def reshard(module: Module) -> None:
+    """Have a module of FSDP2 hold its shards again: after a forward pass alone it may hold the gathered parameters."""
+    for part in module.modules():
+        if is_one_of(part, "FSDPModule"):
+            part.reshard()  # type: ignore[operator]
+
+
+def is_one_of(thing: Any, *class_names: str) -> bool:
+    """Return whether ``thing`` is an instance of a class with one of these names."""
+    # By name: what is not used need not be imported, and may be missing in this version of torch.
+    return any(cls.__name__ in class_names for cls in type(thing).__mro__)
+
+
+def refuse_lazy_parameters(module: Module) -> None:
+    """Raise ValueError where a lazy module (LazyLinear, for example) has not seen any data yet."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} of {type(module).__name__} is a lazy parameter without a shape or a value, so the range test"
+                " could not put it back: before fit, call the module once with a batch of data (module(batch))"
+            )
+
+
+# Attributes -----------------------------------------------------------------------------------------------------------
+
+
+class Contents:
+    """What can change inside of the attributes of objects: it is put back into the same containers and tensors.
+
+    Looked into are containers, tensors and arrays, generators, whatever has a ``state_dict`` (an optimizer, an average
+    of the weights), and other objects of the user's own package. What holds data is left alone.
+
+    Args:
+        seen: what is put back by somebody else.
+        packages: the top-level packages of the user's code; those of the frameworks are left out.
+    """
+
+    def __init__(self, seen: Iterable[Any] = (), packages: Iterable[str] = ()) -> None:
+        self._seen = {id(thing): thing for thing in seen}  # held: the id of what is gone may be used again
+        self._packages = {*packages} - {*FRAMEWORKS}
+        self._resets: list[Reset] = []
+
+    def restore(self) -> None:
+        """Put everything back; it can be repeated."""
+        for reset in self._resets:
+            reset()
+
+    def attributes_of(self, thing: Any) -> Reset:
+        """Remember what the attributes of ``thing`` hold; return what sets them again and removes new ones."""
+        attributes = vars(thing)
+        held = {name: value for name, value in attributes.items() if name not in NOT_OF_THE_USER}
+        for value in held.values():
+            self.add(value)
+        return partial(_set_attributes, attributes, held)
+
+    def add(self, thing: Any) -> None:
+        """Remember what is inside of ``thing``."""
+        plain = thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, type))
+        if not plain and id(thing) not in self._seen and not is_one_of(thing, *FRAMEWORK_CLASSES):
+            self._seen[id(thing)] = thing
+            reset = self._reset_of_container(thing) or _reset_of_values(thing) or self._reset_of_object(thing)
+            if reset is not None and reset is not _nothing:
+                self._resets.append(reset)
+
+    def _reset_of_container(self, thing: Any) -> Reset | None:
+        if type(thing) not in (*CONTAINERS, tuple) and not is_one_of(thing, "AttributeDict"):
+            return None
+        if len(thing) <= MAX_ITEMS:
+            for item in thing.values() if isinstance(thing, dict) else thing:
+                self.add(item)
+        return _nothing if isinstance(thing, tuple) else partial(_refill, thing, copy(thing))
+
+    def _reset_of_object(self, thing: Any) -> Reset | None:
+        if isinstance(thing, Module):  # one that is no part of the trained module
+            return partial(ModelSnapshot(thing, []).restore, keep=True)
+        if isinstance(thing, Optimizer):  # one of its own; of parameters that may be nowhere else
+            self.add([parameter for group in thing.param_groups for parameter in group["params"]])
+        if callable(getattr(thing, "state_dict", None)) and hasattr(thing, "load_state_dict"):
+            state = copy_of_state(thing.state_dict())
+            return lambda: thing.load_state_dict(original_of(state, keep=True))
+        of_the_user = hasattr(thing, "__dict__") and _package_of(thing) in self._packages
+        return self.attributes_of(thing) if of_the_user or isinstance(thing, (SimpleNamespace, Namespace)) else None
+
+
+def _reset_of_values(thing: Any) -> Reset | None:
+    """Return what restores the values of a tensor, an array or a generator; nothing is done with what holds data."""
+    if isinstance(thing, Tensor):
+        # One with a history belongs to a graph that may still be used; such a tensor is replaced, not changed.
+        own = thing.grad_fn is None and not is_lazy(thing) and thing.nbytes <= MAX_BYTES
+        return partial(_set_tensor, thing, HostCopy(thing), thing.requires_grad, thing.grad) if own else _nothing
+    if isinstance(thing, np.ndarray):
+        own = thing.flags.writeable and thing.nbytes <= MAX_BYTES
+        return partial(np.copyto, thing, thing.copy()) if own else _nothing
+    return _nothing if isinstance(thing, (DataLoader, Dataset, Sampler)) else _reset_of(thing)
+
+
+def _set_tensor(tensor: Tensor, value: HostCopy, requires_grad: bool, grad: Tensor | None) -> None:
+    value.write_into(tensor)
+    tensor.requires_grad_(requires_grad).grad = grad
+
+
+def _nothing() -> None:
+    """Change nothing."""
+
+
+def _package_of(thing: Any) -> str:
+    return type(thing).__module__.partition(".")[0]
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    (container.extend if isinstance(container, (list, deque)) else container.update)(content)
+
+
+def _set_attributes(attributes: dict[str, Any], held: dict[str, Any]) -> None:
+    for name in [name for name in attributes if name not in held and name not in NOT_OF_THE_USER]:
+        del attributes[name]
+    attributes.update(held)
+
+
+# Random numbers and the position of loaders ---------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Data that keeps its position, as Lightning saves it in a checkpoint."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+STATES = (
+    (Generator, "get_state", "set_state"),
+    (np.random.RandomState, "get_state", "set_state"),
+    (random.Random, "getstate", "setstate"),
+    (Loader, "state_dict", "load_state_dict"),
+)
+"""What has a state that changes with every batch, and its methods to save and to load it."""
+
+
+def global_states() -> list[Reset]:
+    """Remember the global generators of torch (on every device), numpy and Python; return what restores each."""
+    resets: list[Reset] = [
+        partial(torch.set_rng_state, torch.get_rng_state()),
+        partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002 - the one that user code may use
+        partial(random.setstate, random.getstate()),
+    ]
+    if torch.cuda.is_available():
+        resets.append(partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    if torch.backends.mps.is_available():
+        resets.append(partial(torch.mps.set_rng_state, torch.mps.get_rng_state()))
+    return resets
+
+
+def generator_states(source: Any) -> list[Reset]:
+    """Remember the generators of loaders, samplers and datasets; return a function for each that restores it.
+
+    They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
+    its old RandomState) and of Python's random, and loaders with a ``state_dict``.
+    """
+    resets: list[Reset] = []
+    seen: set[int] = set()
+    waiting = [source, *getattr(source, "__dict__", {}).values()]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) not in seen:
+            seen.add(id(thing))
+            reset = _reset_of(thing)
+            if reset is not None:
+                resets.append(reset)
+            waiting.extend(_parts(thing))
+    return resets
+
+
+def _reset_of(thing: Any) -> Reset | None:
+    """Return a function that restores a generator to its present state; None for anything else."""
+    if isinstance(thing, DistributedSampler):
+        return partial(thing.set_epoch, thing.epoch)
+    if _is_loader_of_fabric(thing):  # it sets the epoch of a distributed sampler to the number of passes so far
+        return partial(setattr, thing, "_num_iter_calls", thing._num_iter_calls)
+    if isinstance(thing, np.random.Generator):
+        return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
+    if isinstance(thing, (type, DataLoader, Module)):
+        return None
+    for kind, save, load in STATES:
+        if isinstance(thing, kind):
+            return partial(getattr(thing, load), deepcopy(getattr(thing, save)()))
+    return None
+
+
+def _parts(thing: Any) -> Iterable[Any]:
+    """Return the parts of ``thing`` that may hold a generator."""
+    if isinstance(thing, DataLoader):
+        return thing.generator, thing.sampler, thing.batch_sampler, thing.dataset
+    if isinstance(thing, (list, tuple)):
+        return thing if len(thing) <= MAX_ITEMS else ()
+    if isinstance(thing, dict):
+        return thing.values() if len(thing) <= MAX_ITEMS else ()
+    if type(thing).__name__ == "CombinedLoader":  # Lightning's, from either of its distributions
+        return (thing.iterables,)
+    return vars(thing).values() if isinstance(thing, (Sampler, Dataset)) or _is_loader_of_fabric(thing) else ()
+
+
+def _is_loader_of_fabric(thing: Any) -> bool:
+    return type(thing).__name__ == "_FabricDataLoader"

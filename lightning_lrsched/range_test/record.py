@@ -1,0 +1,295 @@
+"""RangeTestResult: the record of an LR range test, with training configurations made from it, and its files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from lightning_lrsched.range_test import report
+from lightning_lrsched.range_test.suggest import Record, stop_reason
+from lightning_lrsched.schedulers.checks import choice, count
+from lightning_lrsched.schedulers.rules import Finding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MIN_STEPS = 10
+"""[optimizer steps] Shorter trainings have no room for the phases of a schedule."""
+
+COLUMNS = ("lrs", "losses", "smoothed_losses")
+
+
+@dataclass(frozen=True, repr=False)
+class RangeTestResult(Record):
+    """The record of an LR range test, one entry per optimizer step, and the suggestions that follow from it.
+
+    Args:
+        steps: optimizer steps finished before each recorded one.
+        lrs: learning rate of each step; with several param groups, the largest of theirs.
+        losses: loss of each step.
+        smoothed_losses: its running average.
+        stop_reason: why the test ended: ``"diverged"``, ``"non-finite loss"``, ``"skipped steps"`` (a gradient scaler
+            found no finite gradients any more), ``"max_lr"``, ``"num_steps"``, ``"trainer"`` (the Trainer's limits),
+            ``"interrupted"`` (an exception, Ctrl+C, or a loop of one's own that was left early).
+        mode: how the lr grew, ``"linear"`` or ``"exponential"``.
+        group_ratios: each param group's lr as a fraction of the largest.
+        momentum: where the optimizer keeps its momentum: ``"momentum"`` (SGD, RMSprop), ``"betas"`` (the Adam family),
+            or None: it has none.
+        coarse: the record of the coarse sweep that found the range of this one, its steps counted from 0, too; None:
+            there was one sweep.
+        prior: the peak of 1Cycle that is likely for this kind of optimizer; the suggestions are drawn to it, the more
+            the less the record says. None: they follow the record alone.
+
+    Example:
+        >>> lrs = [1e-4 * 1.1**step for step in range(100)]
+        >>> losses = [1.0 - min(lr, 0.1) * 8 + max(0.0, lr - 0.2) for lr in lrs]
+        >>> result = RangeTestResult(list(range(100)), lrs, losses, losses, "num_steps", "exponential")
+        >>> low, high = result.bounds()
+        >>> low < result.suggestion() < 1.0
+        True
+        >>> result.one_cycle(total_num_steps=1000)["type"]
+        'OneCycle'
+    """
+
+    coarse: RangeTestResult | None = None
+
+    def __repr__(self) -> str:
+        return f"RangeTestResult({report.summarize(self)})"
+
+    def learning_rates(self) -> dict[Finding, float | list[float]]:
+        """Return the two bounds (``"low"``, ``"high"``) and the ``"suggestion"``, each with one lr per param group.
+
+        One float where all groups have the same.
+
+        Raises:
+            ValueError: if the record does not show them; the message says what to change.
+        """
+        (low, high), suggestion = self.bounds(), self.suggestion()
+        found: dict[Finding, float] = {"low": low, "high": high, "suggestion": suggestion}
+        return {name: for_groups(lr, self.group_ratios) for name, lr in found.items()}
+
+    # Configurations ---------------------------------------------------------------------------------------------------
+
+    def one_cycle(self, total_num_steps: int | None = None, *, cycle_momentum: bool | None = None) -> dict[str, Any]:
+        """Return a ready OneCycle configuration.
+
+        The lr goes from the low bound to the high one in the first 30 % of the steps, back in the next 60 %, and falls
+        to a hundredth of the low bound in the last 10 %. With several param groups their ratios are kept.
+
+        Args:
+            total_num_steps: length of the training [optimizer steps], at least 10; None: as long as the run that
+                it is used in. The lengths are then fractions of the run (0.3, 0.6, 0.1), which this package reads and
+                DeepSpeed does not.
+            cycle_momentum: cycle momentum between 0.95 and 0.85 too; None: only that of SGD and RMSprop. Cycling the
+                first beta of the Adam family gave slightly worse results than leaving it alone.
+
+        Raises:
+            ValueError: if the record shows no bounds; the message says what to change.
+        """
+        cycles = self.momentum == "momentum" if cycle_momentum is None else cycle_momentum
+        low, high = (for_groups(lr, self.group_ratios) for lr in self.bounds())
+        return one_cycle(low, high, total_num_steps, cycles)
+
+    def warmup_decay(self, total_num_steps: int | None = None) -> dict[str, Any]:
+        """Return a ready WarmupDecayLR configuration: to :meth:`suggestion` in a tenth of the steps, then down to 0.
+
+        Args:
+            total_num_steps: length of the training [optimizer steps], at least 10; None: as long as the run that
+                it is used in (``"auto"`` and 0.1, which this package reads and DeepSpeed does not).
+
+        Raises:
+            ValueError: if the record shows no suggestion; the message says what to change.
+        """
+        total = None if total_num_steps is None else _total(total_num_steps)
+        params = {
+            "total_num_steps": "auto" if total is None else total,
+            "warmup_min_lr": for_groups(0.0, self.group_ratios),
+            "warmup_max_lr": for_groups(self.suggestion(), self.group_ratios),
+            "warmup_num_steps": 0.1 if total is None else round(0.1 * total),
+            "warmup_type": "linear",
+        }
+        return {"type": "WarmupDecayLR", "params": params}
+
+    # Several tests ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def combine(cls, results: Sequence[RangeTestResult]) -> RangeTestResult:
+        """Return the mean of several tests that differ only in their seed, up to where the first of them ended.
+
+        Where coarse sweeps have led to different ranges, it begins where the last of them begins; learning rates that
+        are averaged then differ by half a step of the growth at most.
+
+        Raises:
+            ValueError: if there are none, or their learning rates differ otherwise.
+        """
+        if not results:
+            raise ValueError("results: at least one is needed")
+        aligned = _aligned(results)
+        shortest = min(aligned, key=lambda result: len(result.steps))
+        length = len(shortest.steps)
+        for number, result in enumerate(aligned):
+            if result.steps[:length] != shortest.steps or not _has_the_lrs_of(result, shortest):
+                raise ValueError(f"results[{number}]: its learning rates differ; only repetitions of one test combine")
+        means: dict[str, Any] = {
+            name: [fmean(losses) for losses in zip(*(getattr(r, name)[:length] for r in aligned), strict=True)]
+            for name in ("losses", "smoothed_losses")
+        }
+        coarse = [result.coarse for result in aligned if result.coarse is not None]
+        return replace(shortest, **means, coarse=cls.combine(coarse) if len(coarse) == len(aligned) else None)
+
+    @staticmethod
+    def compare(results: Mapping[str, RangeTestResult]) -> Figure:
+        """Return a figure that overlays several tests (a slow and a fast one): loss, and lr, against the steps."""
+        return report.draw_comparison(results)
+
+    # To look at -------------------------------------------------------------------------------------------------------
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: loss against lr, with the bounds and the suggestion marked."""
+        return report.draw(self)
+
+    def to_markdown(self) -> str:
+        """Return the findings as a Markdown table, with the ready configuration below it."""
+        return report.describe(self, self.one_cycle)
+
+    def _repr_html_(self) -> str:
+        """Show figure and numbers in a notebook."""
+        return report.as_html(self, self.to_markdown())
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as lists, numbers and strings; what is not finite as a string, because JSON lacks it."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        content |= {key: [_plain(item) for item in value] for key, value in content.items() if isinstance(value, list)}
+        coarse = None if self.coarse is None else self.coarse.to_dict()
+        return {**content, "stop_reason": str(self.stop_reason), "coarse": coarse}
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the record as JSON; missing folders are made.
+
+        Raises:
+            FileExistsError: if there is such a file already, unless ``overwrite``.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists already; give another name, or overwrite=True")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> RangeTestResult:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: if the file is not a complete record.
+        """
+        path = Path(path)
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not a range test record: {error!r}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, content: Any) -> RangeTestResult:
+        """Read what :meth:`to_dict` returned.
+
+        Raises:
+            ValueError: if it is not a complete record.
+        """
+        try:
+            # Records that were saved before there were coarse sweeps have no such key; those before priors no prior.
+            coarse, prior, momentum = content.get("coarse"), content.get("prior"), content["momentum"]
+            columns: dict[str, Any] = {key: [float(item) for item in content[key]] for key in COLUMNS}
+            result = cls(
+                [int(item) for item in content["steps"]],
+                **columns,
+                stop_reason=stop_reason(content["stop_reason"]),
+                mode=choice("mode", content["mode"], ("linear", "exponential")),
+                group_ratios=[float(item) for item in content["group_ratios"]],
+                momentum=None if momentum is None else choice("momentum", momentum, ("momentum", "betas")),
+                coarse=None if coarse is None else cls.from_dict(coarse),
+                prior=None if prior is None else float(prior),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            names = ", ".join(f.name for f in fields(cls))
+            raise ValueError(f"not a range test record (a JSON object with {names}): {error!r}") from None
+        if {len(getattr(result, name)) for name in COLUMNS} != {len(result.steps)}:
+            raise ValueError("steps, lrs, losses and smoothed_losses must be equally long")
+        return result
+
+
+def _plain(item: float) -> float | str:
+    return item if math.isfinite(item) else str(item)
+
+
+def one_cycle(low: Any, high: Any, total_num_steps: int | None, cycle_momentum: bool) -> dict[str, Any]:
+    """Return a OneCycle configuration; lengths are fractions of the run where ``total_num_steps`` is None.
+
+    ``low`` and ``high`` are numbers, or ``"lr_range_test"`` for those that a test is still to find.
+    """
+    first, second, decay = 0.3, 0.6, 0.1
+    if total_num_steps is not None:
+        total = _total(total_num_steps)
+        first, decay = round(0.3 * total), round(0.1 * total)
+        second = total - first - decay
+    params: dict[str, Any] = {
+        "cycle_min_lr": low,
+        "cycle_max_lr": high,
+        "cycle_first_step_size": first,
+        "cycle_second_step_size": second,
+        "decay_step_size": decay,
+        "decay_lr_rate": 99.0,
+        "cycle_momentum": cycle_momentum,
+    }
+    if cycle_momentum:
+        params.update(cycle_min_mom=0.85, cycle_max_mom=0.95)
+    return {"type": "OneCycle", "params": params}
+
+
+def _total(total_num_steps: int) -> int:
+    return count("total_num_steps", total_num_steps, at_least=MIN_STEPS)
+
+
+def for_groups(lr: float, ratios: Sequence[float]) -> float | list[float]:
+    """Return one lr, or one for each param group where their ratios differ."""
+    return lr if len(set(ratios)) == 1 else [lr * ratio for ratio in ratios]
+
+
+# Repetitions of a test ------------------------------------------------------------------------------------------------
+
+
+def _aligned(results: Sequence[RangeTestResult]) -> list[RangeTestResult]:
+    """Return fine sweeps without the steps below the highest of their first learning rates; others as they are."""
+    if any(result.coarse is None or not result.lrs for result in results):
+        return list(results)
+    begin = max(result.lrs[0] for result in results)
+    return [_from(result, round(math.log(begin / result.lrs[0]) / _growth(result))) for result in results]
+
+
+def _from(result: RangeTestResult, begin: int) -> RangeTestResult:
+    """Return the record without its first ``begin`` steps, and with its steps counted from there."""
+    first = sum(step < begin for step in result.steps)
+    steps = [step - begin for step in result.steps[first:]]
+    return replace(result, steps=steps, **{name: getattr(result, name)[first:] for name in COLUMNS})
+
+
+def _growth(result: RangeTestResult) -> float:
+    """Return by how much the logarithm of the lr grows in a step."""
+    return math.log(result.lrs[-1] / result.lrs[0]) / max(1, result.steps[-1] - result.steps[0]) or 1.0
+
+
+def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
+    """Return whether the learning rates are the same, those of fine sweeps to half a step."""
+    pairs = list(zip(result.lrs, shortest.lrs, strict=False))
+    if result.group_ratios != shortest.group_ratios or result.coarse is None or shortest.coarse is None:
+        return result.group_ratios == shortest.group_ratios and all(own == other for own, other in pairs)
+    half = _growth(shortest) / 2 if pairs else 0.0
+    return all(abs(math.log(own / other)) <= half * 1.001 for own, other in pairs)

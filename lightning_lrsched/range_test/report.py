@@ -1,0 +1,214 @@
+"""A range test in a line, in a table and as a figure."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lightning_lrsched.range_test.loss_watch import StopReason
+from lightning_lrsched.range_test.suggest import METHODS, Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EXAMPLE_STEPS = 1000
+"""[optimizer steps] Length of training for which the table shows a configuration."""
+
+DIVERGED = (StopReason.DIVERGED, StopReason.NON_FINITE, StopReason.SKIPPED)
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+def summarize(record: Record) -> str:
+    """Return the findings in one line."""
+    lrs = f"lr {record.lrs[0]:.3g} .. {record.lrs[-1]:.3g}, " if record.lrs else ""
+    try:
+        low, high = record.bounds()
+        found = f"suggested lr {record.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
+        found += f" ({prior})" if (prior := _prior(record)) else ""
+    except ValueError as reason:
+        found = f"no suggestion: {reason}"
+    return f"{count_steps(record)} optimizer steps, {lrs}stopped because: {record.stop_reason}; {found}"
+
+
+def _prior(record: Record) -> str:
+    """Return what the prior has to do with the suggestions, nothing where that is nothing."""
+    weight = record.curve().doubt()
+    return f"prior {record.prior:.3g}, weight {weight:.0%}" if record.prior and round(100 * weight) else ""
+
+
+def count_steps(record: Record) -> str:
+    """Return the number of optimizer steps, that of a coarse sweep before it."""
+    return f"{record.num_steps}" if record.coarse is None else f"{record.coarse.num_steps} + {record.num_steps}"
+
+
+def caveats_of(record: Record) -> list[str]:
+    """Return the caveats, none where the record shows no suggestion: the reason for that is in the summary."""
+    try:
+        return record.caveats()
+    except ValueError:
+        return []
+
+
+def findings(record: Record) -> list[tuple[str, str]]:
+    """Return names and values of the findings, the important ones first."""
+    rows: list[tuple[str, str]] = []
+    with suppress(ValueError):  # without a suggestion, the reason is below the table
+        low, high = record.bounds()
+        rows += [("suggested lr", f"{record.suggestion():.4g}"), ("bounds for 1Cycle", f"{low:.4g} .. {high:.4g}")]
+        if record.prior is not None:
+            rows.append(("prior of the optimizer", f"{record.prior:.4g}, weight {record.curve().doubt():.0%}"))
+        rules = ", ".join(f"{name} {lr:.4g}" for name, lr in rules_of_thumb(record).items())
+        rows += [("rules of thumb", rules), *(("caveat", caveat) for caveat in record.caveats())]
+    if record.lrs:
+        finite = [loss for loss in record.smoothed_losses if math.isfinite(loss)]
+        rows.append(("lowest smoothed loss", f"{min(finite):.4g}" if finite else "none is finite"))
+        rows.append(("learning rates", f"{record.lrs[0]:.4g} .. {record.lrs[-1]:.4g}"))
+    rows += [("growth", record.mode), ("steps", count_steps(record)), ("stopped because", str(record.stop_reason))]
+    return rows
+
+
+def rules_of_thumb(record: Record) -> dict[str, float]:
+    """Return what the rules other than the default suggest; where they differ widely, look at the curve."""
+    found = {}
+    for name in METHODS:
+        with suppress(ValueError):  # it may lie below the lrs that were tested
+            if name != "edge":
+                found[name] = record.suggestion(name)
+    return found
+
+
+def describe(record: Record, one_cycle: Callable[[int], dict[str, Any]]) -> str:
+    """Return the findings as a Markdown table, the important ones first; below it the configuration they lead to.
+
+    Args:
+        record: the test.
+        one_cycle: returns the configuration for a number of optimizer steps.
+    """
+    lines = ["| LR range test | |", "|---|---|", *(f"| {name} | {value} |" for name, value in findings(record))]
+    rows = "\n".join(lines)
+    try:
+        section = one_cycle(EXAMPLE_STEPS)
+    except ValueError as reason:
+        return f"{rows}\n\nNo suggestion: {reason}\n"
+    # More than four digits mean nothing here.
+    params = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in section["params"].items()}
+    config = json.dumps({"scheduler": {**section, "params": params}}, indent=2)
+    return f"{rows}\n\nReady for a training of {EXAMPLE_STEPS} optimizer steps:\n\n```json\n{config}\n```\n"
+
+
+def as_html(record: Record, text: str) -> str:
+    """Return figure and ``text`` as HTML; the text alone where matplotlib is missing."""
+    text = f"<pre>{html.escape(text)}</pre>"
+    try:
+        picture = base64.b64encode(as_png(draw(record))).decode("ascii")
+    except ImportError:
+        return text
+    return f'<img alt="LR range test" src="data:image/png;base64,{picture}"/>{text}'
+
+
+def hyperparameters(record: Record) -> dict[str, Any]:
+    """Return what a logger keeps of a test: suggestion and bounds where there are any, length and end."""
+    found: dict[str, Any] = {}
+    with suppress(ValueError):
+        low, high = record.bounds()
+        found = {"suggestion": record.suggestion(), "low": low, "high": high}
+    coarse = {} if record.coarse is None else {"coarse_steps": len(record.coarse.steps)}
+    return {**found, "steps": len(record.steps), "stop_reason": str(record.stop_reason), **coarse}
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, its size in inches, which a notebook shows as a picture.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
+    except ImportError:
+        raise ImportError("a picture needs matplotlib: pip install 'lightning-lrsched[plots]'") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    # IPython asks the object for its picture; matplotlib answers only for figures that pyplot manages.
+    figure._repr_png_ = partial(as_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def as_png(figure: Figure, dpi: int = 100) -> bytes:
+    """Return the picture as the bytes of a PNG file."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi)
+    return picture.getvalue()
+
+
+def draw(record: Record) -> Figure:
+    """Draw loss and smoothed loss against the lr; mark the suggestion, the bounds, and where the loss diverged."""
+    figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
+    axes = figure.add_subplot()
+    coarse = _coarse_rows(record)
+    if coarse:
+        axes.plot(*zip(*coarse, strict=True), color="tab:orange", linewidth=0.8, alpha=0.6, label="coarse sweep")
+    axes.plot(record.lrs, record.losses, color="0.7", linewidth=0.8)
+    axes.plot(record.lrs, record.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
+    if record.mode == "exponential":
+        axes.set_xscale("log")
+    _limit_losses(axes, [*(loss for _, loss in coarse), *record.losses])
+    title = "LR range test"
+    try:
+        (low, high), suggested = record.bounds(), record.suggestion()
+    except ValueError:
+        title += ": no suggestion"
+    else:
+        axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
+        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
+    end = f"diverged at {record.lrs[-1]:.2g}" if record.stop_reason in DIVERGED and record.lrs else record.stop_reason
+    axes.set_title(f"{title} ({end})")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.legend(loc="lower left" if record.mode == "exponential" else "lower right", fontsize=9)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _coarse_rows(record: Record) -> list[tuple[float, float]]:
+    """Return lr and loss of the coarse sweep, from two decades below the fine one: more would press that flat."""
+    if record.coarse is None:
+        return []
+    begin = record.lrs[0] / 100 if record.lrs else 0.0
+    return [row for row in zip(record.coarse.lrs, record.coarse.losses, strict=True) if row[0] >= begin]
+
+
+def draw_comparison(records: Mapping[str, Record]) -> Figure:
+    """Draw several tests over each other: smoothed loss (left) and lr (right) against the optimizer step."""
+    figure = new_figure(10.0, 4.0)
+    left, right = figure.subplots(1, 2)
+    for name, record in records.items():
+        left.plot(record.steps, record.smoothed_losses, linewidth=2.0, label=name)
+        right.plot(record.steps, record.lrs, linewidth=2.0, label=name)
+    _limit_losses(left, [loss for record in records.values() for loss in record.smoothed_losses])
+    for axes, what in ((left, "smoothed loss"), (right, "learning rate")):
+        axes.set_xlabel("optimizer steps")
+        axes.set_ylabel(what)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _limit_losses(axes: Axes, losses: list[float]) -> None:
+    """Keep an explosion at the end from pressing the interesting part flat."""
+    finite = sorted(loss for loss in losses if math.isfinite(loss))
+    if finite:
+        low, high = finite[0], finite[int(0.9 * (len(finite) - 1))]
+        margin = (high - low) or 1.0
+        axes.set_ylim(low - 0.08 * margin, high + 0.4 * margin)

@@ -1,0 +1,115 @@
+"""What a range test shows of itself: a line, a table, a figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+from lightning_lrsched import RangeTestResult
+from lightning_lrsched.range_test.report import hyperparameters, summarize
+from tests.kit.records import shortened, sweep
+
+
+def rows(table: str) -> dict[str, str]:
+    return dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE))
+
+
+def two_sweeps() -> RangeTestResult:
+    return replace(shortened(sweep(), 200), coarse=shortened(sweep(steps=100), 73))
+
+
+def test_the_table_begins_with_what_the_next_training_needs():
+    result = sweep()
+    low, high = result.bounds()
+    found = rows(result.to_markdown())
+    assert list(found)[:2] == ["suggested lr", "bounds for 1Cycle"]
+    assert found["suggested lr"] == f"{result.suggestion():.4g}"
+    assert found["bounds for 1Cycle"] == f"{low:.4g} .. {high:.4g}"
+    for name in ("valley", "steep", "minimum", "slide"):
+        assert f"{name} {result.suggestion(name):.4g}" in found["rules of thumb"]
+    assert found["stopped because"] == "diverged"
+
+
+def test_the_configuration_below_the_table_is_ready_and_has_four_digits():
+    result = sweep()
+    [written] = re.findall(r"```json\n(.*)\n```", result.to_markdown(), re.DOTALL)
+    exact, shown = result.one_cycle(1000), json.loads(written)["scheduler"]
+    assert shown["type"] == exact["type"]
+    assert shown["params"] == pytest.approx(exact["params"], rel=5e-4)
+    assert f'"cycle_max_lr": {exact["params"]["cycle_max_lr"]:.4g},' in written
+
+
+def test_the_line_at_the_end_has_steps_reason_and_findings():
+    result = sweep()
+    low, high = result.bounds()
+    assert summarize(result) == (
+        f"200 optimizer steps, lr 1e-06 .. {result.lrs[-1]:.3g}, stopped because: diverged; suggested lr"
+        f" {result.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
+    )
+    assert repr(result) == f"RangeTestResult({summarize(result)})"
+
+
+def test_the_steps_of_both_sweeps_are_shown():
+    result = two_sweeps()
+    assert summarize(result).startswith("73 + 200 optimizer steps, lr 1e-06")
+    assert rows(result.to_markdown())["steps"] == "73 + 200"
+    found = hyperparameters(result)
+    assert (found["coarse_steps"], found["steps"]) == (73, 200)
+    assert "coarse_steps" not in hyperparameters(sweep())
+
+
+def test_of_losses_recorded_every_tenth_step_the_table_counts_the_steps():
+    result = sweep()
+    columns = {name: getattr(result, name)[9::10] for name in ("steps", "lrs", "losses", "smoothed_losses")}
+    assert rows(replace(result, **columns).to_markdown())["steps"] == "200"
+
+
+def test_the_figure_shows_both_sweeps_the_suggestion_and_the_bounds_in_four_rows():
+    result = two_sweeps()
+    [axes] = result.plot().axes
+    labels = [text.get_text().partition(" ")[0] for text in axes.get_legend().get_texts()]
+    assert labels == ["coarse", "smoothed", "bounds", "suggested"]
+    assert "diverged at" in axes.get_title()
+    coarse, loss, smoothed = axes.get_lines()[:3]
+    assert len({line.get_color() for line in (coarse, loss, smoothed)}) == 3
+    assert list(coarse.get_xdata()) == [lr for lr in result.coarse.lrs if lr >= result.lrs[0] / 100]
+    low, high = axes.get_ylim()
+    assert low < min(result.coarse.losses) < result.coarse.losses[0] < high  # the level at which it began
+    assert axes.get_xscale() == "log"
+    assert sweep("linear").plot().axes[0].get_xscale() == "linear"
+
+
+def test_a_result_without_suggestion_has_a_figure_too():
+    result = RangeTestResult([0], [0.1], [math.nan], [math.nan], "non-finite loss", "linear")
+    assert "no suggestion" in result.plot().axes[0].get_title()
+
+
+def test_comparison_overlays_losses_and_learning_rates():
+    left, right = RangeTestResult.compare({"slow": sweep(steps=300), "fast": sweep()}).axes
+    for axes in (left, right):
+        assert [line.get_label() for line in axes.get_lines()] == ["slow", "fast"]
+        assert [len(line.get_xdata()) for line in axes.get_lines()] == [300, 200]
+
+
+def test_a_notebook_shows_figure_and_table():
+    for figure in (sweep().plot(), RangeTestResult.compare({"one": sweep()})):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    shown = sweep()._repr_html_()
+    assert shown.startswith('<img alt="LR range test" src="data:image/png;base64,')
+    assert "suggested lr" in shown
+
+
+def test_without_matplotlib_a_range_test_says_it_too(monkeypatch):
+    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = RangeTestResult([0, 1], [0.1, 0.2], [1.0, 0.9], [1.0, 0.9], "max_lr", "linear", [1.0])
+    for picture in (result.plot, lambda: RangeTestResult.compare({"one": result})):
+        with pytest.raises(ImportError, match=r"pip install 'lightning-lrsched\[plots\]'"):
+            picture()
+    assert result._repr_html_().startswith("<pre>")
