@@ -475,9 +475,7 @@ def declared(cls: Declared) -> Declared:
     Raises:
         TypeError: if an attribute has no rule.
     """
-    made = cls
-    if "__dataclass_fields__" not in vars(cls):
-        made = dataclass(frozen=True)(cls)
+    made: Any = cls if "__dataclass_fields__" in vars(cls) else dataclass(frozen=True)(cls)
     hints, described = get_type_hints(made, include_extras=True), argument_help(made)
     made.fields = {
         f.name: Field(
@@ -486,9 +484,9 @@ def declared(cls: Declared) -> Declared:
             REQUIRED if f.default is MISSING else f.default,
             described.get(f.name, ""),
         )
-        for f in fields(made)  # type: ignore[arg-type]  # it is a dataclass now
+        for f in fields(made)
     }
-    return made
+    return made  # type: ignore[no-any-return]
 
 
 def _rule(name: str, hint: Any) -> Rule:
