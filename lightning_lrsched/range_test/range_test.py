@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import StopReason
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.settings import FINE_STEPS, SweepSettings
+from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.sweep import Row, Sweep
 
 MAX_BATCHES_WITHOUT_STEP = 1000
@@ -91,7 +91,7 @@ class RangeTestRun:
             coarse = self.sweep.record()
             self.sweep.schedule.unfollow_optimizer()
             self._state.rewind()
-            self.sweep, self._is_fine = self._begin(self._settings.fine(coarse.lrs[-1]), coarse), True
+            self.sweep, self._is_fine = self._begin(self._settings.fine(coarse), coarse), True
 
     @property
     def verdict(self) -> StopReason | None:
@@ -107,7 +107,7 @@ class RangeTestRun:
     @property
     def steps_left(self) -> int | None:
         """Optimizer steps still to come at most, with those of a fine sweep; None where not known."""
-        steps = FINE_STEPS if self._is_fine else self._settings.max_steps
+        steps = self._settings.fine_steps if self._is_fine else self._settings.max_steps
         return None if steps is None else steps - self.sweep.finished
 
     def end(self, reason: StopReason = StopReason.TRAINER, *, wait: bool = True) -> RangeTestResult:

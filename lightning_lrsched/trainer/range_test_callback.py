@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class LRRangeTestCallback(Callback):
         self._log = log
         self._at_start: RandomStates | None = None  # where the test is made inside the fit that it is for
         self._several = False
+        self._started: Sequence[Any] = ()
         self._child_result = ChildResult()
         self._begin()
 
@@ -120,15 +122,19 @@ class LRRangeTestCallback(Callback):
             )
         return result
 
-    def use_inside_fit(self, optimizer_index: int, start: RandomStates, *, several: bool) -> None:
+    def use_inside_fit(
+        self, optimizer_index: int, start: RandomStates, *, several: bool, started: Sequence[Any] = ()
+    ) -> None:
         """Prepare for a test at the start of a fit that is already under way.
 
         Args:
             optimizer_index: which of the optimizers to sweep.
-            start: the random states from which the fit goes on.
+            start: the random states with which the fit began.
             several: whether there is a test for each of several optimizers.
+            started: the callbacks whose ``on_train_start`` has run.
         """
         self.optimizer_index, self._at_start, self._several = optimizer_index, start, several
+        self._started = started
 
     # Before -----------------------------------------------------------------------------------------------------------
 
@@ -137,7 +143,12 @@ class LRRangeTestCallback(Callback):
             self._begin()
             self._child_result.begin(trainer)
             self._state = FitState(trainer, self._at_start)
-            self._state.set_aside(self)
+            left_out = self._state.set_aside(self, self._start_batch, self._started)
+            if left_out:
+                log(
+                    trainer,
+                    f"LR range test: without {', '.join(left_out)}, which would stop it or change weights or lr",
+                )
 
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         assert self._state is not None
@@ -147,6 +158,7 @@ class LRRangeTestCallback(Callback):
         if self._at_start is not None:
             _report_short_run(trainer, settings.max_steps)
         self._state.capture(pl_module)
+        self._state.set_data_aside()
         set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
             set_limits(trainer, limit_val_batches=0)
@@ -215,7 +227,7 @@ class LRRangeTestCallback(Callback):
             epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
             set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
-    def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def _start_batch(self) -> None:
         self._run.start_batch()
 
     def on_before_backward(self, trainer: TrainerLike, pl_module: Any, loss: Tensor) -> None:
@@ -284,8 +296,8 @@ class LRRangeTestCallback(Callback):
         self._stop_if_over(trainer)
 
     def _stop_if_over(self, trainer: TrainerLike) -> None:
-        if self._run.verdict is not None:
-            trainer.should_stop = True
+        # Inside a fit, another callback that would end the training here has no say.
+        trainer.should_stop = self._run.verdict is not None or (trainer.should_stop and self._at_start is None)
 
     # After ------------------------------------------------------------------------------------------------------------
 
