@@ -45,8 +45,8 @@ class RangeTestResult(Record):
             there was one sweep.
         prior: the peak of 1Cycle that is likely for this kind of optimizer; the suggestions are drawn to it, the more
             the less the record says. None: they follow the record alone.
-        update_growth: the power of the lr with which the size of the optimizer's updates grew: about 1, and 0 where they
-            did not follow the lr at all; None: not measured.
+        update_growth: the power of the lr with which the size of the optimizer's updates grew: about 1, but 0 where
+            they did not follow the lr at all; None: not measured.
 
     Example:
         >>> lrs = [1e-4 * 1.1**step for step in range(100)]

@@ -57,9 +57,10 @@ class SweepSettings:
     Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
     at which the loss explodes. Everything is put back, and a fine one of 200 steps follows, from a hundredth of that lr
     to three times as much, while the data go on; where the loss never exploded, from a tenth of the lr at which it fell
-    to 30 times as much. At the start of a training of fewer than 600 steps, both are shorter: half of the training
-    together, but at least 90 steps. The suggestions are read from the fine one. There is one sweep where ``mode``, ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are
-    validation losses, where the stop rule is off, and where the very first loss is not finite.
+    to 30 times as much. The suggestions are read from the fine one. At the start of a training of fewer than 600 steps
+    both are shorter: half of the training together, but at least 90 steps. There is one sweep where ``mode``,
+    ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are validation losses,
+    where the stop rule is off, and where the very first loss is not finite.
 
     Args:
         lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the

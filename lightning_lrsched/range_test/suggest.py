@@ -63,8 +63,8 @@ SURE_GROWTH = 0.25
 """Power of the lr with which the size of the updates grows, at least; it is 1 where nothing else changes."""
 
 OWN_SCHEDULE = (
-    "The updates did not grow with the lr: this optimizer has a schedule, or a search, of its own, and the suggestions mean"
-    " nothing. Switch that off, or train without a schedule."
+    "The updates did not grow with the lr: this optimizer has a schedule, or a search, of its own, and the suggestions"
+    " mean nothing. Switch that off, or train without a schedule."
 )
 
 ADAM = 0.006
@@ -87,8 +87,8 @@ NO_FALL = (
 
 
 CONSTANT = (
-    "the loss was the same in every step of the range test, at whatever lr: no step changes it. Look for the cause in the"
-    " module (is the loss computed from its output, are its parameters in the optimizer, do they require gradients?)"
+    "the loss was the same in every step of the range test, at whatever lr: no step changes it. Look for the cause in"
+    " the module: is the loss computed from its output, are its parameters in the optimizer, do they require gradients?"
 )
 
 
@@ -340,9 +340,9 @@ def caveats(curve: Curve) -> list[str]:
 def _about_the_prior(curve: Curve) -> Iterator[str]:
     if curve.peak() < curve.drawn():
         yield (
-            f"The record alone shows a peak of {curve.drawn():.3g}; the suggestions are cut off at {MAX_OVER_PRIOR:g} times"
-            f" the peak that is known of this kind of optimizer (prior {curve.prior:.3g}). If you know a better one, give"
-            " it (prior=...)."
+            f"The record alone shows a peak of {curve.drawn():.3g}; the suggestions are cut off at"
+            f" {MAX_OVER_PRIOR:g} times what is known of this kind of optimizer (prior {curve.prior:.3g}). If you know"
+            " a better number, give it (prior=...)."
         )
 
 

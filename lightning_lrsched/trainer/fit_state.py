@@ -169,6 +169,8 @@ class FitState:
     def put_back(self) -> None:
         """Restore callbacks, limits, progress, data and random states."""
         trainer, loop = self._trainer, self._trainer.fit_loop
+        if self._before is not None:  # the module's own on_train_end came after the end of the trial
+            self._before.restore()
         trainer.callbacks = self._callbacks
         loop.load_state_dict(self._loops)
         for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
@@ -202,22 +204,21 @@ class FitState:
             self._at_start.restore()
 
     def _put_back_data(self) -> None:
-        loop = self._trainer.fit_loop
+        loop, data = self._trainer.fit_loop, self._data
+        fetcher = getattr(loop, "_data_fetcher", None)
+        if fetcher is not None and fetcher is not data.get("_data_fetcher"):
+            fetcher.teardown()  # it ends the workers of its loaders
         for loader in loaders_in([loop._data_source.instance, loop._combined_loader]):
             if loader._iterator is not None:
                 loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
                 loader._iterator = None
         for loader, iterator in self._iterators:
             loader._iterator = iterator
-        if not self._data:
-            loop._combined_loader = None
-            return
-        fetcher = getattr(loop, "_data_fetcher", None)
-        if fetcher is not None and fetcher is not self._data.get("_data_fetcher"):
-            fetcher.teardown()
-        vars(self._data["_combined_loader"]).update(self._data.pop("of the loader"))
-        for name, value in self._data.items():
-            setattr(loop, name, value)
+        loop._combined_loader = None
+        if data:
+            vars(data["_combined_loader"]).update(data.pop("of the loader"))
+            for name, value in data.items():
+                setattr(loop, name, value)
 
     # The module, its optimizers and schedulers ------------------------------------------------------------------------
 
@@ -253,7 +254,10 @@ class FitState:
     def restore(self) -> None:
         """Restore weights, buffers, metrics, optimizer states and schedulers."""
         before, self._before, self._marked = self._before, None, None
-        self._restore(before, keep=False)
+        # Inside a fit, and under an engine, nothing comes after.
+        again = self._at_start is None and self._engine is None and _does_more_at_the_end(self._module)
+        self._restore(before, keep=again)
+        self._before = before if again else None
 
     def _restore(self, snapshot: ModelSnapshot | None, *, keep: bool) -> None:
         if self._engine is not None:
@@ -267,6 +271,10 @@ class FitState:
             self._trainer.strategy.lr_scheduler_configs[:] = [config for config, _ in self._schedulers]
             for config, state in self._schedulers:
                 config.scheduler.load_state_dict(state)
+
+
+def _does_more_at_the_end(module: Any) -> bool:
+    return not getattr(type(module), "on_train_end").__module__.startswith(LIGHTNING)  # noqa: B009
 
 
 def _limits_of(trainer: TrainerLike) -> dict[str, Any]:
