@@ -206,8 +206,8 @@ class FitState:
     def _put_back_data(self) -> None:
         loop, data = self._trainer.fit_loop, self._data
         fetcher = getattr(loop, "_data_fetcher", None)
-        if fetcher is not None and fetcher is not data.get("_data_fetcher"):
-            fetcher.teardown()  # it ends the workers of its loaders
+        if data and fetcher is not None and fetcher is not data.get("_data_fetcher"):
+            fetcher.teardown()  # it ends the workers of its loaders; at the end of a fit, Lightning does this
         for loader in loaders_in([loop._data_source.instance, loop._combined_loader]):
             if loader._iterator is not None:
                 loader._iterator._shutdown_workers()  # type: ignore[attr-defined]

@@ -14,8 +14,8 @@ from lightning_lrsched import RangeTestResult
 from lightning_lrsched.range_test import loss_watch, report
 from lightning_lrsched.range_test.range_test import RangeTestRun
 from lightning_lrsched.range_test.settings import SweepSettings
-from lightning_lrsched.range_test.sweep import ExponentialGrowth, Row
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.range_test.sweep import Row
+from lightning_lrsched.schedules.length import Horizon
 
 
 def sgd(*lrs: float) -> torch.optim.Optimizer:
@@ -159,7 +159,7 @@ def test_a_range_of_ones_own_is_one_sweep_and_without_one_there_are_two(given, s
     settings = SweepSettings(**given)
     assert settings.then_fine is (steps == 300)
     assert settings.max_steps == steps
-    assert settings.resolved(RunLength.given(None, None)) == settings
+    assert settings.resolved(Horizon.given(None, None)) == settings
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,8 @@ def test_the_fine_sweep_keeps_smoothing_stop_rule_and_the_ratios_of_the_param_gr
 
 
 def test_growth_stays_at_the_largest_lr():
-    schedule = ExponentialGrowth(torch.optim.SGD([torch.zeros(1)], lr=0.1), 0.01, 100.0, 2)
+    schedule = Driven(lambda step, lr: 1.0, lr_range_test_min_lr=0.01, max_lr=1.0, num_steps=3).schedule
     assert [schedule.lr_at(step)[0] for step in range(4)] == pytest.approx([0.01, 0.1, 1.0, 1.0])
-    assert schedule.hyperparameters == {"lr_range_test_min_lr": 0.01, "factor": 100.0, "last_step": 2}
 
 
 def test_what_cannot_be_swept_is_refused_and_the_optimizer_is_untouched():
