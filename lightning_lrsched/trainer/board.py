@@ -14,12 +14,14 @@ from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import EXAMPLE_STEPS, as_png, findings
 from lightning_lrsched.range_test.sweep import Row
 from lightning_lrsched.trainer.protocol import TrainerLike
 
 PREFIX = "lr_range_test"
+PROBE = "lr_probe"
 RESULT = "result"
 FIGURE = "loss_vs_lr"
 
@@ -102,6 +104,17 @@ class Board:
             )
 
 
+def show_probe(trainer: TrainerLike, result: ProbeResult) -> None:
+    """Send the figure and the line of a probe to every TensorBoard; the numbers are among the hyperparameters."""
+    for logger in trainer.loggers if trainer.is_global_zero and result.lrs else ():
+        experiment: Any = getattr(logger, "experiment", None)
+        if hasattr(experiment, "add_text"):
+            experiment.add_text(f"{PROBE}/{RESULT}", str(result), global_step=0)
+            figure = _figure_of(result)
+            if figure is not None:
+                experiment.add_image(f"{PROBE}/{FIGURE}", _thumbnail(figure), global_step=0, dataformats="HWC")
+
+
 def _is_seen() -> bool:
     """Return whether a progress bar can overwrite itself: on a terminal or in a notebook, not in a file."""
     return sys.stdout.isatty() or "ipykernel" in sys.modules
@@ -156,7 +169,7 @@ def _image(figure: Any) -> Any:
     return Image.open(io.BytesIO(as_png(figure, dpi=150)))
 
 
-def _figure_of(result: RangeTestResult) -> Any:
+def _figure_of(result: RangeTestResult | ProbeResult) -> Any:
     try:
         return result.plot()
     except ImportError:

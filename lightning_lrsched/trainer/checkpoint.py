@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR, is_own_state, position_in
+from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.schedules.length import STEPS
 
@@ -19,30 +20,32 @@ KEY = "lightning_lrsched"
 Schedules = Mapping[int, LRScheduler]
 """Index of an optimizer -> the scheduler that a callback has attached to it."""
 
-Tests = dict[int, RangeTestResult]
-"""Index of an optimizer -> what a range test at the start of the fit has found for it."""
+Found = dict[int, RangeTestResult | ProbeResult]
+"""Index of an optimizer -> what a range test or a probe at the start of the fit has found for it."""
 
 
-def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], tests: Tests) -> None:
-    """Record in ``checkpoint`` which of its scheduler states are ours, and what range tests have found.
+def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], found: Found) -> None:
+    """Record in ``checkpoint`` which of its scheduler states are ours, and what range tests and probes have found.
 
     Args:
         checkpoint: what is about to be saved.
         schedules: those that a callback has attached.
         configs: the Trainer's LRSchedulerConfigs, in Lightning's order.
-        tests: the results of the range tests at the start of the fit.
+        found: the results of the range tests and probes at the start of the fit.
     """
     places = {id(config.scheduler): place for place, config in enumerate(configs)}
     entry = checkpoint.setdefault(KEY, {"places": []})
     entry["places"] += [[places[id(ours)], index] for index, ours in schedules.items() if id(ours) in places]
-    if tests:
-        entry.setdefault("range_tests", {}).update({index: result.to_dict() for index, result in tests.items()})
+    for index, result in found.items():
+        kind = "probes" if isinstance(result, ProbeResult) else "range_tests"
+        entry.setdefault(kind, {})[index] = result.to_dict()
 
 
-def saved_tests(checkpoint: Mapping[str, Any]) -> Tests:
-    """Return what range tests had found when ``checkpoint`` was saved."""
-    records = checkpoint.get(KEY, {}).get("range_tests", {})
-    return {index: RangeTestResult.from_dict(record) for index, record in records.items()}
+def saved_findings(checkpoint: Mapping[str, Any]) -> Found:
+    """Return what range tests and probes had found when ``checkpoint`` was saved."""
+    entry = checkpoint.get(KEY, {})
+    tests: Found = {index: RangeTestResult.from_dict(each) for index, each in entry.get("range_tests", {}).items()}
+    return tests | {index: ProbeResult.from_dict(each) for index, each in entry.get("probes", {}).items()}
 
 
 class SavedSchedules:

@@ -73,6 +73,8 @@ class Strategy(Protocol):
     model: Any
     root_device: torch.device
 
+    def training_step(self, *args: Any) -> Any: ...
+
 
 class ParallelStrategy(Strategy, Protocol):
     """``trainer.strategy`` of a fit in several processes."""

@@ -1,4 +1,4 @@
-"""RangeTestsInFit: the LR range tests at the start of a fit, for learning rates that are ``"lr_range_test"``."""
+"""RangeTestsInFit: the LR range tests and probes at the start of a fit, for learning rates that wait for them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.hyperparameters import momentum_kind, torch_optimizer
+from lightning_lrsched.range_test.probe import SHORTEST_RUN, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import RangeTestResult, one_cycle
 from lightning_lrsched.range_test.suggest import NO_FALL
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST, Finding
 from lightning_lrsched.trainer.attach import Scheduled
-from lightning_lrsched.trainer.checkpoint import Tests, saved_tests
+from lightning_lrsched.trainer.checkpoint import Found, saved_findings
 from lightning_lrsched.trainer.fit_state import RandomStates
+from lightning_lrsched.trainer.horizon import horizon_of
+from lightning_lrsched.trainer.probe_in_fit import LRProbe, obstacle
 from lightning_lrsched.trainer.protocol import loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.reporting import log
@@ -32,15 +35,16 @@ class RangeTestsInFit:
 
     Args:
         owner: the name of the callback that attaches the schedules, for messages.
-        settings: a callback with the settings of the tests.
+        settings: a callback with the settings of the tests; None: a probe is enough, where one can be made.
+        log: whether the trainer's loggers show a probe.
 
     Attributes:
         results: what the tests have found; on a resume, what the checkpoint holds.
     """
 
-    def __init__(self, owner: str, settings: LRRangeTestCallback) -> None:
-        self._owner, self._settings = owner, settings
-        self.results: Tests = {}
+    def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, log: bool) -> None:
+        self._owner, self._settings, self._log = owner, settings, log
+        self.results: Found = {}
         self._start: RandomStates | None = None
 
     def forget(self) -> None:
@@ -49,14 +53,14 @@ class RangeTestsInFit:
 
     def begin(self, trainer: Any, configs: Iterable[SchedulerConfig]) -> None:
         """Note where the fit begins; before the data is loaded to see how long the run is."""
-        self.results = saved_tests(loaded_checkpoint(trainer))
+        self.results = saved_findings(loaded_checkpoint(trainer))
         if any(config.needs_range_test for config in configs):
             self._start = RandomStates()
             self._start.add_data(trainer)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the results from a checkpoint that is loaded after :meth:`begin`."""
-        self.results = saved_tests(checkpoint)
+        self.results = saved_findings(checkpoint)
 
     def is_to_come(self, trainer: Any, scheduled: Scheduled) -> bool:
         """Return whether a schedule must wait for its test."""
@@ -75,12 +79,23 @@ class RangeTestsInFit:
                 )
         self._start = None
 
-    def _run_one(self, trainer: Any, pl_module: Any, index: int, *, several: bool) -> RangeTestResult:
-        """Run the fit loop once with a test's limits, and restore the fit; other callbacks do not take part."""
-        test = copy(self._settings)
+    def _run_one(
+        self, trainer: Any, pl_module: Any, index: int, *, several: bool
+    ) -> RangeTestResult | ProbeResult:
+        """Run the fit loop once with a test's limits, and restore the fit."""
         assert self._start is not None
         # Lightning calls the callbacks in their order, and is at the one that these tests belong to.
         before = list(takewhile(lambda callback: getattr(callback, "_tests", None) is not self, trainer.callbacks))
+        if self._settings is None:
+            steps = horizon_of(trainer).total
+            if steps is not None and steps < SHORTEST_RUN:
+                known = of_the_prior(trainer.optimizers[index], f"in a run of only {steps} steps")
+                if known is not None:
+                    log(trainer, f"LR probe: {known}")
+                    return known
+            if obstacle(trainer) is None:
+                return LRProbe(self._start, before).run(trainer, pl_module, log_result=self._log)
+        test = LRRangeTestCallback(log=self._log) if self._settings is None else copy(self._settings)
         test.use_inside_fit(index, self._start, several=several, started=before)
         try:
             test.setup(trainer, pl_module, "fit")
@@ -112,7 +127,7 @@ class RangeTestsInFit:
                 )
             return None
         try:
-            if len(trainer.optimizers) > 1 and result.curve().is_flat:
+            if isinstance(result, RangeTestResult) and len(trainer.optimizers) > 1 and result.curve().is_flat:
                 raise ValueError(NO_FALL)
             return result.learning_rates()
         except ValueError as reason:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.hyperparameters import MOMENTUM, torch_optimizer, write
+from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import hyperparameters
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
@@ -131,7 +132,7 @@ class LRSchedulerCallback(Callback):
         self._optimizer_index = optimizer_index
         self._log = log
         self._owner = type(self).__name__
-        self._tests = RangeTestsInFit(self._owner, self._check_range_test(range_test))
+        self._tests = RangeTestsInFit(self._owner, self._check_range_test(range_test), log=log)
         self._tokens = tokens
         self._counters = self._make_counters()  # checks tokens
         self._curves = CurveLogger()
@@ -146,9 +147,9 @@ class LRSchedulerCallback(Callback):
     def _configs(self) -> list[SchedulerConfig]:
         return [written.config for written in self._written or [] if written is not None]
 
-    def _check_range_test(self, range_test: LRRangeTestCallback | None) -> LRRangeTestCallback:
-        if range_test is None:
-            return LRRangeTestCallback(log=self._log)
+    def _check_range_test(self, range_test: LRRangeTestCallback | None) -> LRRangeTestCallback | None:
+        if range_test is None:  # a probe is enough, where no schedule asks for a range test
+            return None if self._written is None else LRRangeTestCallback(log=self._log)
         if not isinstance(range_test, LRRangeTestCallback):
             raise TypeError(f"range_test must be an LRRangeTestCallback, got {type(range_test).__name__}")
         if range_test.optimizer_index != 0:
@@ -177,7 +178,12 @@ class LRSchedulerCallback(Callback):
         On a resume it comes from the checkpoint. Empty where no learning rate was to be tested, and after a fit in
         child processes (ddp_spawn, ddp_fork, ddp_notebook), which leaves its results there; loggers have them.
         """
-        return dict(self._tests.results)
+        return {index: found for index, found in self._tests.results.items() if isinstance(found, RangeTestResult)}
+
+    @property
+    def probe_results(self) -> dict[int, ProbeResult]:
+        """What the probes at the start of the fit have found, by the index of the optimizer; as range_test_results."""
+        return {index: found for index, found in self._tests.results.items() if isinstance(found, ProbeResult)}
 
     @property
     def range_test_result(self) -> RangeTestResult:
@@ -186,7 +192,7 @@ class LRSchedulerCallback(Callback):
         Raises:
             RuntimeError: if there was none, or one for each of several optimizers.
         """
-        results = self._tests.results
+        results = self.range_test_results
         if len(results) != 1:
             raise RuntimeError(
                 f"there are {len(results)} results, one per optimizer: see range_test_results"
@@ -277,8 +283,11 @@ class LRSchedulerCallback(Callback):
         if self._report is not None:
             self._report.add(trainer, scheduled)
             if scheduled.config.needs_range_test and index in results:
-                name = f"lr_range_test_{index}" if index else "lr_range_test"
-                self._report.add_hyperparameters(trainer, name, hyperparameters(results[index]))
+                found = results[index]
+                is_probe = isinstance(found, ProbeResult)
+                name = f"{'lr_probe' if is_probe else 'lr_range_test'}{f'_{index}' if index else ''}"
+                values = found.hyperparameters() if is_probe else hyperparameters(found)
+                self._report.add_hyperparameters(trainer, name, values)
 
     def _list(self, trainer: TrainerLike, scheduled: Scheduled, earlier: Any) -> None:
         """List the schedule among the Trainer's, in place of an earlier one: Lightning saves and restores it there."""

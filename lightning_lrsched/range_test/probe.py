@@ -1,0 +1,366 @@
+"""Probe: a peak for 1Cycle from a dozen steps, and from how far along the optimizer's own update the loss falls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import Embedding, EmbeddingBag, Module
+from torch.optim import Optimizer
+
+from lightning_lrsched.optim.hyperparameters import LR, momentum_kind, read_number, write
+from lightning_lrsched.optim.snapshot import reshard
+from lightning_lrsched.range_test.loss_watch import mean_over_ranks
+from lightning_lrsched.range_test.record import for_groups
+from lightning_lrsched.range_test.report import new_figure
+from lightning_lrsched.range_test.suggest import prior_of
+from lightning_lrsched.schedules.fields import Finding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WARM_STEPS = 10
+"""[optimizer steps] Between the first search and the one that counts; an Adam's first step has no history yet."""
+
+WARM_SHARE = 1 / 64
+"""They are made with this fraction of the lr that the first search found: they change little."""
+
+STEPS = WARM_STEPS + 2
+"""[optimizer steps] Length of a probe; about as many forward passes come on top."""
+
+SHORTEST_RUN = 60
+"""[optimizer steps] In shorter runs the peak is the prior, without a probe."""
+
+MAX_SKIPPED_STEPS = 20
+"""Where so many steps have moved no parameter, there is nothing to search along; a gradient scaler skips a few."""
+
+FURTHEST = 24
+"""Doublings or halvings in search of the lowest loss."""
+
+LOW = 0.1
+"""1Cycle's low bound, as a fraction of its peak."""
+
+FIXED = 0.3
+"""A good lr for schedules that hold it, as a fraction of 1Cycle's peak."""
+
+MOST_PRIORS = 4.0
+"""The peak is at most so many priors."""
+
+MOST_BY_DEPTH = 32.0
+"""In a net of n trained weight matrices it is at most this divided by n: the first steps do not show depth."""
+
+MOST_OF_SGD = 2.0
+"""SGD's peak is at most so many times the lr of the lowest loss: its curvature grows while it trains."""
+
+LEAST_OF_SGD = 1 / 32
+"""It is at least this fraction of that lr: where the prior is far below, the loss has another scale than usual."""
+
+WITHOUT_PRIOR = 0.75
+"""Where nothing is known of the optimizer, the peak is this fraction of the lr of the lowest loss."""
+
+
+# Searching ------------------------------------------------------------------------------------------------------------
+
+
+def lowest_along(loss_at: Callable[[float], float], start: float) -> tuple[float | None, dict[float, float]]:
+    """Return where a loss is lowest along a line that begins at 0, and the loss at all places that were tried.
+
+    Far out a loss may have other valleys, so the search begins where it is lower than at 0. None: that is nowhere.
+
+    >>> lowest, tried = lowest_along(lambda place: (place - 3.0) ** 2, start=1.0)
+    >>> round(lowest, 2), sorted(tried)
+    (3.0, [0.0, 1.0, 2.0, 4.0, 8.0])
+    """
+    tried: dict[float, float] = {}
+
+    def at(place: float) -> float:
+        if place not in tried:
+            loss = loss_at(place)
+            tried[place] = loss if math.isfinite(loss) else math.inf
+        return tried[place]
+
+    place, most, least = start, start * 2.0**FURTHEST, start * 2.0**-FURTHEST
+    while not at(place) < at(0.0):
+        place /= 2
+        if place < least:
+            return None, tried
+    while place < most and at(2 * place) < at(place):
+        place *= 2
+    while place > least and at(place / 2) <= at(place):
+        place /= 2
+    return place * _lowest_of_parabola(at(place / 2), at(place), at(2 * place)), tried
+
+
+def _lowest_of_parabola(half: float, one: float, two: float) -> float:
+    """Return where a parabola through the values at 1/2, 1 and 2 is lowest; 1 where it has no lowest place."""
+    falling, rising = (one - half) / 0.5, two - one
+    bend = (rising - falling) / 1.5
+    place = 0.75 - falling / (2 * bend) if math.isfinite(bend) and bend > 0 else 1.0
+    return min(max(place, 2**-0.5), 2**0.5)
+
+
+# What follows ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe has found: the peak of 1Cycle, and why.
+
+    The peak is the geometric mean of ``lowest`` and ``prior``, at most four priors, and in deep nets less. Of SGD,
+    ``lowest`` can only lower the prior.
+
+    Args:
+        peak: 1Cycle's highest lr; with several param groups, the largest of theirs.
+        because: how it follows, in words.
+        prior: the peak that is likely for this kind of optimizer; None: nothing is known of it.
+        lowest: the lr at which the loss of a batch is lowest along the update that the optimizer makes of it; None: it
+            falls nowhere along it, or there was no probe.
+        lrs: the learning rates at which the search computed that loss; 0 is before the update.
+        losses: the loss at each of these.
+        group_ratios: each param group's lr as a fraction of the largest.
+        steps: optimizer steps of the probe.
+        forwards: forward passes beside these steps [micro-batches].
+    """
+
+    peak: float
+    because: str
+    prior: float | None
+    lowest: float | None = None
+    lrs: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    group_ratios: list[float] = field(default_factory=lambda: [1.0])
+    steps: int = 0
+    forwards: int = 0
+
+    def learning_rates(self) -> dict[Finding, float | list[float]]:
+        """Return the two bounds of 1Cycle and a good fixed lr, each with one lr per param group.
+
+        One float where all groups have the same.
+        """
+        found: dict[Finding, float] = {"low": LOW * self.peak, "high": self.peak, "suggestion": FIXED * self.peak}
+        return {name: for_groups(lr, self.group_ratios) for name, lr in found.items()}
+
+    def __str__(self) -> str:
+        cost = f"; {self.steps} steps and {self.forwards} forward passes" if self.steps else ""
+        return f"peak {self.peak:.3g}: {self.because}{cost}"
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return what a logger keeps of it."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("lrs", "losses")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by their names."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ProbeResult:
+        """Read what :meth:`to_dict` returned."""
+        return cls(**content)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: the loss of one batch against the lr of the step along its update.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+        """
+        figure = new_figure(5.2, 3.5)
+        axes = figure.add_subplot()
+        rows = sorted(zip(self.lrs, self.losses, strict=True))
+        if rows:
+            axes.plot(*zip(*rows[1:], strict=True), "o-", color="tab:blue", label="loss after the step")
+            axes.axhline(rows[0][1], color="0.6", linewidth=0.8, label="loss before it")
+        marks = (("lowest", self.lowest, "tab:blue"), ("prior", self.prior, "0.4"), ("peak", self.peak, "tab:red"))
+        for name, lr, color in marks:
+            if lr is not None:
+                axes.axvline(lr, color=color, linestyle="--", label=f"{name} {lr:.2g}")
+        axes.set_xscale("log")
+        axes.set_title("One batch along the optimizer's update")
+        axes.set_xlabel("learning rate of the step")
+        axes.set_ylabel("loss")
+        axes.legend(fontsize=9)
+        axes.grid(alpha=0.3)
+        return figure
+
+
+def peak_of(
+    lowest: float | None, prior: float | None, *, is_sgd: bool, trained_share: float, matrices: int
+) -> tuple[float, str]:
+    """Return the peak of 1Cycle and how it follows.
+
+    Args:
+        lowest: the lr at which the loss is lowest along the update; None: nowhere.
+        prior: the peak that is likely for this kind of optimizer; None: nothing is known of it.
+        is_sgd: whether steps grow with the gradients.
+        trained_share: trained parameters, as a fraction of all: adapters and heads are no depth.
+        matrices: number of trained weight matrices.
+
+    Raises:
+        ValueError: if neither ``lowest`` nor ``prior`` is known.
+
+    >>> peak_of(0.0015, 0.006, is_sgd=False, trained_share=1.0, matrices=4)
+    (0.003, 'between the prior 0.006 and 0.0015, where the loss of a batch is lowest along the update')
+    """
+    if lowest is None:
+        if prior is None:
+            raise ValueError("the loss of a batch falls nowhere along the update, and nothing is known of the optimizer")
+        return prior, f"cannot tell, the loss of a batch falls nowhere along the update: the prior {prior:.3g} was taken"
+    where = f"{lowest:.3g}, where the loss of a batch is lowest along the update"
+    if prior is None:
+        return WITHOUT_PRIOR * lowest, f"{WITHOUT_PRIOR:g} times {where}; nothing is known of this kind of optimizer"
+    if is_sgd:
+        if MOST_OF_SGD * lowest < prior:
+            return MOST_OF_SGD * lowest, f"twice {where}, which is less than the prior {prior:.3g}"
+        if LEAST_OF_SGD * lowest > prior:
+            return LEAST_OF_SGD * lowest, f"1/32 of {where}, which is far above the prior {prior:.3g}"
+        return prior, f"the prior; above {where}, nothing would be known of later steps"
+    peak, cap, why = math.sqrt(prior * lowest), MOST_PRIORS, ""
+    if trained_share > 0.5 and MOST_BY_DEPTH < MOST_PRIORS * matrices:
+        cap, why = MOST_BY_DEPTH / matrices, f" with {matrices} weight matrices"
+    if peak > cap * prior:
+        return cap * prior, f"{cap:.2g} times the prior {prior:.3g}, at most that{why}; beyond lies {where}"
+    return peak, f"between the prior {prior:.3g} and {where}"
+
+
+def count_matrices(module: Module) -> int:
+    """Return how many weights of linear layers, convolutions and the like are trained; embeddings do not count."""
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, (Embedding, EmbeddingBag))}
+    return sum(
+        weight.requires_grad and id(weight) not in tables and sum(size > 1 for size in weight.shape) > 1
+        for weight in module.parameters()
+    )
+
+
+Move = tuple[Tensor, Tensor, Tensor]
+"""A parameter, where it was before a step, and how far the step has moved it."""
+
+
+# The probe ------------------------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """Finds the lr at which the loss of a batch is lowest along the update that the optimizer itself makes of it.
+
+    An optimizer moves its parameters by the lr times a direction. One step shows the direction; some forward passes of
+    the same batch show how far along it the loss falls. That lr has seen optimizer, width, initialisation and the scale
+    of the loss. A first search sets the scale, its step is undone; ten small steps follow, then the search that counts.
+
+    A loop drives it: :meth:`before_step` before each step, :meth:`after_step` after it, until :attr:`is_over`.
+    Whatever the probe changes, the loop puts back.
+
+    Args:
+        module: the module that is trained.
+        optimizer: its optimizer.
+
+    Attributes:
+        is_over: whether all steps have been made.
+        rewinds: whether the first search is over, and its step is to be undone before the next batch.
+        forwards: forward passes so far, beside those of the steps.
+    """
+
+    def __init__(self, module: Module, optimizer: Optimizer) -> None:
+        self._module, self._optimizer = module, optimizer
+        lrs = [float(read_number(LR, group) or 0.0) for group in optimizer.param_groups]
+        self._ratios = [lr / max(lrs) for lr in lrs] if max(lrs) > 0 else [1.0] * len(lrs)
+        self.prior = prior_of(optimizer)
+        self._lr = self._guess = self.prior or max(lrs) or 1e-3
+        self._device = optimizer.param_groups[0]["params"][0].device
+        self._before: list[tuple[Tensor, Tensor]] = []
+        self._lowest: float | None = None
+        self._tried: dict[float, float] = {}
+        self._steps = self._skipped = self.forwards = 0
+        self.is_over = self.rewinds = False
+
+    def before_step(self) -> None:
+        """Set the lr of the step that is about to be made, and remember where the parameters are."""
+        searches = self._steps in (0, STEPS - 1)
+        self._lr = self._guess if searches else WARM_SHARE * self._guess
+        for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=False):
+            write(LR, group, ratio * self._lr)
+        if searches and not self._before:  # an optimizer may ask for the gradients several times in a step
+            groups = self._optimizer.param_groups
+            self._before = [(each, each.detach().clone()) for group in groups for each in group["params"]]
+
+    def after_step(self, loss: Callable[[], Tensor]) -> None:
+        """Search along the step that has been made.
+
+        Args:
+            loss: computes the loss of the step's batches again, with the same random numbers.
+        """
+        before, self._before = self._before, []
+        moves = [(parameter, start, parameter.detach() - start) for parameter, start in before]
+        if moves and not self._have_moved(moves):
+            self._skipped += 1
+            self.is_over = self._skipped == MAX_SKIPPED_STEPS
+            return
+        if moves:
+            self._search(moves, loss)
+        self._steps += 1
+        self.is_over |= self._steps == STEPS
+
+    def _have_moved(self, moves: list[Move]) -> bool:
+        counts = [_local(move).count_nonzero().float() for _, _, move in moves]
+        total = torch.stack([count.to(self._device) for count in counts]).sum()
+        return float(mean_over_ranks(total)) > 0
+
+    def _search(self, moves: list[Move], loss: Callable[[], Tensor]) -> None:
+        def loss_at(place: float) -> float:
+            reshard(self._module)
+            with torch.no_grad():
+                for parameter, start, move in moves:
+                    parameter.copy_(start + move * (place / self._lr))
+            self.forwards += 1
+            return float(mean_over_ranks(loss().detach().float()))
+
+        self._lowest, self._tried = lowest_along(loss_at, self._lr)
+        reshard(self._module)
+        self.rewinds = self._steps == 0
+        if self._lowest is None:
+            self.is_over = True
+        else:
+            self._guess = self._lowest
+
+    def result(self) -> ProbeResult:
+        """Return what was found.
+
+        Raises:
+            ValueError: if that is nothing, and nothing is known of the optimizer.
+        """
+        weights = [(each.numel(), each.requires_grad) for each in self._module.parameters()]
+        peak, because = peak_of(
+            self._lowest if self._steps == STEPS else None,
+            self.prior,
+            is_sgd=any(cls.__name__ == "SGD" for cls in type(self._optimizer).__mro__),
+            trained_share=sum(size for size, on in weights if on) / max(1, sum(size for size, _ in weights)),
+            matrices=count_matrices(self._module),
+        )
+        lrs = sorted(self._tried)
+        return ProbeResult(
+            peak,
+            because,
+            self.prior,
+            self._lowest,
+            lrs,
+            [self._tried[lr] for lr in lrs],
+            self._ratios,
+            self._steps,
+            self.forwards,
+        )
+
+
+def of_the_prior(optimizer: Optimizer, why: str) -> ProbeResult | None:
+    """Return the result without a probe: the prior; None where nothing is known of the optimizer."""
+    prior = prior_of(optimizer)
+    if prior is None:
+        return None
+    lrs = [float(read_number(LR, group) or 0.0) for group in optimizer.param_groups]
+    ratios = [lr / max(lrs) for lr in lrs] if max(lrs) > 0 else [1.0] * len(lrs)
+    return ProbeResult(prior, f"the prior of this kind of optimizer, {why}", prior, group_ratios=ratios)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor that may be sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

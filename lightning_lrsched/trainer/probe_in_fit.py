@@ -1,0 +1,109 @@
+"""LRProbe: a probe at the start of a fit, which leaves no trace; what it has found goes to log and loggers."""
+
+# The hooks take the Trainer that is used, TrainerLike; see scheduler_callback.py.
+# mypy: disable-error-code="override"
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lightning_lrsched.optim.snapshot import global_states
+from lightning_lrsched.range_test.probe import Probe, ProbeResult
+from lightning_lrsched.trainer.board import show_probe
+from lightning_lrsched.trainer.deepspeed import clock_of
+from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
+from lightning_lrsched.trainer.protocol import TrainerLike, is_a, is_automatic
+from lightning_lrsched.trainer.reporting import log
+
+
+def obstacle(trainer: TrainerLike) -> str | None:
+    """Return why a loss cannot be computed again outside its step; None: it can."""
+    if not is_automatic(trainer):
+        return "a module with manual optimization steps within training_step"
+    if clock_of(trainer).carries:
+        return "DeepSpeed's engine makes the steps"
+    if any(is_a(part, "FullyShardedDataParallel") for part in trainer.strategy.model.modules()):
+        return "FSDPStrategy holds the parameters flat and in parts"
+    return None
+
+
+class LRProbe(Callback):
+    """Makes one probe at the start of a fit that is already under way.
+
+    Args:
+        start: the random states with which the fit began.
+        started: the callbacks whose ``on_train_start`` has run.
+    """
+
+    def __init__(self, start: RandomStates, started: Sequence[Any]) -> None:
+        self._start, self._started = start, started
+        self._probe: Any = None
+        self._batches: list[tuple[Any, int, list[Callable[[], object]]]] = []
+
+    def run(self, trainer: TrainerLike, pl_module: Any, *, log_result: bool) -> ProbeResult:
+        """Make the probe and put everything back.
+
+        Raises:
+            ValueError: if it finds nothing, and nothing is known of the optimizer.
+        """
+        self._state = FitState(trainer, self._start)
+        try:
+            self._state.set_aside(self, self._start_batch, self._started)
+            self._state.capture(pl_module)
+            self._state.set_data_aside()
+            set_limits(trainer, min_epochs=None, min_steps=None, max_epochs=-1, max_steps=-1, limit_val_batches=0)
+            self._probe, self._marked = Probe(pl_module, trainer.optimizers[0]), False
+            trainer.fit_loop.run()
+        finally:
+            self._state.restore()
+            self._state.put_back()
+        result: ProbeResult = self._probe.result()
+        log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
+        if log_result:
+            show_probe(trainer, result)
+        return result
+
+    def _start_batch(self) -> None:
+        if not self._marked:
+            self._state.mark()
+            self._marked = True
+        elif self._probe.rewinds:
+            self._probe.rewinds = False
+            self._state.rewind()
+
+    def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        # This callback is the last: what others have drawn for the batch is drawn.
+        self._batches.append((batch, batch_idx, global_states()))
+        self._stepped = False
+
+    def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: Any, optimizer: Any) -> None:
+        self._stepped = True
+        self._probe.before_step()
+
+    def on_train_batch_end(
+        self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._stepped:
+            self._probe.after_step(lambda: self._loss(trainer))
+            self._batches = []
+        trainer.should_stop = self._probe.is_over
+
+    def _loss(self, trainer: TrainerLike) -> Tensor:
+        """Compute the loss of the step's batches again.
+
+        With gradients: a module may need them in its forward pass.
+        """
+        losses = []
+        with torch.enable_grad():
+            for batch, batch_idx, states in self._batches:
+                for reset in states:
+                    reset()
+                returned = trainer.strategy.training_step(batch, batch_idx)
+                loss = returned if isinstance(returned, Tensor) else (returned or {}).get("loss")
+                if loss is not None:
+                    losses.append(loss.detach().float())
+        return torch.stack(losses).mean() if losses else torch.tensor(torch.nan, device=trainer.strategy.root_device)
