@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -41,11 +41,19 @@ from lightning_lrsched.trainer.range_test_in_fit import RangeTestsInFit, schedul
 from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, log_unused, steps_mismatch
 
 
+Result = TypeVar("Result", RangeTestResult, ProbeResult)
+
+
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
-    Without arguments it finds the learning rates too: before the first batch it makes an LR range test (up to 300
-    optimizer steps), puts everything back, and trains with 1Cycle between the bounds of that test, as long as the run.
+    Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how far
+    along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is put
+    back, and the training follows 1Cycle from a tenth of the peak up to it, as long as the run. In runs of fewer than
+    42 steps the peak is what is known of the optimizer. Where a loss cannot be computed again outside its step
+    (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of the probe.
+
+    An LR range test (``range_test=LRRangeTestCallback()``, up to 300 steps) trains between the bounds that it finds.
     Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
     happens in a GAN, whose losses oppose each other, the optimizer's own lr is used, and a warning says so. The same in
     any configuration: the word ``"lr_range_test"`` for a learning rate stands for what the test finds.
@@ -89,10 +97,10 @@ class LRSchedulerCallback(Callback):
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
             :class:`SchedulerConfig`; or a list of these, one for each of the module's optimizers (None: leave that
-            optimizer alone). None: 1Cycle from an LR range test, for every optimizer.
+            optimizer alone). None: 1Cycle up to the peak that is found, for every optimizer.
         optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and one
             ``scheduler``.
-        range_test: an :class:`LRRangeTestCallback` with the settings of the range test; None: its defaults.
+        range_test: an :class:`LRRangeTestCallback` with the settings of the range test; None: its defaults, or a probe.
         tokens: for schedules with ``"unit": "token"``: the tokens of each sample, or a function that returns the number
             of tokens in a batch; called on every rank, for every batch.
         log: send the lr and momentum curves to the trainer's loggers.
@@ -192,14 +200,16 @@ class LRSchedulerCallback(Callback):
         Raises:
             RuntimeError: if there was none, or one for each of several optimizers.
         """
-        results = self.range_test_results
-        if len(results) != 1:
-            raise RuntimeError(
-                f"there are {len(results)} results, one per optimizer: see range_test_results"
-                if results
-                else "this fit made no LR range test"
-            )
-        return next(iter(results.values()))
+        return _only(self.range_test_results, "range_test_results", "LR range test")
+
+    @property
+    def probe_result(self) -> ProbeResult:
+        """What the probe at the start of the fit has found.
+
+        Raises:
+            RuntimeError: if there was none, or one for each of several optimizers.
+        """
+        return _only(self.probe_results, "probe_results", "LR probe")
 
     # Before training --------------------------------------------------------------------------------------------------
 
@@ -407,3 +417,11 @@ class LRSchedulerCallback(Callback):
         self._report = None
         for scheduler in self.schedulers:
             detach(scheduler)
+
+
+def _only(results: dict[int, Result], name: str, test: str) -> Result:
+    if len(results) == 1:
+        return next(iter(results.values()))
+    raise RuntimeError(
+        f"there are {len(results)} results, one per optimizer: see {name}" if results else f"this fit made no {test}"
+    )

@@ -13,7 +13,9 @@ from lightning.pytorch import Callback, seed_everything
 from torch.utils.data import DataLoader
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest
+from lightning_lrsched.range_test.record import one_cycle
 from tests.kit.modules import Notes
+from tests.kit.runs import with_range_test
 from tests.kit.traces import Everything, data_trace, noisy_data, trace
 
 ENDS: dict[str, type[BaseException] | None] = {"end": None, "exception": ZeroDivisionError, "Ctrl+C": KeyboardInterrupt}
@@ -125,9 +127,9 @@ class Rows(Callback):
         self.rows.append((trainer.global_step, outputs["loss"].item(), batch[0].sum().item(), batch_idx))
 
 
-def fit(make_trainer: Any, schedule: Any, module: Any, loader: Any, epochs: int = 6, *callbacks: Any) -> Any:
+def fit(make_trainer: Any, callback: Any, module: Any, loader: Any, epochs: int = 6, *callbacks: Any) -> Any:
     seed_everything(3, verbose=False)
-    rows, callback = Rows(), LRSchedulerCallback(schedule)
+    rows = Rows()
     trainer = make_trainer(callback, *callbacks, rows, max_epochs=epochs)
     trainer.fit(module, loader)
     return callback, (
@@ -136,10 +138,12 @@ def fit(make_trainer: Any, schedule: Any, module: Any, loader: Any, epochs: int 
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [Everything])
-def test_a_fit_with_one_line_is_the_fit_with_the_numbers_that_it_finds(make_trainer, make):
-    callback, tested = fit(make_trainer, None, make(), noisy_data())
-    _, given = fit(make_trainer, callback.range_test_result.one_cycle(), make(), noisy_data())
+@pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])
+def test_a_fit_with_one_line_is_the_fit_with_the_numbers_that_it_finds(make_trainer, finder):
+    callback, tested = fit(make_trainer, finder(), Everything(), noisy_data())
+    found = {**callback.probe_results, **callback.range_test_results}[0].learning_rates()
+    config = one_cycle(found["low"], found["high"], None, False)
+    _, given = fit(make_trainer, LRSchedulerCallback(config), Everything(), noisy_data())
     for one, other in zip(tested, given, strict=True):
         assert one == other
 

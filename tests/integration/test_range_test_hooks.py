@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from tests.kit.runs import with_range_test
 from tests.kit.modules import Notes, Regression, data
 
 RESULTS = {"alone": LRRangeTestCallback, "inside": LRSchedulerCallback}
@@ -143,7 +144,7 @@ def test_a_callback_that_prepares_the_batch_does_so_in_the_test(tested, first):
 
 def test_the_test_inside_a_fit_finds_what_a_test_of_its_own_finds(make_trainer):
     found = []
-    for test in (LRRangeTestCallback(), LRSchedulerCallback()):
+    for test in (LRRangeTestCallback(), with_range_test()):
         torch.manual_seed(2)
         make_trainer(Normalizes(), test, max_epochs=60).fit(Plain(), raw_data())
         found.append(test.result if isinstance(test, LRRangeTestCallback) else test.range_test_result)
@@ -159,7 +160,7 @@ def test_inside_a_fit_a_callback_hears_of_the_work_of_a_batch_and_of_no_end(make
                     setattr(type(self), name, lambda self, *_, name=name, **__: self.heard.append(name))
 
     hears = Hears()
-    make_trainer(LRSchedulerCallback(), hears, max_epochs=6).fit(Regression(), data())
+    make_trainer(with_range_test(), hears, max_epochs=6).fit(Regression(), data())
     for hook in ("on_fit_start", "on_train_end", "on_fit_end"):
         assert hears.heard.count(hook) == 1
     assert hears.heard.count("on_train_epoch_end") == 6
@@ -200,7 +201,7 @@ def test_beside_callbacks_that_change_weights_a_test_leaves_the_weights_as_they_
 def test_who_does_not_take_part_is_named_once_where_that_may_matter(make_trainer, caplog):
     quiet = lightnings.LearningRateMonitor(), lightnings.EarlyStopping("train_loss", strict=False)
     with caplog.at_level(logging.INFO):
-        callbacks = LRSchedulerCallback(), lightnings.ModelPruning("l1_unstructured", amount=0.1), *quiet
+        callbacks = with_range_test(), lightnings.ModelPruning("l1_unstructured", amount=0.1), *quiet
         make_trainer(*callbacks, logger=True, max_epochs=6).fit(Regression(), data())
     lines = [text for text in caplog.messages if text.startswith("LR range test: without")]
     assert lines in ([], ["LR range test: without ModelPruning, which may stop a run or change weights or lr"])
@@ -211,7 +212,7 @@ def test_a_callback_that_stops_the_run_does_not_stop_the_test_inside_it(make_tra
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
             trainer.should_stop = True
 
-    callback = LRSchedulerCallback()
+    callback = with_range_test()
     trainer = make_trainer(callback, Stops(), max_epochs=6)
     trainer.fit(Regression(), data())
     assert callback.range_test_result.stop_reason == "diverged"
@@ -226,7 +227,7 @@ def test_callbacks_behind_ours_see_the_loader_when_training_starts(make_trainer)
             self.seen.append(trainer.train_dataloader)
 
     loader, looks = data(), Looks()
-    make_trainer(LRSchedulerCallback(), looks, max_epochs=6).fit(Regression(), loader)
+    make_trainer(with_range_test(), looks, max_epochs=6).fit(Regression(), loader)
     assert looks.seen == [loader]
 
 

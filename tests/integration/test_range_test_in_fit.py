@@ -1,4 +1,4 @@
-"""LRSchedulerCallback() alone: an LR range test inside the fit, then 1Cycle between what it found."""
+"""An LR range test inside the fit, then 1Cycle between what it found."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lightning_lrsched import (
     configure_optimizers,
 )
 from tests.kit.modules import Notes, Regression, ValidatedRegression, data
-from tests.kit.runs import RestoresLater
+from tests.kit.runs import RestoresLater, with_range_test
 
 EPOCHS, BATCHES = 6, 10
 STEPS = EPOCHS * BATCHES
@@ -53,7 +53,7 @@ def shuffled() -> Any:
 
 
 def separate_test(make_trainer: Any, module: Any, loader: Any = None, **options: Any) -> RangeTestResult:
-    """A test in a fit of its own, from the state in which a fit with LRSchedulerCallback() begins."""
+    """A test in a fit of its own, from the state in which a fit with a test inside begins."""
     test = LRRangeTestCallback(**options)
     make_trainer(test).fit(module, shuffled() if loader is None else loader)
     return test.result
@@ -65,7 +65,7 @@ def separate_test(make_trainer: Any, module: Any, loader: Any = None, **options:
 @pytest.mark.parametrize("optimizer", [None, adam])
 def test_one_line_trains_with_1cycle_between_the_bounds_of_a_range_test(make_trainer, optimizer):
     seed_everything(3, verbose=False)
-    module, callback = Regression(optimizer), LRSchedulerCallback()
+    module, callback = Regression(optimizer), with_range_test()
     trainer = make_trainer(callback, max_epochs=EPOCHS)
     trainer.fit(module, shuffled())
 
@@ -91,7 +91,7 @@ LONG = 60
 
 def test_it_is_what_a_test_and_then_a_new_fit_are(make_trainer):
     seed_everything(3, verbose=False)
-    module, callback = Regression(), LRSchedulerCallback()
+    module, callback = Regression(), with_range_test()
     make_trainer(callback, max_epochs=LONG).fit(module, shuffled())
     random_after = torch.get_rng_state()
 
@@ -125,7 +125,7 @@ def test_data_of_a_datamodule_in_a_random_order_of_its_own(make_trainer):
 
 def test_accumulated_batches_count_as_one_step(make_trainer):
     for options, callbacks in (({"accumulate_grad_batches": 4}, ()), ({}, (GradientAccumulationScheduler({0: 4}),))):
-        module, callback = Regression(), LRSchedulerCallback()
+        module, callback = Regression(), with_range_test()
         trainer = make_trainer(callback, *callbacks, max_epochs=EPOCHS, **options)
         trainer.fit(module, data(BATCHES))
         assert trainer.global_step == callback.schedulers[0].last_epoch == EPOCHS * 3
@@ -135,7 +135,7 @@ def test_accumulated_batches_count_as_one_step(make_trainer):
 
 
 def test_the_ratio_of_param_groups_is_kept(make_trainer):
-    module, callback = Regression(), LRSchedulerCallback()
+    module, callback = Regression(), with_range_test()
     module.make_optimizer = lambda _: torch.optim.SGD(
         [{"params": module.net[0].parameters(), "lr": 0.01}, {"params": module.net[1:].parameters(), "lr": 0.04}],
         momentum=0.9,
@@ -182,7 +182,7 @@ class Gan(LightningModule):
 
 
 def test_each_of_several_optimizers_gets_a_test_and_a_schedule(make_trainer):
-    module, callback = Gan(), LRSchedulerCallback()
+    module, callback = Gan(), with_range_test()
     trainer = make_trainer(callback, max_epochs=EPOCHS)
     trainer.fit(module, data())
     assert module.batches == STEPS
@@ -277,7 +277,7 @@ def test_a_counter_of_the_module_goes_on_where_it_was(make_trainer):
     history = module.history
     separate_test(make_trainer, module)
     assert (module.batches, history, hasattr(module, "epoch_at_end")) == (5, {"losses": []}, False)
-    make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS).fit(module, data())
+    make_trainer(with_range_test(), max_epochs=EPOCHS).fit(module, data())
     assert (module.batches, len(module.history["losses"]), module.epoch_at_end) == (5 + STEPS, STEPS, EPOCHS - 1)
     assert module.history is history
 
@@ -294,7 +294,7 @@ def test_the_modules_on_fit_start_runs_once_and_before_the_test(make_trainer):
             return super().training_step(batch, batch_idx)
 
     module = Prepared()
-    make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS).fit(module, data())
+    make_trainer(with_range_test(), max_epochs=EPOCHS).fit(module, data())
     assert module.prepared == [0]
 
 
@@ -320,7 +320,7 @@ def test_one_tensorboard_run_holds_the_test_the_training_and_what_was_found(make
             super().__init__()
             self.save_hyperparameters({"width": 8})
 
-    callback, logger = LRSchedulerCallback(), TensorBoardLogger(tmp_path, name="", version="")
+    callback, logger = with_range_test(), TensorBoardLogger(tmp_path, name="", version="")
     module = Saved()
     graphs = []
     logger.log_graph = graphs.append
@@ -514,7 +514,7 @@ def test_a_resume_makes_no_second_test_and_goes_on_with_what_was_found(make_trai
 
 
 def test_a_resume_with_another_configuration_uses_that(make_trainer, tmp_path):
-    trainer = make_trainer(LRSchedulerCallback(), max_epochs=2)
+    trainer = make_trainer(with_range_test(), max_epochs=2)
     trainer.fit(Regression(), data())
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
     module, callback = Regression(), LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": WORD}})
@@ -529,13 +529,13 @@ def test_a_checkpoint_without_a_test_cannot_tell_what_it_would_have_found(make_t
     trainer.fit(Regression(), data())
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
     with pytest.raises(ValueError, match=r"saved without a test.*write numbers"):
-        make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS).fit(
+        make_trainer(with_range_test(), max_epochs=EPOCHS).fit(
             Regression(), data(), ckpt_path=tmp_path / "saved.ckpt"
         )
 
 
 def test_a_second_fit_tests_again_from_where_the_module_is(make_trainer):
-    module, callback = Regression(), LRSchedulerCallback()
+    module, callback = Regression(), with_range_test()
     trainer = make_trainer(callback, max_epochs=EPOCHS)
     trainer.fit(module, data())
     first = callback.range_test_result
@@ -549,7 +549,7 @@ def test_a_second_fit_tests_again_from_where_the_module_is(make_trainer):
 
 
 def test_a_fast_dev_run_makes_no_test_and_says_so(make_trainer, caplog):
-    module, callback = Regression(), LRSchedulerCallback()
+    module, callback = Regression(), with_range_test()
     with caplog.at_level(logging.INFO):
         make_trainer(callback, fast_dev_run=True).fit(module, data())
     assert "no LR range test in a fast_dev_run" in caplog.text
@@ -562,12 +562,12 @@ def test_a_fast_dev_run_makes_no_test_and_says_so(make_trainer, caplog):
 def test_a_fit_that_has_nothing_to_do_makes_no_test(make_trainer):
     for options in ({"max_epochs": 0}, {"max_steps": 0}, {"limit_train_batches": 0}):
         module = Regression()
-        make_trainer(LRSchedulerCallback(), **options).fit(module, data())
+        make_trainer(with_range_test(), **options).fit(module, data())
         assert module.seen == []
 
 
 def test_a_training_shorter_than_its_test_is_reported(make_trainer, caplog):
-    module, callback = Regression(), LRSchedulerCallback()
+    module, callback = Regression(), with_range_test()
     with caplog.at_level(logging.WARNING):
         make_trainer(callback, max_steps=30, max_epochs=-1).fit(module, data())
     assert "it takes up to 90 optimizer steps, and the training after it only 30" in caplog.text
@@ -581,7 +581,7 @@ def test_a_constant_loss_ends_the_fit_with_what_to_do(make_trainer):
 
     module = Flat()
     before = weights(module)
-    trainer = make_trainer(LRSchedulerCallback(), max_epochs=EPOCHS)
+    trainer = make_trainer(with_range_test(), max_epochs=EPOCHS)
     with pytest.raises(ValueError, match="loss"):
         trainer.fit(module, data())
     assert same(before, weights(module))
@@ -598,7 +598,7 @@ def test_where_the_loss_never_falls_the_training_has_the_optimizers_prior(make_t
             self.losses += 1
             return 1e-9 * super().loss(batch) + (1.0 if self.losses in (1, 101) else 1.5)
 
-    callback = LRSchedulerCallback()
+    callback = with_range_test()
     make_trainer(callback, max_epochs=EPOCHS).fit(LowestAtFirst(), data())
     result = callback.range_test_result
     assert result.caveats()[0].startswith("The loss never fell")
@@ -615,7 +615,7 @@ def test_an_exception_in_the_test_leaves_everything_as_it_was(make_trainer, erro
             return super().training_step(batch, batch_idx)
 
     module, hooks = Failing(), Hooks()
-    trainer = make_trainer(LRSchedulerCallback(), hooks, max_epochs=EPOCHS)
+    trainer = make_trainer(with_range_test(), hooks, max_epochs=EPOCHS)
     before = weights(module)
     with pytest.raises((error, SystemExit)):
         trainer.fit(module, data())

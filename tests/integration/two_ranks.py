@@ -232,15 +232,16 @@ def one_line(name: str, folder: Path, options: dict[str, Any], ckpt_path: Path |
             if trainer.global_step == LONG // 2:
                 trainer.save_checkpoint(folder / "tested.ckpt")
 
-    module, callback, look = Module(name == "fsdp2"), LRSchedulerCallback(), Look()
+    module, look = Module(name == "fsdp2"), Look()
     trainer = make_trainer(callback, look, strategy=strategy_named(name), max_steps=LONG, **options)
     trainer.fit(module, data(), ckpt_path=ckpt_path)
-    schedule, result = callback.schedulers[0], callback.range_test_result
+    schedule = callback.schedulers[0]
+    result = {**callback.range_test_results, **callback.probe_results}[0]
     return {
         "used": module.seen,
         "expected": [[schedule.lr_at(step)[0], 0.9] for step in range(LONG)],
         "position": schedule.last_epoch,
-        "found": [result.losses, result.bounds()],
+        "found": [result.losses, result.learning_rates()],
         "peak": max(schedule.lr_at(step)[0] for step in range(LONG)),
         "restored": look.restored,
     }
@@ -305,8 +306,9 @@ def main(name: str, folder: Path, accelerator: str) -> None:
     }
     found["variants"] = variants(name, options)
     found["two sweeps"] = two_sweeps(name, options)
-    found["one line"] = one_line(name, folder, options)
-    found["one line, resumed"] = one_line(name, folder, options, folder / "tested.ckpt")
+    for kind, make in {"probe": LRSchedulerCallback, "range test": with_range_test}.items():
+        found[kind] = one_line(name, folder, options, make())
+        found[f"{kind}, resumed"] = one_line(name, folder, options, make(), folder / "tested.ckpt")
     found["fabric"] = in_a_fabric_loop(name, accelerator)
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-from lightning_lrsched import LRSchedulerCallback, configure_optimizers
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, configure_optimizers
 from tests.kit.modules import QUIET, Notes
 from tests.kit.schedules import SMALL, values_of
 
@@ -21,6 +21,11 @@ CONFIGS = {name: {"type": name, "params": dict(params)} for name, params in SMAL
 ONE_CYCLE, WARMUP = CONFIGS["OneCycle"], CONFIGS["WarmupLR"]
 BATCHES = 5
 """[batches] in an epoch"""
+
+def with_range_test() -> LRSchedulerCallback:
+    """The callback that finds the learning rates by a range test, not by a probe."""
+    return LRSchedulerCallback(range_test=LRRangeTestCallback())
+
 
 Used = tuple[int, list[tuple[float, float | None]]]
 """Index of the optimizer, and (lr, momentum) of each of its param groups."""

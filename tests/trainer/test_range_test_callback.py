@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from tests.kit.runs import with_range_test
 from tests.kit.modules import Notes, Regression, Scripted, ValidatedRegression, data, run
 from tests.kit.runs import RestoresLater
 
@@ -586,7 +587,7 @@ def test_an_error_that_the_module_raises_at_a_high_lr_says_where_it_was(make_tra
                 raise ValueError("the loss is too large")
             return loss
 
-    for callback in (LRRangeTestCallback(), LRSchedulerCallback()):
+    for callback in (LRRangeTestCallback(), with_range_test()):
         with pytest.raises(ValueError, match="the loss is too large") as caught:
             make_trainer(callback, max_epochs=6).fit(Strict(), data())
         notes = [*getattr(caught.value, "__notes__", []), *caplog.messages]

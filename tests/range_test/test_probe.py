@@ -1,0 +1,162 @@
+"""The probe: where a loss is lowest along an update, and the peak that follows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_lrsched.range_test.probe import (
+    STEPS,
+    Probe,
+    ProbeResult,
+    count_matrices,
+    lowest_along,
+    of_the_prior,
+    peak_of,
+)
+
+# Searching ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [1e-6, 0.006, 1.0, 1e3])
+@pytest.mark.parametrize("lowest", [1e-4, 0.03, 7.0])
+def test_the_lowest_place_of_a_parabola_is_found_exactly_from_anywhere(start, lowest):
+    found, _ = lowest_along(lambda place: (place / lowest - 1) ** 2, start)
+    assert found == pytest.approx(lowest, rel=1e-6)
+
+
+def test_a_valley_far_out_does_not_count():
+    def loss(place: float) -> float:
+        return min((place - 1) ** 2, 0.5 * (place - 1000) ** 2 - 5)
+
+    assert lowest_along(loss, start=8.0)[0] == pytest.approx(1, rel=0.5)
+
+
+@pytest.mark.parametrize("loss", [lambda place: place, lambda place: 1.0, lambda place: math.nan])
+def test_there_may_be_no_lower_place(loss):
+    assert lowest_along(loss, 1.0)[0] is None
+
+
+def test_a_loss_that_is_not_finite_is_beyond_the_lowest_place():
+    found, tried = lowest_along(lambda place: (place - 1) ** 2 if place < 1.5 else math.nan, 64.0)
+    assert found == pytest.approx(1, rel=0.5)
+    assert tried[64.0] == math.inf
+
+
+# What follows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lowest, prior, is_sgd, share, matrices, peak, words",
+    [
+        (0.0015, 0.006, False, 1.0, 4, 0.003, "between the prior 0.006 and 0.0015"),
+        (1.0, 0.006, False, 1.0, 4, 0.024, "4 times the prior"),
+        (1.0, 0.006, False, 1.0, 32, 0.006, "1 times the prior 0.006, at most that with 32 weight matrices"),
+        (1.0, 0.006, False, 0.1, 32, 0.024, "4 times the prior"),
+        (1.0, None, False, 1.0, 4, 0.75, "nothing is known of this kind of optimizer"),
+        (0.01, 0.15, True, 1.0, 4, 0.02, "twice 0.01"),
+        (1.0, 0.15, True, 1.0, 4, 0.15, "the prior; above 1,"),
+        (96.0, 0.15, True, 1.0, 4, 3.0, "1/32 of 96"),
+        (None, 0.15, True, 1.0, 4, 0.15, "cannot tell"),
+    ],
+)
+def test_the_peak_follows_from_prior_and_search(lowest, prior, is_sgd, share, matrices, peak, words):
+    found, because = peak_of(lowest, prior, is_sgd=is_sgd, trained_share=share, matrices=matrices)
+    assert found == pytest.approx(peak)
+    assert words in because
+
+
+def test_without_prior_and_without_a_fall_there_is_no_peak():
+    with pytest.raises(ValueError, match="nothing is known of the optimizer"):
+        peak_of(None, None, is_sgd=False, trained_share=1.0, matrices=1)
+
+
+def test_weight_matrices_are_those_that_are_trained_and_no_tables_or_vectors():
+    frozen = nn.Linear(4, 4)
+    frozen.requires_grad_(False)
+    assert count_matrices(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.LayerNorm(4), frozen)) == 1
+    assert count_matrices(nn.Sequential(nn.Conv1d(2, 3, 3), nn.Linear(1, 8))) == 1
+
+
+# The probe ------------------------------------------------------------------------------------------------------------
+
+
+def run(optimizer_class: Any, lr: float = 0.01, factor: float = 1.0, constant: float = 0.0, **options: Any) -> Any:
+    """A probe in a plain loop."""
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1)), torch.randn(20, 16, 4)
+    optimizer = optimizer_class(model.parameters(), lr=lr, **options)
+    probe, batches = Probe(model, optimizer), iter(inputs)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    while not probe.is_over:
+        if probe.rewinds:
+            probe.rewinds = False
+            model.load_state_dict(start)
+            optimizer.state.clear()
+        x = next(batches)
+
+        def loss(x: Any = x) -> Any:
+            return factor * nn.functional.mse_loss(model(x), x.sum(1, keepdim=True)) + constant
+
+        optimizer.zero_grad()
+        loss().backward()
+        probe.before_step()
+        optimizer.step()
+        probe.after_step(loss)
+    return probe.result()
+
+
+@pytest.mark.parametrize("lr", [1e-6, 0.01, 10.0])
+@pytest.mark.parametrize("constant", [0.0, 10.0])
+def test_neither_the_users_lr_nor_a_constant_in_the_loss_changes_the_peak(lr, constant):
+    plain, other = run(torch.optim.Adam), run(torch.optim.Adam, lr, constant=constant)
+    assert other.peak == pytest.approx(plain.peak, rel=1e-2)
+    assert other.steps == STEPS
+
+
+def test_a_factor_of_the_loss_changes_what_sgd_finds_by_its_inverse_and_of_adam_nothing():
+    adam, sgd = (run(each).lowest for each in (torch.optim.Adam, torch.optim.SGD))
+    assert run(torch.optim.Adam, factor=1000.0).lowest == pytest.approx(adam, rel=1e-2)
+    assert run(torch.optim.SGD, factor=1000.0).lowest == pytest.approx(sgd / 1000, rel=1e-2)
+
+
+def test_an_optimizer_that_never_moves_leads_to_the_prior():
+    found = run(torch.optim.Adam, factor=0.0, eps=1.0)
+    assert found.peak == found.prior
+    assert "cannot tell" in found.because
+
+
+def test_an_unknown_optimizer_has_what_the_search_says():
+    class Mine(torch.optim.Optimizer):
+        def __init__(self, params: Any, lr: float) -> None:
+            super().__init__(params, {"lr": lr})
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.sub_(group["lr"] * parameter.grad.sign())
+
+    found = run(Mine)
+    assert (found.prior, found.peak) == (None, pytest.approx(0.75 * found.lowest))
+    assert of_the_prior(Mine([nn.Parameter(torch.ones(1))], 0.1), "in a test") is None
+
+
+def test_a_result_comes_back_from_its_dict_and_gives_each_group_its_lr():
+    found = run(torch.optim.SGD)
+    assert ProbeResult.from_dict(found.to_dict()) == found
+    rates = ProbeResult(0.3, "", 0.3, group_ratios=[1.0, 0.1]).learning_rates()
+    assert rates["high"] == pytest.approx([0.3, 0.03])
+    assert rates["low"] == pytest.approx([0.03, 0.003])
+
+
+def test_the_figure_marks_prior_and_peak():
+    pytest.importorskip("matplotlib")
+    found = run(torch.optim.Adam)
+    labels = [text.get_text() for text in found.plot().axes[0].get_legend().get_texts()]
+    assert f"peak {found.peak:.2g}" in labels
+    assert f"prior {found.prior:.2g}" in labels
