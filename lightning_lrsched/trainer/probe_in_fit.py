@@ -4,6 +4,7 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ def obstacle(trainer: TrainerLike) -> str | None:
         return "a module with manual optimization steps within training_step"
     if clock_of(trainer).carries:
         return "DeepSpeed's engine makes the steps"
+    if "dataloader_iter" in inspect.signature(trainer.lightning_module.training_step).parameters:
+        return "training_step takes its batches itself"
     if any(is_a(part, "FullyShardedDataParallel") for part in trainer.strategy.model.modules()):
         return "FSDPStrategy holds the parameters flat and in parts"
     return None
@@ -42,7 +45,8 @@ class LRProbe(Callback):
     def __init__(self, start: RandomStates, started: Sequence[Any]) -> None:
         self._start, self._started = start, started
         self._probe: Any = None
-        self._batches: list[tuple[Any, int, list[Callable[[], object]]]] = []
+        self._calls: list[tuple[tuple[Any, ...], list[Callable[[], object]]]] = []
+        self._stepped = False
 
     def run(self, trainer: TrainerLike, pl_module: Any, *, log_result: bool) -> ProbeResult:
         """Make the probe and put everything back.
@@ -57,8 +61,11 @@ class LRProbe(Callback):
             self._state.set_data_aside()
             set_limits(trainer, min_epochs=None, min_steps=None, max_epochs=-1, max_steps=-1, limit_val_batches=0)
             self._probe, self._marked = Probe(pl_module, trainer.optimizers[0]), False
+            self._training_step = trainer.strategy.training_step
+            trainer.strategy.training_step = self._note_call  # type: ignore[method-assign]
             trainer.fit_loop.run()
         finally:
+            vars(trainer.strategy).pop("training_step", None)  # the class has it
             self._state.restore()
             self._state.put_back()
         result: ProbeResult = self._probe.result()
@@ -75,10 +82,10 @@ class LRProbe(Callback):
             self._probe.rewinds = False
             self._state.rewind()
 
-    def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        # This callback is the last: what others have drawn for the batch is drawn.
-        self._batches.append((batch, batch_idx, global_states()))
-        self._stepped = False
+    def _note_call(self, *args: Any) -> Any:
+        """Call the module's training_step, and remember with what: Lightning passes what its signature asks for."""
+        self._calls.append((args, global_states()))
+        return self._training_step(*args)
 
     def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: Any, optimizer: Any) -> None:
         self._stepped = True
@@ -89,7 +96,7 @@ class LRProbe(Callback):
     ) -> None:
         if self._stepped:
             self._probe.after_step(lambda: self._loss(trainer))
-            self._batches = []
+            self._calls, self._stepped = [], False
         trainer.should_stop = self._probe.is_over
 
     def _loss(self, trainer: TrainerLike) -> Tensor:
@@ -99,10 +106,10 @@ class LRProbe(Callback):
         """
         losses = []
         with torch.enable_grad():
-            for batch, batch_idx, states in self._batches:
+            for args, states in self._calls:
                 for reset in states:
                     reset()
-                returned = trainer.strategy.training_step(batch, batch_idx)
+                returned = self._training_step(*args)
                 loss = returned if isinstance(returned, Tensor) else (returned or {}).get("loss")
                 if loss is not None:
                     losses.append(loss.detach().float())

@@ -61,18 +61,19 @@ def test_finished_steps_count_in_every_kind_of_training(two_ranks: Any, variant:
         assert found["variants"][variant] == expected(VARIANTS[variant])
 
 
-@pytest.mark.parametrize("kind", ["probe", "range test"])
+@pytest.mark.parametrize("kind", ["by probe", "by range test"])
 def test_one_line_finds_the_same_on_both_ranks_and_trains_from_the_untouched_weights(two_ranks: Any, kind: str) -> None:
     found = [rank[kind] for rank in two_ranks[0]]
     for rank in found:
         assert rank["used"] == rank["expected"]
         assert rank["position"] == len(rank["used"])
-        assert rank["peak"] == pytest.approx(rank["found"][1]["high"], rel=1e-12)
+        assert rank["peak"] == pytest.approx(rank["found"][2]["high"], rel=1e-12)
         assert rank["restored"]
     assert found[0]["found"] == found[1]["found"]
+    assert found[0]["found"][0] == {"by probe": "ProbeResult", "by range test": "RangeTestResult"}[kind]
 
 
-@pytest.mark.parametrize("kind", ["probe", "range test"])
+@pytest.mark.parametrize("kind", ["by probe", "by range test"])
 def test_one_line_goes_on_after_a_resume_with_what_it_had_found(two_ranks: Any, kind: str) -> None:
     for rank in two_ranks[0]:
         whole, resumed = rank[kind], rank[f"{kind}, resumed"]

@@ -26,7 +26,7 @@ CONFIG = {
 }
 ONE_EPOCH = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.01, "warmup_num_steps": "1ep"}}
 SWEEP_LENGTH = 40
-LONG = 40
+LONG = 60
 EXPLODES_AT = 25
 
 
@@ -241,7 +241,7 @@ def one_line(name: str, folder: Path, options: dict[str, Any], ckpt_path: Path |
         "used": module.seen,
         "expected": [[schedule.lr_at(step)[0], 0.9] for step in range(LONG)],
         "position": schedule.last_epoch,
-        "found": [result.losses, result.learning_rates()],
+        "found": [type(result).__name__, result.losses, result.learning_rates()],
         "peak": max(schedule.lr_at(step)[0] for step in range(LONG)),
         "restored": look.restored,
     }
@@ -306,9 +306,10 @@ def main(name: str, folder: Path, accelerator: str) -> None:
     }
     found["variants"] = variants(name, options)
     found["two sweeps"] = two_sweeps(name, options)
-    for kind, make in {"probe": LRSchedulerCallback, "range test": with_range_test}.items():
-        found[kind] = one_line(name, folder, options, make())
-        found[f"{kind}, resumed"] = one_line(name, folder, options, make(), folder / "tested.ckpt")
+    for kind, finder in {"by probe": {}, "by range test": {"range_test": LRRangeTestCallback()}}.items():
+        found[kind] = one_line(name, folder, options, LRSchedulerCallback(**finder))
+        resumed = one_line(name, folder, options, LRSchedulerCallback(**finder), folder / "tested.ckpt")
+        found[f"{kind}, resumed"] = resumed
     found["fabric"] = in_a_fabric_loop(name, accelerator)
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
