@@ -55,12 +55,19 @@ class ModelSnapshot:
         module: the module that a trial run is about to train.
         optimizers: all of its optimizers, and whatever else has a ``state_dict`` and a ``load_state_dict``.
         earlier: an earlier snapshot of the same module; copies that are equal to those in it are kept only once.
+        beside: other objects whose attributes change: callbacks, a datamodule.
 
     Raises:
         ValueError: if the module has lazy parameters, which have no value yet that could be restored.
     """
 
-    def __init__(self, module: Module, optimizers: Sequence[Any], earlier: ModelSnapshot | None = None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        optimizers: Sequence[Any],
+        earlier: ModelSnapshot | None = None,
+        beside: Sequence[Any] = (),
+    ) -> None:
         refuse_lazy_parameters(module)
         reshard(module)
         self._module = module
@@ -68,9 +75,10 @@ class ModelSnapshot:
         known = {} if earlier is None else earlier.copies
         parts = list(module.modules())
         self._tensors = [ModuleTensors(part, self.copies, known) for part in parts]
-        packages = {_package_of(part) for part in parts}
+        packages = {_package_of(part) for part in (*parts, *beside)}
         self._contents = Contents([*optimizers, *parts, *module.parameters(), *module.buffers()], packages)
-        self._attributes = [self._contents.attributes_of(part) for part in parts if not is_one_of(part, *WRAPPERS)]
+        owners = [part for part in (*parts, *beside) if not is_one_of(part, *WRAPPERS)]
+        self._attributes = [self._contents.attributes_of(owner) for owner in owners]
         self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
 
     def restore(self, *, keep: bool = False) -> None:
@@ -373,18 +381,24 @@ def generator_states(source: Any) -> list[Reset]:
     They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
     its old RandomState) and of Python's random, and loaders with a ``state_dict``.
     """
-    resets: list[Reset] = []
+    return [reset for thing in _walk(source) if (reset := _reset_of(thing)) is not None]
+
+
+def loaders_in(source: Any) -> list[DataLoader[Any]]:
+    """Return the loaders in ``source``, its attributes and containers, each once."""
+    return [thing for thing in _walk(source) if isinstance(thing, DataLoader)]
+
+
+def _walk(source: Any) -> Iterator[Any]:
+    """Return everything that may belong to data, each once."""
     seen: set[int] = set()
     waiting = [source, *getattr(source, "__dict__", {}).values()]
     while waiting:
         thing = waiting.pop()
         if id(thing) not in seen:
             seen.add(id(thing))
-            reset = _reset_of(thing)
-            if reset is not None:
-                resets.append(reset)
+            yield thing
             waiting.extend(_parts(thing))
-    return resets
 
 
 def _reset_of(thing: Any) -> Reset | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -44,6 +45,8 @@ class RangeTestResult(Record):
             there was one sweep.
         prior: the peak of 1Cycle that is likely for this kind of optimizer; the suggestions are drawn to it, the more
             the less the record says. None: they follow the record alone.
+        update_growth: the power of the lr with which the size of the optimizer's updates grew: about 1, but 0 where
+            they did not follow the lr at all; None: not measured.
 
     Example:
         >>> lrs = [1e-4 * 1.1**step for step in range(100)]
@@ -153,13 +156,13 @@ class RangeTestResult(Record):
         """Return a matplotlib figure: loss against lr, with the bounds and the suggestion marked."""
         return report.draw(self)
 
-    def to_markdown(self) -> str:
-        """Return the findings as a Markdown table, with the ready configuration below it."""
-        return report.describe(self, self.one_cycle)
+    def to_markdown(self, total_num_steps: int = report.EXAMPLE_STEPS) -> str:
+        """Return the findings as a Markdown table; below it the configuration for a training of so many steps."""
+        return report.describe(self, self.one_cycle, max(total_num_steps, MIN_STEPS))
 
-    def _repr_html_(self) -> str:
-        """Show figure and numbers in a notebook."""
-        return report.as_html(self, self.to_markdown())
+    def _repr_markdown_(self) -> str:
+        """Show the numbers in a notebook."""
+        return self.to_markdown()
 
     # Files ------------------------------------------------------------------------------------------------------------
 
@@ -180,7 +183,18 @@ class RangeTestResult(Record):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists already; give another name, or overwrite=True")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        written = path.with_name(
+            f".{path.name}.{os.getpid()}"
+        )  # beside it: an earlier record stays if the disk is full
+        try:
+            written.write_text(self.to_json(), encoding="utf-8")
+            written.replace(path)
+        finally:
+            written.unlink(missing_ok=True)
+
+    def to_json(self) -> str:
+        """Return the record as JSON."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     @classmethod
     def load(cls, path: str | Path) -> RangeTestResult:
@@ -207,6 +221,7 @@ class RangeTestResult(Record):
         try:
             # Records that were saved before there were coarse sweeps have no such key; those before priors no prior.
             coarse, prior, momentum = content.get("coarse"), content.get("prior"), content["momentum"]
+            growth = content.get("update_growth")
             columns: dict[str, Any] = {key: [float(item) for item in content[key]] for key in COLUMNS}
             result = cls(
                 [int(item) for item in content["steps"]],
@@ -217,6 +232,7 @@ class RangeTestResult(Record):
                 momentum=None if momentum is None else choice("momentum", momentum, ("momentum", "betas")),
                 coarse=None if coarse is None else cls.from_dict(coarse),
                 prior=None if prior is None else float(prior),
+                update_growth=None if growth is None else float(growth),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             names = ", ".join(f.name for f in fields(cls))

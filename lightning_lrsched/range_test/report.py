@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 import math
@@ -34,7 +32,8 @@ def summarize(record: Record) -> str:
     try:
         low, high = record.bounds()
         found = f"suggested lr {record.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
-        found += f" ({prior})" if (prior := _prior(record)) else ""
+        more = [text for text in (_prior(record), _groups(record)) if text]
+        found += f" ({'; '.join(more)})" if more else ""
     except ValueError as reason:
         found = f"no suggestion: {reason}"
     return f"{count_steps(record)} optimizer steps, {lrs}stopped because: {record.stop_reason}; {found}"
@@ -44,6 +43,14 @@ def _prior(record: Record) -> str:
     """Return what the prior has to do with the suggestions, nothing where that is nothing."""
     weight = record.curve().doubt()
     return f"prior {record.prior:.3g}, weight {weight:.0%}" if record.prior and round(100 * weight) else ""
+
+
+def _groups(record: Record) -> str:
+    """Return whose lr it is, where param groups have different ones."""
+    ratios = record.group_ratios
+    if len(set(ratios)) == 1:
+        return ""
+    return f"of param group {ratios.index(max(ratios)) + 1}; all: times {', '.join(f'{ratio:.3g}' for ratio in ratios)}"
 
 
 def count_steps(record: Record) -> str:
@@ -87,33 +94,24 @@ def rules_of_thumb(record: Record) -> dict[str, float]:
     return found
 
 
-def describe(record: Record, one_cycle: Callable[[int], dict[str, Any]]) -> str:
+def describe(record: Record, one_cycle: Callable[[int], dict[str, Any]], steps: int) -> str:
     """Return the findings as a Markdown table, the important ones first; below it the configuration they lead to.
 
     Args:
         record: the test.
         one_cycle: returns the configuration for a number of optimizer steps.
+        steps: that number.
     """
     lines = ["| LR range test | |", "|---|---|", *(f"| {name} | {value} |" for name, value in findings(record))]
     rows = "\n".join(lines)
     try:
-        section = one_cycle(EXAMPLE_STEPS)
+        section = one_cycle(steps)
     except ValueError as reason:
         return f"{rows}\n\nNo suggestion: {reason}\n"
     # More than four digits mean nothing here.
     params = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in section["params"].items()}
     config = json.dumps({"scheduler": {**section, "params": params}}, indent=2)
-    return f"{rows}\n\nReady for a training of {EXAMPLE_STEPS} optimizer steps:\n\n```json\n{config}\n```\n"
-
-
-def as_html(record: Record, text: str) -> str:
-    """Return figure and ``text`` as HTML; the text alone where matplotlib is missing."""
-    text = f"<pre>{html.escape(text)}</pre>"
-    try:
-        picture = base64.b64encode(as_png(draw(record))).decode("ascii")
-    except ImportError:
-        return text
-    return f'<img alt="LR range test" src="data:image/png;base64,{picture}"/>{text}'
+    return f"{rows}\n\nReady for a training of {steps} optimizer steps:\n\n```json\n{config}\n```\n"
 
 
 def hyperparameters(record: Record) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR
+from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, StopReason
+from lightning_lrsched.range_test.suggest import Record
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
@@ -28,11 +29,20 @@ COARSE_STEPS = 100
 FINE_STEPS = 200
 """[optimizer steps] Length of the fine sweep around that lr, from which the suggestions are read."""
 
+SHARE_OF_RUN = 0.5
+"""Both together take at most this share of the run that they are made for ..."""
+
+SHORTEST = 90
+"""[optimizer steps] ... but not less than this: in fewer steps, the loss shows nothing."""
+
 FINE_BELOW = 100.0
-"""The fine sweep begins at this fraction of the lr at which the coarse one ended."""
+"""The fine sweep begins at this fraction of the lr at which the loss exploded."""
 
 FINE_ABOVE = 3.0
 """It ends at this multiple of the same lr: the coarse sweep may have ended too early."""
+
+EXPLODES_ABOVE = 10.0
+"""Where it never exploded, this multiple of the lr at which it fell is taken for that lr."""
 
 MAX_LINEAR_STEPS = 100_000
 """A linear sweep to ``max_lr`` that takes longer was probably given no step size."""
@@ -46,9 +56,11 @@ class SweepSettings:
 
     Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
     at which the loss explodes. Everything is put back, and a fine one of 200 steps follows, from a hundredth of that lr
-    to three times as much, while the data go on. The suggestions are read from the fine one. There is one sweep where
-    ``mode``, ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are
-    validation losses, where the stop rule is off, and where the very first loss is not finite.
+    to three times as much, while the data go on; where the loss never exploded, from a tenth of the lr at which it fell
+    to 30 times as much. The suggestions are read from the fine one. At the start of a training of fewer than 600 steps
+    both are shorter: half of the training together, but at least 90 steps. There is one sweep where ``mode``,
+    ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are validation losses,
+    where the stop rule is off, and where the very first loss is not finite.
 
     Args:
         lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the
@@ -72,6 +84,7 @@ class SweepSettings:
         by_validation: whether the losses are validation losses.
         then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
             range or length is given, the losses are training losses, and the stop rule is on.
+        fine_steps: length of that fine sweep [optimizer steps].
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -90,6 +103,7 @@ class SweepSettings:
     prior: float | str | None = "auto"
     by_validation: bool = False
     then_fine: bool | None = None
+    fine_steps: int = FINE_STEPS
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any], **more: Any) -> SweepSettings:
@@ -140,16 +154,25 @@ class SweepSettings:
         """DeepSpeed's three parameters of linear growth, those that are given."""
         return {key: getattr(self, key) for key in LINEAR_ONLY if getattr(self, key) is not None}
 
-    def fine(self, lr: float) -> SweepSettings:
-        """Return those of the fine sweep, after a coarse one that ended at ``lr``."""
-        return replace(
-            self, lr_range_test_min_lr=lr / FINE_BELOW, max_lr=lr * FINE_ABOVE, num_steps=FINE_STEPS, then_fine=False
-        )
+    def within(self, run_steps: int | None) -> SweepSettings:
+        """Return two sweeps that are short enough for the run that they are made for; others as they are."""
+        if not self.then_fine or run_steps is None:
+            return self
+        both = min(COARSE_STEPS + FINE_STEPS, max(SHORTEST, int(SHARE_OF_RUN * run_steps)))
+        return replace(self, num_steps=both // 3, fine_steps=both - both // 3, then_fine=True)
+
+    def fine(self, coarse: Record) -> SweepSettings:
+        """Return those of the fine sweep: around the lr at which the loss exploded, or near where it fell."""
+        lr = coarse.lrs[-1]
+        fell_at = coarse.fell_at() if coarse.stop_reason == StopReason.NUM_STEPS else None
+        lr = lr if fell_at is None else min(lr, EXPLODES_ABOVE * fell_at)
+        low, high = lr / FINE_BELOW, lr * FINE_ABOVE
+        return replace(self, lr_range_test_min_lr=low, max_lr=high, num_steps=self.fine_steps, then_fine=False)
 
     @property
     def max_steps(self) -> Any:
         """The number of optimizer steps at most, with those of a fine sweep that follows; None where not known."""
-        return COARSE_STEPS + FINE_STEPS if self.then_fine else self.num_steps
+        return int(self.num_steps or 0) + self.fine_steps if self.then_fine else self.num_steps
 
     @property
     def linear_steps(self) -> int | None:

@@ -59,6 +59,14 @@ HARDLY_FELL = 0.01
 
 SURE_LOSSES = 30
 
+SURE_GROWTH = 0.25
+"""Power of the lr with which the size of the updates grows, at least; it is 1 where nothing else changes."""
+
+OWN_SCHEDULE = (
+    "The updates did not grow with the lr: this optimizer has a schedule, or a search, of its own, and the suggestions"
+    " mean nothing. Switch that off, or train without a schedule."
+)
+
 ADAM = 0.006
 SGD = 0.15
 """At momentum 0.9. What counts is lr / (1 - momentum), the sum of all that one gradient moves."""
@@ -75,6 +83,12 @@ PRIORS = {
 NO_FALL = (
     "the loss never fell below its starting value during the range test: begin at a lower lr (lr_range_test_min_lr), or"
     " let the lr grow more slowly (num_steps, lr_range_test_step_size)"
+)
+
+
+CONSTANT = (
+    "the loss was the same in every step of the range test, at whatever lr: no step changes it. Look for the cause in"
+    " the module: is the loss computed from its output, are its parameters in the optimizer, do they require gradients?"
 )
 
 
@@ -129,7 +143,9 @@ class Curve:
         self.fall = self.start - float(self.losses[self.minimum])
         self.noise = float(np.sqrt(np.mean(np.diff(raw[: self.minimum + 1]) ** 2) / 2)) if self.minimum else 0.0
         self.is_flat = bool(self.lrs[self.minimum] == self.lrs[0] or self.fall <= 1e-9 * abs(self.start))
-        if self.is_flat and (prior is None or raw.min() == raw.max()):  # a constant loss is a mistake in the module
+        if raw.min() == raw.max():
+            raise ValueError(CONSTANT)
+        if self.is_flat and prior is None:
             raise ValueError(NO_FALL)
 
     def _too_few(self, finite: int, recorded: int, stop_reason: str) -> str:
@@ -175,11 +191,15 @@ class Curve:
 
     def peak(self) -> float:
         """Return 1Cycle's highest lr: half the edge, drawn down to the prior in log lr; ten times the prior at most."""
+        drawn = self.drawn()
+        return drawn if self.prior is None else min(drawn, MAX_OVER_PRIOR * self.prior)
+
+    def drawn(self) -> float:
+        """Return half the edge, drawn down to the prior in log lr."""
         safe, doubt = PEAK_OF_EDGE[self.mode] * self.edge(), self.doubt()
         if self.prior is None:
             return safe
-        drawn = math.exp((1.0 - doubt) * math.log(safe) + doubt * math.log(self.prior))
-        return min(safe, drawn, MAX_OVER_PRIOR * self.prior)
+        return min(safe, math.exp((1.0 - doubt) * math.log(safe) + doubt * math.log(self.prior)))
 
     def lag_and_spacing(self) -> tuple[float, float]:
         """Return by which factors the lr grew before the loss turned: during the lag, and since the loss before."""
@@ -314,7 +334,16 @@ def caveats(curve: Curve) -> list[str]:
             " half the lr at which the test ended. Look for the cause in the module or its data, or begin at a lower lr"
             " (lr_range_test_min_lr)."
         ]
-    return [*_about_the_turn(curve), *_about_the_losses(curve)]
+    return [*_about_the_prior(curve), *_about_the_turn(curve), *_about_the_losses(curve)]
+
+
+def _about_the_prior(curve: Curve) -> Iterator[str]:
+    if curve.peak() < curve.drawn():
+        yield (
+            f"The record alone shows a peak of {curve.drawn():.3g}; the suggestions are cut off at"
+            f" {MAX_OVER_PRIOR:g} times what is known of this kind of optimizer (prior {curve.prior:.3g}). If you know"
+            " a better number, give it (prior=...)."
+        )
 
 
 def _about_the_turn(curve: Curve) -> Iterator[str]:
@@ -383,6 +412,7 @@ class Record:
     momentum: str | None = "momentum"
     coarse: Record | None = None
     prior: float | None = None
+    update_growth: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_reason", stop_reason(self.stop_reason))
@@ -412,6 +442,16 @@ class Record:
         found = [_curve_of(sweep, self.prior, lowest) for sweep in sweeps]
         return next((curve for curve in found if isinstance(curve, Curve) and not curve.is_flat), found[0])
 
+    def fell_at(self) -> float | None:
+        """Return the lr at which half of the loss's fall was done; None where it hardly fell."""
+        try:
+            curve = self.curve()
+        except ValueError:
+            return None
+        if curve.is_flat or curve.fall < curve.noise:
+            return None
+        return float(curve.lrs[int(np.argmax(curve.losses <= curve.start - curve.fall / 2))])
+
     def suggestion(self, method: str = "edge") -> float:
         """Return a good fixed learning rate.
 
@@ -438,7 +478,9 @@ class Record:
         Raises:
             ValueError: if the record shows no suggestions at all.
         """
-        return caveats(self.curve())
+        growth = self.update_growth if self.coarse is None else self.coarse.update_growth
+        own = [OWN_SCHEDULE] if growth is not None and growth < SURE_GROWTH else []
+        return [*own, *caveats(self.curve())]
 
 
 def _curve_of(sweep: Record, prior: float | None, lowest: float | None) -> Curve | ValueError:

@@ -7,15 +7,15 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.report import as_png, findings
+from lightning_lrsched.range_test.report import EXAMPLE_STEPS, as_png, findings
 from lightning_lrsched.range_test.sweep import Row
 from lightning_lrsched.trainer.protocol import TrainerLike
 
@@ -34,16 +34,25 @@ class Board:
         log: whether they show it.
         bar: whether the terminal has a progress bar.
         steps: length of the test at most [optimizer steps], None: not known.
+        run_steps: length of the run, for which the table shows a configuration [optimizer steps]; None: not known.
         optimizer: index of the tested optimizer, where each of several is tested; None: there is one test.
     """
 
     def __init__(
-        self, trainer: TrainerLike, *, log: bool, bar: bool, steps: int | None, optimizer: int | None = None
+        self,
+        trainer: TrainerLike,
+        *,
+        log: bool,
+        bar: bool,
+        steps: int | None,
+        run_steps: int | None = None,
+        optimizer: int | None = None,
     ) -> None:
         self._trainer = trainer
         self._prefix = PREFIX if optimizer is None else f"{PREFIX}_{optimizer}"
         self._name = "LR range test" if optimizer is None else f"LR range test of optimizer {optimizer}"
         self._loggers = list(trainer.loggers) if log else []
+        self._run_steps = run_steps or EXAMPLE_STEPS
         self._bar: Any = None
         if bar and trainer.is_global_zero and _is_seen():
             self._bar = Tqdm(total=steps, desc=self._name, file=sys.stdout, dynamic_ncols=True)
@@ -68,8 +77,8 @@ class Board:
             self._bar.set_description_str(f"{self._name} ({result.stop_reason})")
         self.close()
         if self._loggers and result.steps and self._trainer.is_global_zero:
-            figure = _figure_of(result)
-            self._each(lambda logger: _show_findings(logger, self._prefix, result, figure))
+            figure, text = _figure_of(result), result.to_markdown(self._run_steps)
+            self._each(lambda logger: _show_findings(logger, self._prefix, result, text, figure))
 
     def close(self) -> None:
         """End the progress bar."""
@@ -98,12 +107,12 @@ def _is_seen() -> bool:
     return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
-def _show_findings(logger: Any, prefix: str, result: RangeTestResult, figure: Any) -> None:
+def _show_findings(logger: Any, prefix: str, result: RangeTestResult, text: str, figure: Any) -> None:
     """Log figure and table as the logger allows: as image and text, or as files in its folder."""
     experiment: Any = getattr(logger, "experiment", None)
     step = result.steps[-1] + (0 if result.coarse is None else result.coarse.num_steps)
     if hasattr(experiment, "add_text"):  # TensorBoard
-        experiment.add_text(f"{prefix}/{RESULT}", result.to_markdown(), global_step=step)
+        experiment.add_text(f"{prefix}/{RESULT}", text, global_step=step)
         if figure is not None:
             experiment.add_image(f"{prefix}/{FIGURE}", _thumbnail(figure), global_step=step, dataformats="HWC")
     elif hasattr(logger, "log_image") and hasattr(logger, "log_table"):  # Weights & Biases
@@ -112,21 +121,23 @@ def _show_findings(logger: Any, prefix: str, result: RangeTestResult, figure: An
         if figure is not None:
             logger.log_image(f"{prefix}/{FIGURE}", [_image(figure)])
     elif hasattr(experiment, "log_figure") and hasattr(experiment, "log_text") and hasattr(logger, "run_id"):  # MLflow
-        experiment.log_text(logger.run_id, result.to_markdown(), f"{prefix}/{RESULT}.md")
+        experiment.log_text(logger.run_id, text, f"{prefix}/{RESULT}.md")
         if figure is not None:
             experiment.log_figure(logger.run_id, figure, f"{prefix}/{FIGURE}.png")
     elif getattr(logger, "log_dir", None):
-        _write_files(Path(logger.log_dir), prefix.removeprefix(PREFIX), result, figure)
+        _write_files(str(logger.log_dir), prefix.removeprefix(PREFIX), result, text, figure)
 
 
-def _write_files(folder: Path, suffix: str, result: RangeTestResult, figure: Any) -> None:
-    record = folder / f"range_test{suffix}.json"
-    if record.exists():
-        rank_zero_info(f"LR range test: replacing the files of an earlier one in {folder}")
-    result.save(record, overwrite=True)
-    record.with_suffix(".md").write_text(result.to_markdown(), encoding="utf-8")
+def _write_files(folder: str, suffix: str, result: RangeTestResult, text: str, figure: Any) -> None:
+    system, path = url_to_fs(folder)  # it may be a bucket or the like
+    files = {f"range_test{suffix}.json": result.to_json().encode(), f"range_test{suffix}.md": text.encode()}
     if figure is not None:
-        figure.savefig(folder / f"{FIGURE}{suffix}.png", dpi=120)
+        files[f"{FIGURE}{suffix}.png"] = as_png(figure, dpi=120)
+    system.makedirs(path, exist_ok=True)
+    if system.exists(f"{path}/range_test{suffix}.json"):
+        rank_zero_info(f"LR range test: replacing the files of an earlier one in {folder}")
+    for name, content in files.items():
+        system.pipe_file(f"{path}/{name}", content)
 
 
 def _thumbnail(figure: Any) -> Any:

@@ -1,33 +1,86 @@
-"""FitState: what a trial run changes in a fit, and how it goes back: Trainer, module, data, random numbers."""
+"""FitState: what a trial run changes in a fit, and how it goes back: Trainer, callbacks, module, data."""
 
+# The hooks take the Trainer that is used, TrainerLike; see scheduler_callback.py.
+# mypy: disable-error-code="override"
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 
-from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states, global_states
+from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states, global_states, loaders_in
 from lightning_lrsched.trainer.deepspeed import EngineState, engine_of
-from lightning_lrsched.trainer.protocol import TrainerLike, autologs, is_a, mark_as_fresh, pause_autolog
-
-DISABLED_CALLBACKS = (
-    # They would write files, stop the run, change the weights or the lr, or start a trial of their own.
-    *("Checkpoint", "EarlyStopping", "StochasticWeightAveraging", "WeightAveraging"),
-    *("BatchSizeFinder", "LearningRateFinder", "LRSchedulerCallback", "BaseFinetuning", "Timer"),
-    # They would show the trial as if it were the training.
-    *("ProgressBar", "LearningRateMonitor"),
+from lightning_lrsched.trainer.protocol import (
+    TrainerLike,
+    autologs,
+    is_a,
+    mark_as_fresh,
+    pause_autolog,
 )
 
+BATCH_HOOKS = (
+    *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
+    *("on_before_optimizer_step", "on_train_batch_end"),
+)
+"""Where a callback takes part in the work of a batch: it may prepare the batch, or change loss and gradients."""
 
-KEPT_INSIDE_FIT = ("GradientAccumulationScheduler", "LRRangeTestCallback")
-"""The callbacks that take part in a trial at the beginning of a fit; all others see only the training."""
+LIGHTNING = ("lightning.", "pytorch_lightning.")
+KEPT = ("GradientAccumulationScheduler", "LambdaCallback")
+"""Lightning's own callbacks write, show, stop or change weights and lr, but for these."""
+
+OURS = ("LRSchedulerCallback", "LRRangeTestCallback", "RunReport", "EngineAttachment")
+SILENT = (*OURS, "Checkpoint", "EarlyStopping", "ProgressBar", "LearningRateMonitor", "DeviceStatsMonitor", "Timer",
+          "ThroughputMonitor", "LearningRateFinder", "BatchSizeFinder")  # fmt: skip
+"""What these do in a batch has no influence on it: that they are set aside is no news."""
 
 LOOP_LIMITS = ("max_epochs", "min_epochs")
 EPOCH_LOOP_LIMITS = ("max_steps", "min_steps")
 TRAINER_LIMITS = ("limit_val_batches", "accumulate_grad_batches")
+DATA = ("_combined_loader", "_data_fetcher", "max_batches", "_last_train_dl_reload_epoch")
+"""Attributes of the fit loop that belong to the data it has loaded."""
+
+
+# Callbacks ------------------------------------------------------------------------------------------------------------
+
+
+def takes_part(callback: Any) -> bool:
+    """Return whether a callback takes part in a trial: all do, but ours and Lightning's own and what inherits these."""
+    own = [cls.__name__ for cls in type(callback).__mro__ if cls.__module__.startswith(LIGHTNING)]
+    return not is_a(callback, *OURS) and (is_a(callback, *KEPT) or own[:1] in ([], ["Callback"]))
+
+
+def hooks_of(callback: Any, hooks: Iterable[str]) -> list[str]:
+    """Return those of ``hooks`` that the class of a callback overrides."""
+    return [hook for hook in hooks if getattr(type(callback), hook) is not getattr(Callback, hook)]
+
+
+class Participant(Callback):
+    """A callback of the fit in a trial inside it: it prepares and handles batches, and hears nothing of an end.
+
+    Args:
+        callback: the callback.
+        started: whether its ``on_train_start`` has run already.
+    """
+
+    def __init__(self, callback: Any, *, started: bool) -> None:
+        for hook in (*BATCH_HOOKS, "on_train_epoch_start", *([] if started else ["on_train_start"])):
+            setattr(self, hook, getattr(callback, hook))
+
+
+class First(Callback):
+    """Stands before all other callbacks, and calls ``start_batch`` before anything is done with a batch."""
+
+    def __init__(self, start_batch: Callable[[], object]) -> None:
+        self._start_batch = start_batch
+
+    def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._start_batch()
+
+
+# The fit --------------------------------------------------------------------------------------------------------------
 
 
 class RandomStates:
@@ -54,17 +107,20 @@ class FitState:
 
     Args:
         trainer: the trainer that is about to make the trial.
-        at_start: the random states at the start of the fit, where the trial is made inside the fit that it is for;
-            None: the trial is a fit of its own.
+        at_start: the random states with which the fit began, where the trial is made inside the fit that it is for: it
+            begins with them, too; None: the trial is a fit of its own.
     """
 
     def __init__(self, trainer: TrainerLike, at_start: RandomStates | None = None) -> None:
-        self._trainer, self._inside_fit = trainer, at_start is not None
-        self._random_states = RandomStates() if at_start is None else at_start
+        self._trainer, self._at_start = trainer, at_start
+        self._random_states = RandomStates()
         self._callbacks = list(trainer.callbacks)
         self._loops = deepcopy(trainer.fit_loop.state_dict())
         self._limits = _limits_of(trainer)
         self._batches_that_stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self._data: dict[str, Any] = {}
+        self._iterators: list[tuple[Any, Any]] = []
+        self._participants: list[Any] = []
         self._before: ModelSnapshot | None = None
         self._marked: ModelSnapshot | None = None
         self._engine: EngineState | None = None
@@ -74,32 +130,52 @@ class FitState:
 
     # The Trainer ------------------------------------------------------------------------------------------------------
 
-    def set_aside(self, test: Callback) -> None:
-        """Take what a trial must not run out of the Trainer."""
-        trainer = self._trainer
-        trainer.callbacks = [callback for callback in trainer.callbacks if self._takes_part(callback)]
-        if self._inside_fit:
-            trainer.callbacks.append(test)
+    def set_aside(self, test: Callback, start_batch: Callable[[], object], started: Iterable[Any] = ()) -> list[str]:
+        """Take what a trial must not run out of the Trainer.
+
+        Args:
+            test: the callback that makes the trial; it is last, so that it ends after all others.
+            start_batch: called before any other callback sees a batch.
+            started: inside a fit, the callbacks whose ``on_train_start`` has run.
+
+        Returns:
+            The names of callbacks that do not take part although they do something with a batch.
+        """
+        trainer, inside = self._trainer, self._at_start is not None
+        self._participants = [each for each in self._callbacks if each is not test and takes_part(each)]
+        others: list[Any] = self._participants
+        if inside:
+            begun = [id(callback) for callback in started]
+            self._participants = [c for c in others if hooks_of(c, (*BATCH_HOOKS, "on_train_epoch_start"))]
+            others = [
+                c if is_a(c, "GradientAccumulationScheduler") else Participant(c, started=id(c) in begun)
+                for c in self._participants
+            ]
+        trainer.callbacks = [First(start_batch), *others, test]
         # Loggers keep the first hyperparameters of a run: at the end of the trial they get them with its findings.
         self._resume_autolog = pause_autolog(trainer)
         # What the module logs would stand among the values of the training.
         trainer._logger_connector.log_metrics = _log_nothing  # type: ignore[method-assign]
-
-    def _takes_part(self, callback: Any) -> bool:
-        return is_a(callback, *KEPT_INSIDE_FIT) if self._inside_fit else not is_a(callback, *DISABLED_CALLBACKS)
+        return [
+            type(each).__name__
+            for each in self._callbacks
+            if not takes_part(each) and not is_a(each, *SILENT) and hooks_of(each, BATCH_HOOKS)
+        ]
 
     def had_progress_bar(self) -> bool:
         """Return whether the trainer shows a progress bar."""
         return any(is_a(callback, "ProgressBar") and callback.is_enabled for callback in self._callbacks)
 
     def put_back(self) -> None:
-        """Restore callbacks, limits, progress and random states."""
+        """Restore callbacks, limits, progress, data and random states."""
         trainer, loop = self._trainer, self._trainer.fit_loop
+        if self._before is not None:  # the module's own on_train_end came after the end of the trial
+            self._before.restore()
         trainer.callbacks = self._callbacks
         loop.load_state_dict(self._loops)
         for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
             mark_as_fresh(part)
-        loop._combined_loader = None
+        self._put_back_data()
         loop.epoch_loop._batches_that_stepped = self._batches_that_stepped
         set_limits(trainer, **self._limits)
         trainer.should_stop = False
@@ -110,10 +186,44 @@ class FitState:
         trainer._logger_connector.reset_results()
         self._random_states.restore()
 
+    # The data ---------------------------------------------------------------------------------------------------------
+
+    def set_data_aside(self) -> None:
+        """Keep the iterators that the fit has made of its data: the trial makes others; once the data are set up."""
+        self._random_states.add_data(self._trainer)
+        loop = self._trainer.fit_loop
+        combined = loop._combined_loader
+        if combined is not None:
+            self._data = {name: getattr(loop, name) for name in DATA if hasattr(loop, name)}
+            self._data["of the loader"] = dict(vars(combined))  # it may be the user's, which the trial uses too
+            loop._combined_loader = None
+        for loader in loaders_in([loop._data_source.instance, combined]):
+            self._iterators.append((loader, loader._iterator))  # of persistent workers
+            loader._iterator = None
+        if self._at_start is not None:
+            self._at_start.restore()
+
+    def _put_back_data(self) -> None:
+        loop, data = self._trainer.fit_loop, self._data
+        fetcher = getattr(loop, "_data_fetcher", None)
+        if data and fetcher is not None and fetcher is not data.get("_data_fetcher"):
+            fetcher.teardown()  # it ends the workers of its loaders; at the end of a fit, Lightning does this
+        for loader in loaders_in([loop._data_source.instance, loop._combined_loader]):
+            if loader._iterator is not None:
+                loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+                loader._iterator = None
+        for loader, iterator in self._iterators:
+            loader._iterator = iterator
+        loop._combined_loader = None
+        if data:
+            vars(data["_combined_loader"]).update(data.pop("of the loader"))
+            for name, value in data.items():
+                setattr(loop, name, value)
+
     # The module, its optimizers and schedulers ------------------------------------------------------------------------
 
     def capture(self, module: Any) -> None:
-        """Remember parameters, buffers, metrics, optimizer states and data generators; once the optimizers exist.
+        """Remember parameters, buffers, metrics, optimizer states and data; once the optimizers exist.
 
         Raises:
             ValueError: if the module has lazy parameters, which have no value yet that could be restored.
@@ -124,16 +234,18 @@ class FitState:
         self._module = module
         # DeepSpeed's optimizers have shards; the precision plugin has the state of a gradient scaler.
         self._saved = [*([] if engine else trainer.optimizers), trainer.precision_plugin]
-        self._before = self._marked = ModelSnapshot(module, self._saved)
+        self._before = self._marked = self._snapshot()
         # In a second call the trial's own schedule may be in their place.
         configs = [config for config, _ in self._schedulers] or list(trainer.lr_scheduler_configs)
         self._schedulers = [(config, deepcopy(config.scheduler.state_dict())) for config in configs]
-        if not self._inside_fit:
-            self._random_states.add_data(trainer)
+
+    def _snapshot(self) -> ModelSnapshot:
+        beside = [*self._participants, *([self._trainer.datamodule] if self._trainer.datamodule else [])]
+        return ModelSnapshot(self._module, self._saved, earlier=self._before, beside=beside)
 
     def mark(self) -> None:
         """Remember where each sweep begins: the hooks before the first batch have prepared the module."""
-        self._marked = ModelSnapshot(self._module, self._saved, earlier=self._before)
+        self._marked = self._snapshot()
 
     def rewind(self) -> None:
         """Go back there; the data go on."""
@@ -142,7 +254,10 @@ class FitState:
     def restore(self) -> None:
         """Restore weights, buffers, metrics, optimizer states and schedulers."""
         before, self._before, self._marked = self._before, None, None
-        self._restore(before, keep=False)
+        # Inside a fit, and under an engine, nothing comes after.
+        again = self._at_start is None and self._engine is None and _does_more_at_the_end(self._module)
+        self._restore(before, keep=again)
+        self._before = before if again else None
 
     def _restore(self, snapshot: ModelSnapshot | None, *, keep: bool) -> None:
         if self._engine is not None:
@@ -156,6 +271,10 @@ class FitState:
             self._trainer.strategy.lr_scheduler_configs[:] = [config for config, _ in self._schedulers]
             for config, state in self._schedulers:
                 config.scheduler.load_state_dict(state)
+
+
+def _does_more_at_the_end(module: Any) -> bool:
+    return not getattr(type(module), "on_train_end").__module__.startswith(LIGHTNING)  # noqa: B009
 
 
 def _limits_of(trainer: TrainerLike) -> dict[str, Any]:

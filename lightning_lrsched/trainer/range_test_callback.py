@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.report import caveats_of, hyperparameters, summarize
+from lightning_lrsched.range_test.report import caveats_of, count_steps, hyperparameters, summarize
 from lightning_lrsched.range_test.settings import SweepSettings, documented
 from lightning_lrsched.schedules.errors import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
@@ -28,8 +30,10 @@ from lightning_lrsched.trainer.conflicts import configs_of, same_optimizer
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.horizon import horizon_of
-from lightning_lrsched.trainer.protocol import TrainerLike
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 from lightning_lrsched.trainer.reporting import log, store_hyperparameters
+
+OWN = ("LRRangeTestCallback", "LRSchedulerCallback")
 
 
 @documented
@@ -93,6 +97,7 @@ class LRRangeTestCallback(Callback):
         self._log = log
         self._at_start: RandomStates | None = None  # where the test is made inside the fit that it is for
         self._several = False
+        self._started: Sequence[Any] = ()
         self._child_result = ChildResult()
         self._begin()
 
@@ -116,37 +121,68 @@ class LRRangeTestCallback(Callback):
         result = self._child_result.instead_of(self._result)
         if result is None:
             raise RuntimeError(
-                "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first"
+                "no LR range test has ended yet: run Trainer(callbacks=[callback]).fit(module, data) first; if another"
+                " package makes the Trainer and has given it a copy of this callback, look among trainer.callbacks"
             )
         return result
 
-    def use_inside_fit(self, optimizer_index: int, start: RandomStates, *, several: bool) -> None:
+    def use_inside_fit(
+        self, optimizer_index: int, start: RandomStates, *, several: bool, started: Sequence[Any] = ()
+    ) -> None:
         """Prepare for a test at the start of a fit that is already under way.
 
         Args:
             optimizer_index: which of the optimizers to sweep.
-            start: the random states from which the fit goes on.
+            start: the random states with which the fit began.
             several: whether there is a test for each of several optimizers.
+            started: the callbacks whose ``on_train_start`` has run.
         """
         self.optimizer_index, self._at_start, self._several = optimizer_index, start, several
+        self._started = started
 
     # Before -----------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
         if stage == "fit":
+            self._check_others(trainer)
             self._begin()
             self._child_result.begin(trainer)
             self._state = FitState(trainer, self._at_start)
-            self._state.set_aside(self)
+            left_out = self._state.set_aside(self, self._start_batch, self._started)
+            if left_out:
+                log(
+                    trainer,
+                    f"LR range test: without {', '.join(left_out)}, which would stop it or change weights or lr",
+                )
+
+    def _check_others(self, trainer: TrainerLike) -> None:
+        """Raise ValueError where the fit is meant for something else, too."""
+        ours = callbacks_named(trainer, *OWN) if self._at_start is None else []
+        others = [each for each in ours if each is not self]
+        if others and is_a(others[0], "LRRangeTestCallback"):
+            raise ValueError(
+                "LRRangeTestCallback: another one of this Trainer tests in the same fit; keep one of them (two"
+                " optimizers are tested in two fits, or by LRSchedulerCallback(), which tests each)"
+            )
+        if others:
+            raise ValueError(
+                "LRRangeTestCallback: a fit with it only tests, so that LRSchedulerCallback would train nothing; for a"
+                " test and then the training in one fit, keep LRSchedulerCallback() alone, with the settings of the"
+                " test as range_test=LRRangeTestCallback(...)"
+            )
 
     def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
         assert self._state is not None
         _, optimizer = pick_optimizer(trainer, self.optimizer_index, type(self).__name__)
         # The length of the run, before the trainer's own limits are lifted.
         settings = self._settings.resolved(horizon_of(trainer if self._settings.needs_run else None))
+        run_steps = None
         if self._at_start is not None:
-            _report_short_run(trainer, settings.max_steps)
+            run_steps = horizon_of(trainer).total
+            settings = settings.within(run_steps)
+            _report_short_run(trainer, settings.max_steps, run_steps)
         self._state.capture(pl_module)
+        self._state.set_data_aside()
         set_limits(trainer, min_epochs=None, min_steps=None)
         if self._monitor is None:
             set_limits(trainer, limit_val_batches=0)
@@ -158,6 +194,7 @@ class LRRangeTestCallback(Callback):
             log=self._log,
             bar=self._state.had_progress_bar(),
             steps=settings.max_steps,
+            run_steps=run_steps,
             optimizer=self.optimizer_index if self._several else None,
         )
         for config in configs_of(trainer, optimizer):
@@ -168,14 +205,12 @@ class LRRangeTestCallback(Callback):
         def follow(schedule: ScheduledLR) -> None:
             clock.follow(schedule)
             self._losses, self._skipped_steps = BackwardLosses(), clock.skipped
-            # In place of the module's own: under manual optimization it may ask for it and step it, which changes
-            # nothing. The next fit makes the module's again.
-            configs = trainer.strategy.lr_scheduler_configs
-            for config in configs_of(trainer, optimizer):
-                configs[configs.index(config)] = LRSchedulerConfig(schedule, interval="step", frequency=NEVER)
+            configs, stand_in = trainer.strategy.lr_scheduler_configs, StandIn(schedule.optimizer)
+            for config in configs_of(trainer, optimizer):  # the next fit makes the module's again
+                configs[configs.index(config)] = LRSchedulerConfig(stand_in, interval="step", frequency=NEVER)
 
         self._run = RangeTestRun(
-            settings, optimizer, self._state, follow=follow, checks_lr=not clock.carries, on_row=self._board.show_row
+            settings, optimizer, self._state, follow=follow, checks_steps=not clock.carries, on_row=self._board.show_row
         )
 
     def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -212,10 +247,11 @@ class LRRangeTestCallback(Callback):
         batches = trainer.num_training_batches
         left = 0 if trainer.fast_dev_run else self._run.steps_left or 0
         if left > 0 and math.isfinite(batches):
-            epochs = math.ceil(left * trainer.accumulate_grad_batches / batches)
+            # One more: the test itself says when it is over, and Lightning need not.
+            epochs = math.ceil(left * trainer.accumulate_grad_batches / batches) + 1
             set_limits(trainer, max_epochs=trainer.fit_loop.epoch_progress.current.processed + epochs)
 
-    def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def _start_batch(self) -> None:
         self._run.start_batch()
 
     def on_before_backward(self, trainer: TrainerLike, pl_module: Any, loss: Tensor) -> None:
@@ -284,8 +320,8 @@ class LRRangeTestCallback(Callback):
         self._stop_if_over(trainer)
 
     def _stop_if_over(self, trainer: TrainerLike) -> None:
-        if self._run.verdict is not None:
-            trainer.should_stop = True
+        # Inside a fit, another callback that would end the training here has no say.
+        trainer.should_stop = self._run.verdict is not None or (trainer.should_stop and self._at_start is None)
 
     # After ------------------------------------------------------------------------------------------------------------
 
@@ -304,6 +340,8 @@ class LRRangeTestCallback(Callback):
     def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
         if self._state is None:
             return
+        if self._run is not None and isinstance(exception, Exception):
+            _add_note(trainer, exception, self._run.sweep)
         try:
             if self._run is not None and self._run.result is None:
                 self._result = self._run.end(StopReason.INTERRUPTED, wait=False)
@@ -321,10 +359,14 @@ class LRRangeTestCallback(Callback):
         if result is None:
             return
         self._child_result.leave(trainer, result)
-        if result.steps or result.stop_reason != StopReason.INTERRUPTED:
-            rank_zero_info(f"LR range test: {summarize(result)}; weights, optimizers and Trainer restored.")
-            for caveat in caveats_of(result):
-                rank_zero_info(f"LR range test: {caveat}")
+        restored = "weights, optimizers and Trainer restored"
+        if result.stop_reason == StopReason.INTERRUPTED or trainer.fast_dev_run:
+            why = "interrupted" if result.stop_reason == StopReason.INTERRUPTED else "ended by fast_dev_run"
+            rank_zero_info(f"LR range test: {why} after {count_steps(result)} optimizer steps; {restored}.")
+            return
+        rank_zero_info(f"LR range test: {summarize(result)}; {restored}.")
+        for caveat in caveats_of(result):
+            rank_zero_info(f"LR range test: {caveat}")
 
 
 class BackwardLosses:
@@ -358,8 +400,21 @@ class BackwardLosses:
         return losses
 
 
-def _report_short_run(trainer: TrainerLike, test_steps: int | None) -> None:
-    run_steps = horizon_of(trainer).total
+def _add_note(trainer: TrainerLike, error: Exception, sweep: Any) -> None:
+    """Say that an error was raised in a test, and at which lr: a module may check its own loss."""
+    lr = max(sweep.schedule.lr_at(sweep.finished))
+    text = (
+        f"This was in the LR range test, in step {sweep.finished}, at lr {lr:.3g}, which grows until the loss explodes."
+        " If the module itself raises an error where that happens, switch its check off for the test, or end the test"
+        f" before (LRRangeTestCallback(max_lr={lr / 10:.1g}))."
+    )
+    if hasattr(error, "add_note"):  # from Python 3.11 on
+        error.add_note(text)
+    else:
+        log(trainer, f"LR range test: {text}", logging.WARNING)
+
+
+def _report_short_run(trainer: TrainerLike, test_steps: int | None, run_steps: int | None) -> None:
     if run_steps is not None and test_steps is not None and run_steps < test_steps:
         log(
             trainer,
@@ -367,3 +422,18 @@ def _report_short_run(trainer: TrainerLike, test_steps: int | None) -> None:
             f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
             logging.WARNING,
         )
+
+
+class StandIn(LRScheduler):
+    """Stands for the module's own scheduler during a test: the module may ask for it and step it, without effect."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer, self.last_epoch = optimizer, 0
+        self.base_lrs = self.get_last_lr()
+
+    def step(self, *_: Any, **__: Any) -> None:
+        """Change nothing."""
+
+    def get_last_lr(self) -> list[Any]:
+        """Return the lr in force."""
+        return [group["lr"] for group in self.optimizer.param_groups]

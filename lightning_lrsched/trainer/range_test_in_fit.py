@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from itertools import takewhile
 from typing import Any
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
@@ -78,7 +79,9 @@ class RangeTestsInFit:
         """Run the fit loop once with a test's limits, and restore the fit; other callbacks do not take part."""
         test = copy(self._settings)
         assert self._start is not None
-        test.use_inside_fit(index, self._start, several=several)
+        # Lightning calls the callbacks in their order, and is at the one that these tests belong to.
+        before = list(takewhile(lambda callback: getattr(callback, "_tests", None) is not self, trainer.callbacks))
+        test.use_inside_fit(index, self._start, several=several, started=before)
         try:
             test.setup(trainer, pl_module, "fit")
             test.on_fit_start(trainer, pl_module)
@@ -109,7 +112,8 @@ class RangeTestsInFit:
                 )
             return None
         try:
-            if len(trainer.optimizers) > 1 and result.curve().is_flat:
+            curve = result.curve()
+            if len(trainer.optimizers) > 1 and (curve.is_flat or curve.fall < curve.noise):
                 raise ValueError(NO_FALL)
             return result.learning_rates()
         except ValueError as reason:

@@ -59,15 +59,6 @@ def test_every_schedule_follows_a_wrapped_optimizer(config, precision):
     assert loop.used == expected(schedule, range(8))
 
 
-def test_a_wrapped_optimizer_can_be_made_capturable():
-    loop = Loop()
-    schedule = SchedulerConfig.from_dict(CONFIGS["OneCycle"]).build(loop.optimizer, follow=True, capturable=True)
-    loop.train(6)
-    assert isinstance(loop.optimizer.param_groups[0]["lr"], Tensor)
-    assert schedule.last_epoch == 6
-    assert float(loop.optimizer.param_groups[0]["lr"]) == pytest.approx(schedule.lr_at(6)[0])
-
-
 def test_a_checkpoint_of_fabric_holds_the_schedule_and_a_resumed_loop_ends_as_if_it_had_never_stopped(tmp_path):
     whole = Loop()
     whole_schedule = SchedulerConfig.from_dict(AUTO).build(whole.optimizer, total_steps=9, follow=True)

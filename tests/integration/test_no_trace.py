@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from lightning.pytorch import Callback, seed_everything
+from torch.utils.data import DataLoader
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest
 from tests.kit.modules import Notes
@@ -141,3 +142,19 @@ def test_a_fit_with_one_line_is_the_fit_with_the_numbers_that_it_finds(make_trai
     _, given = fit(make_trainer, callback.range_test_result.one_cycle(), make(), noisy_data())
     for one, other in zip(tested, given, strict=True):
         assert one == other
+
+
+def test_workers_that_stay_have_the_batches_of_a_fit_without_a_test(make_trainer):
+    def loader() -> Any:
+        options = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "fork"}
+        return DataLoader(noisy_data().dataset, 8, shuffle=True, **options)
+
+    found = []
+    for schedule in (None, {"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}}):
+        seed_everything(3, verbose=False)
+        rows = Rows()
+        test = {"range_test": LRRangeTestCallback(num_steps=20)} if schedule is None else {}
+        trainer = make_trainer(LRSchedulerCallback(schedule, **test), rows, max_epochs=2)
+        trainer.fit(Everything(), loader())
+        found.append([batch for _, _, batch, _ in rows.rows[-20:]])
+    assert found[0] == found[1]

@@ -119,3 +119,10 @@ def test_a_factor_of_three_is_not_too_coarse(monkeypatch, lag, spacing, cause):
 def test_an_edge_a_decade_above_the_lowest_lr_is_far_enough(monkeypatch, edge, count):
     monkeypatch.setattr(Curve, "edge", lambda record: edge)
     assert len(caveats(curve())) == count
+
+
+@pytest.mark.parametrize(("prior", "count"), [(1e-4, 1), (0.1, 0), (None, 0)])
+def test_suggestions_that_are_cut_off_at_ten_priors_have_a_caveat(prior, count):
+    found = [text for text in replace(sweep(), prior=prior).caveats() if "cut off at 10 times" in text]
+    assert len(found) == count
+    assert all("(prior=...)" in text for text in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,11 @@ import pytest
 import torch
 
 from lightning_lrsched import RangeTestResult
-from lightning_lrsched.range_test import loss_watch
+from lightning_lrsched.range_test import loss_watch, report
 from lightning_lrsched.range_test.range_test import RangeTestRun
 from lightning_lrsched.range_test.settings import SweepSettings
-from lightning_lrsched.range_test.sweep import ExponentialGrowth, Row
-from lightning_lrsched.schedulers.durations import RunLength
+from lightning_lrsched.range_test.sweep import Row
+from lightning_lrsched.schedules.length import Horizon
 
 
 def sgd(*lrs: float) -> torch.optim.Optimizer:
@@ -116,10 +117,18 @@ def test_the_fine_sweep_goes_from_a_hundredth_to_three_times_the_lr_that_the_coa
     assert [row.step for row in test.rows] == list(range(len(coarse.lrs) + len(result.lrs)))
 
 
-def test_a_loss_that_does_not_explode_is_swept_around_the_last_lr_of_the_coarse_sweep():
-    result = Driven(lambda step, lr: 1.0 / (1.0 + lr)).result
+@pytest.mark.parametrize("falls_at", [1e-4, 1e-2, 0.8])
+def test_where_no_lr_explodes_the_fine_sweep_goes_from_a_tenth_to_30_times_the_lr_at_which_the_loss_fell(falls_at):
+    result = Driven(lambda step, lr: 2.0 - 1.0 / (1.0 + falls_at / lr)).result
     assert (len(result.coarse.steps), len(result.steps)) == (100, 200)
     assert (result.coarse.stop_reason, result.stop_reason) == ("num_steps", "num_steps")
+    assert 0.7 < 10 * result.lrs[0] / falls_at < 1.4
+    assert result.lrs[-1] == pytest.approx(300 * result.lrs[0])
+
+
+def test_where_the_loss_is_noise_the_fine_sweep_ends_near_the_last_lr():
+    noise = random.Random(0)
+    result = Driven(lambda step, lr: 2.0 + noise.gauss(0, 1.0), divergence_factor=5.0).result
     assert (result.lrs[0], result.lrs[-1]) == pytest.approx((0.1, 30.0))
 
 
@@ -150,7 +159,17 @@ def test_a_range_of_ones_own_is_one_sweep_and_without_one_there_are_two(given, s
     settings = SweepSettings(**given)
     assert settings.then_fine is (steps == 300)
     assert settings.max_steps == steps
-    assert settings.resolved(RunLength.given(None, None)) == settings
+    assert settings.resolved(Horizon.given(None, None)) == settings
+
+
+@pytest.mark.parametrize(
+    ("run", "steps"), [(None, (100, 200)), (10_000, (100, 200)), (600, (100, 200)), (300, (50, 100)), (16, (30, 60))]
+)
+def test_both_sweeps_are_shorter_where_the_run_is_short(run, steps):
+    settings = SweepSettings().within(run)
+    assert (settings.num_steps, settings.fine_steps) == steps
+    assert settings.max_steps == sum(steps)
+    assert SweepSettings(num_steps=50).within(16) == SweepSettings(num_steps=50)
 
 
 def test_the_fine_sweep_keeps_smoothing_stop_rule_and_the_ratios_of_the_param_groups():
@@ -168,9 +187,8 @@ def test_the_fine_sweep_keeps_smoothing_stop_rule_and_the_ratios_of_the_param_gr
 
 
 def test_growth_stays_at_the_largest_lr():
-    schedule = ExponentialGrowth(torch.optim.SGD([torch.zeros(1)], lr=0.1), 0.01, 100.0, 2)
+    schedule = Driven(lambda step, lr: 1.0, lr_range_test_min_lr=0.01, max_lr=1.0, num_steps=3).schedule
     assert [schedule.lr_at(step)[0] for step in range(4)] == pytest.approx([0.01, 0.1, 1.0, 1.0])
-    assert schedule.hyperparameters == {"lr_range_test_min_lr": 0.01, "factor": 100.0, "last_step": 2}
 
 
 def test_what_cannot_be_swept_is_refused_and_the_optimizer_is_untouched():
@@ -182,3 +200,38 @@ def test_what_cannot_be_swept_is_refused_and_the_optimizer_is_untouched():
     del optimizer.param_groups[0]["lr"]
     with pytest.raises(ValueError, match="SGD has no learning rate to schedule"):
         Driven(explodes, optimizer)
+
+
+# Steps that do not follow the lr --------------------------------------------------------------------------------------
+
+
+class OwnSchedule(torch.optim.SGD):
+    """Its steps are as long as its own schedule says, whatever lr is set."""
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.add_(parameter.grad.sign(), alpha=-1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "follows"),
+    [(OwnSchedule, False), (torch.optim.SGD, True), (torch.optim.AdamW, True), (torch.optim.Adagrad, True),
+     (torch.optim.RMSprop, True)],
+)  # fmt: skip
+def test_an_optimizer_whose_steps_do_not_follow_the_lr_is_told(make, follows):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    optimizer, inputs = make(net.parameters(), lr=0.1), torch.randn(64, 4)
+    run = RangeTestRun(SweepSettings(), optimizer, Driven(lambda step, lr: 1.0, num_steps=1))
+    while run.verdict is None:
+        run.start_batch()
+        loss = (net(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        run.sweep.add(loss)
+        run.sweep.advance()
+    result = run.end()
+    assert any("did not grow with the lr" in caveat for caveat in report.caveats_of(result)) is not follows
+    assert RangeTestResult.from_dict(result.to_dict()) == result

@@ -99,9 +99,16 @@ def test_comparison_overlays_losses_and_learning_rates():
 def test_a_notebook_shows_figure_and_table():
     for figure in (sweep().plot(), RangeTestResult.compare({"one": sweep()})):
         assert figure._repr_png_().startswith(b"\x89PNG")
-    shown = sweep()._repr_html_()
-    assert shown.startswith('<img alt="LR range test" src="data:image/png;base64,')
-    assert "suggested lr" in shown
+    assert sweep()._repr_markdown_() == sweep().to_markdown()
+
+
+@pytest.mark.parametrize("steps", [176, 3])
+def test_the_configuration_is_for_as_many_steps_as_asked_for(steps):
+    assert f"Ready for a training of {max(10, steps)} optimizer steps" in sweep().to_markdown(steps)
+
+
+def test_with_groups_of_different_lrs_the_line_says_whose_the_suggestion_is():
+    assert summarize(sweep(ratios=(0.1, 1.0))).endswith("(of param group 2; all: times 0.1, 1)")
 
 
 def test_without_matplotlib_a_range_test_says_it_too(monkeypatch):
@@ -112,4 +119,3 @@ def test_without_matplotlib_a_range_test_says_it_too(monkeypatch):
     for picture in (result.plot, lambda: RangeTestResult.compare({"one": result})):
         with pytest.raises(ImportError, match=r"pip install 'lightning-lrsched\[plots\]'"):
             picture()
-    assert result._repr_html_().startswith("<pre>")

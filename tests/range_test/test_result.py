@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import pytest
 
 from lightning_lrsched import RangeTestResult
+from lightning_lrsched.range_test import suggest
 from lightning_lrsched.range_test.loss_watch import StopReason
 from lightning_lrsched.range_test.suggest import METHODS
 from tests.kit.records import shortened, sweep
@@ -34,7 +35,8 @@ def test_an_unknown_method_is_refused_with_the_nearest_name():
         ([0.1, 0.2], [1.0, 1.0], "make the test longer"),
         ([0.1 * 1.1**s for s in range(50)], [math.nan] * 50, "recorded only 0 finite losses"),
         ([0.1 * 1.1**s for s in range(50)], [1.0 + s for s in range(50)], "begin at a lower lr"),
-        ([0.1] * 50, [1.0] * 50, "the lr did not change"),
+        ([0.1 * 1.1**s for s in range(50)], [1.0] * 50, "the same in every step"),
+        ([0.1] * 50, [1.0 - 0.01 * s for s in range(50)], "the lr did not change"),
     ],
 )
 def test_where_there_is_nothing_to_suggest_the_error_says_what_to_change(lrs, losses, advice):
@@ -90,6 +92,21 @@ def test_a_file_is_overwritten_only_when_that_is_asked_for(tmp_path):
     assert path.read_text() == "precious"
     sweep().save(path, overwrite=True)
     assert path.read_text() != "precious"
+
+
+def test_a_record_that_cannot_be_written_leaves_the_earlier_one_and_no_other_file(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    sweep().save(path)
+
+    def full(self, text, **options):
+        self.write_bytes(text[:10].encode())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        sweep("linear").save(path, overwrite=True)
+    assert RangeTestResult.load(path) == sweep()
+    assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
 
 
 def two_sweeps(last: float = 0.05, offset: float = 0.0) -> RangeTestResult:
@@ -192,6 +209,15 @@ def test_an_explosion_at_the_end_does_not_move_the_suggestions():
     calm, exploded = sweep(), sweep()
     exploded.losses[-5:] = [1e6] * 5
     assert exploded.bounds() == pytest.approx(calm.bounds(), rel=0.05)
+
+
+def test_a_result_reads_its_curve_once(monkeypatch):
+    made = []
+    smooth, result = suggest.zero_phase, sweep()
+    monkeypatch.setattr(suggest, "zero_phase", lambda *args: made.append(1) or smooth(*args))
+    for look in (result.bounds, result.caveats, result.to_markdown, result.plot, result.one_cycle, result.__repr__):
+        look()
+    assert len(made) == 1
 
 
 def test_a_result_is_finished():

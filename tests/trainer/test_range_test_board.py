@@ -6,6 +6,7 @@ import inspect
 import math
 from pathlib import Path
 
+import fsspec
 import pytest
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -46,6 +47,24 @@ def test_a_logger_without_figures_gets_files_in_its_folder(make_trainer, tmp_pat
     assert RangeTestResult.load(folder / "range_test.json") == result
     assert "suggested lr" in (folder / "range_test.md").read_text()
     assert (folder / "loss_vs_lr.png").stat().st_size > 1000
+
+
+def test_a_folder_that_is_not_on_this_disk_gets_the_files_too(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Remote(CSVLogger):
+        log_dir = "memory://runs/version_0"
+
+        def log_metrics(self, metrics, step=None):
+            pass
+
+        def save(self):
+            pass
+
+    run(make_trainer, Regression(), trainer_options={"logger": Remote(tmp_path)}, num_steps=30)
+    names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").ls("/runs/version_0", detail=False)}
+    assert names >= {"range_test.json", "range_test.md", "loss_vs_lr.png"}
+    assert not [path for path in tmp_path.iterdir() if "memory" in path.name]
 
 
 def test_the_progress_bar_shows_lr_and_smoothed_loss(make_trainer):

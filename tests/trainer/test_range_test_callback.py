@@ -283,7 +283,7 @@ class Swept(Callback):
     """Notes a state at the first batch of each sweep: where the lr is lower than at the batch before."""
 
     def __init__(self, state, optimizer=0):
-        self.state, self.optimizer, self.states, self.lr = state, optimizer, [], math.inf
+        self.state, self.optimizer, self.states, self.lr = state, optimizer, Notes(), math.inf
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         lr = trainer.optimizers[self.optimizer].param_groups[0]["lr"]
@@ -559,6 +559,40 @@ def test_a_linear_test_that_the_trainer_ends_after_hardly_any_growth_is_warned_a
         run(make_trainer, Scripted(lambda step: 1.0), mode="linear")
 
 
+# Others in the same fit ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}), "would train nothing"),
+        (LRSchedulerCallback, r"range_test=LRRangeTestCallback\(\.\.\.\)"),
+        (LRRangeTestCallback, "another one of this Trainer tests in the same fit"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_fit_that_should_do_more_than_test_is_refused(make_trainer, other, message, first):
+    callbacks, module = [LRRangeTestCallback(), other()], Regression()
+    with pytest.raises(ValueError, match=message):
+        make_trainer(*(callbacks if first else callbacks[::-1])).fit(module, data())
+    assert module.seen == []
+
+
+def test_an_error_that_the_module_raises_at_a_high_lr_says_where_it_was(make_trainer, caplog):
+    class Strict(Regression):
+        def training_step(self, batch, batch_idx):
+            loss = self.loss(batch)
+            if not loss < 10.0:
+                raise ValueError("the loss is too large")
+            return loss
+
+    for callback in (LRRangeTestCallback(), LRSchedulerCallback()):
+        with pytest.raises(ValueError, match="the loss is too large") as caught:
+            make_trainer(callback, max_epochs=6).fit(Strict(), data())
+        notes = [*getattr(caught.value, "__notes__", []), *caplog.messages]
+        assert sum("This was in the LR range test, in step" in note and "at lr " in note for note in notes) >= 1
+
+
 # The end ------------------------------------------------------------------------------------------------------------
 
 
@@ -566,9 +600,26 @@ def test_a_finished_test_says_so_in_one_line(make_trainer, caplog):
     with caplog.at_level(logging.INFO):
         result = run(make_trainer, Regression())
     [line] = [text for text in caplog.messages if text.startswith("LR range test: ") and "optimizer steps" in text]
+    assert not any("stopped: `max_epochs" in text for text in caplog.messages)  # Lightning's, of a limit nobody set
     assert f"LR range test: {len(result.coarse.steps)} + {len(result.steps)} optimizer steps" in line
     assert f"suggested lr {result.suggestion():.3g}" in line
     assert "restored" in line
+
+
+def test_a_test_that_did_not_come_to_its_end_suggests_nothing_in_the_log(make_trainer, caplog):
+    class Stop(Regression):
+        def on_train_batch_start(self, batch, batch_idx):
+            if self.trainer.global_step == 60:
+                raise RuntimeError("user's code")
+
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(RuntimeError, match="user's code"):
+            make_trainer(LRRangeTestCallback()).fit(Stop(), data())
+        make_trainer(LRRangeTestCallback(), fast_dev_run=12).fit(Regression(), data())
+    lines = [text for text in caplog.messages if text.startswith("LR range test: ")]
+    assert [line.partition(" after ")[0] for line in lines] == [
+        "LR range test: interrupted", "LR range test: ended by fast_dev_run"
+    ]  # fmt: skip
 
 
 def test_without_a_suggestion_the_line_says_why(make_trainer, caplog):
