@@ -149,9 +149,10 @@ class Binding:
                 self._filled.append((name, group, held, number))
                 self._writers.append((name, number, partial(_fill, held)))
             elif key is not None and held is not None:
-                alike.setdefault((number, key, group["betas"][1:] if key == "betas" else ()), []).append(group)
+                others = tuple(group["betas"][1:]) if key == "betas" else ()  # a list, after a distributed checkpoint
+                alike.setdefault((number, key, others), []).append(group)
         for (number, key, others), groups in alike.items():
-            write = _betas_writer(groups, tuple(others)) if key == "betas" else _writer(groups, key)
+            write = _betas_writer(groups, others) if key == "betas" else _writer(groups, key)
             self._writers.append((name, number, write))
 
     def write(self, values: Mapping[str, Value]) -> bool:

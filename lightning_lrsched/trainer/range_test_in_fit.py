@@ -127,7 +127,7 @@ class RangeTestsInFit:
                 )
             return None
         try:
-            if isinstance(result, RangeTestResult) and len(trainer.optimizers) > 1 and result.curve().is_flat:
+            if isinstance(result, RangeTestResult) and len(trainer.optimizers) > 1 and _shows_nothing(result):
                 raise ValueError(NO_FALL)
             return result.learning_rates()
         except ValueError as reason:
@@ -141,3 +141,8 @@ class RangeTestsInFit:
                 logging.WARNING,
             )
             return None
+
+
+def _shows_nothing(result: RangeTestResult) -> bool:
+    curve = result.curve()
+    return curve.is_flat or curve.fall < curve.noise

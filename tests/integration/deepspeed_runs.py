@@ -341,8 +341,9 @@ class Trial(Callback):
         engine = trainer.strategy.model
         clock, engine.lr_scheduler = engine.lr_scheduler, None
         state = FitState(trainer)
-        state.set_aside(self)
+        state.set_aside(self, lambda: None)
         state.capture(pl_module)
+        state.set_data_aside()
         batches = iter(data())
         dtype = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(trainer.precision, torch.float32)
         for _ in range(TRIAL_BATCHES):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
-from tests.kit.runs import with_range_test
 from tests.kit.modules import Notes, Regression, data
+from tests.kit.runs import with_range_test
 
 RESULTS = {"alone": LRRangeTestCallback, "inside": LRSchedulerCallback}
 

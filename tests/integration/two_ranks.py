@@ -195,22 +195,22 @@ def variants(name: str, options: dict[str, Any]) -> dict[str, Any]:
 def two_sweeps(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """A range test without a range, of a module whose optimizer has a state; where each of its sweeps begins."""
 
+    parts: list[list[Tensor]] = []  # not of the callback, whose attributes are put back
+
     class Begins(Callback):
-        def __init__(self) -> None:
-            self.parts: list[list[Tensor]] = []
-            self.lr = float("inf")
+        lr = float("inf")
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             lr = pl_module.kept.param_groups[0]["lr"]
             if lr < self.lr:
-                self.parts.append(own_part(pl_module, pl_module.kept))
+                parts.append(own_part(pl_module, pl_module.kept))
             self.lr = lr
 
     module = Module(name == "fsdp2")
     make_trainer(strategy=strategy_named(name), **{**options, "max_epochs": 1}).fit(module, data())
-    trained, begins, test = own_part(module, module.kept), Begins(), LRRangeTestCallback()
-    make_trainer(test, begins, strategy=strategy_named(name), **options).fit(module, data())
-    parts = [*begins.parts, own_part(module, module.kept)]
+    trained, test = own_part(module, module.kept), LRRangeTestCallback()
+    make_trainer(test, Begins(), strategy=strategy_named(name), **options).fit(module, data())
+    parts.append(own_part(module, module.kept))
     return {
         "steps": [test.result.coarse.steps, test.result.steps],
         "losses": [test.result.coarse.losses, test.result.losses],
