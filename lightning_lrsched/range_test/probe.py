@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Embedding, EmbeddingBag, Module
 from torch.optim import Optimizer
 
-from lightning_lrsched.optim.hyperparameters import LR, momentum_kind, read_number, write
+from lightning_lrsched.optim.hyperparameters import LR, read_number, write
 from lightning_lrsched.optim.snapshot import reshard
 from lightning_lrsched.range_test.loss_watch import mean_over_ranks
 from lightning_lrsched.range_test.record import for_groups
@@ -204,25 +204,31 @@ def peak_of(
     >>> peak_of(0.0015, 0.006, is_sgd=False, trained_share=1.0, matrices=4)
     (0.003, 'between the prior 0.006 and 0.0015, where the loss of a batch is lowest along the update')
     """
+    if lowest is None and prior is None:
+        raise ValueError("the loss of a batch falls nowhere along the update, and nothing is known of the optimizer")
     if lowest is None:
-        if prior is None:
-            raise ValueError("the loss of a batch falls nowhere along the update, and nothing is known of the optimizer")
-        return prior, f"cannot tell, the loss of a batch falls nowhere along the update: the prior {prior:.3g} was taken"
+        return float(
+            prior or 0
+        ), f"cannot tell, the loss falls nowhere along the update: the prior {prior:.3g} was taken"
     where = f"{lowest:.3g}, where the loss of a batch is lowest along the update"
     if prior is None:
         return WITHOUT_PRIOR * lowest, f"{WITHOUT_PRIOR:g} times {where}; nothing is known of this kind of optimizer"
     if is_sgd:
-        if MOST_OF_SGD * lowest < prior:
-            return MOST_OF_SGD * lowest, f"twice {where}, which is less than the prior {prior:.3g}"
-        if LEAST_OF_SGD * lowest > prior:
-            return LEAST_OF_SGD * lowest, f"1/32 of {where}, which is far above the prior {prior:.3g}"
-        return prior, f"the prior; above {where}, nothing would be known of later steps"
+        return _peak_of_sgd(lowest, prior, where)
     peak, cap, why = math.sqrt(prior * lowest), MOST_PRIORS, ""
-    if trained_share > 0.5 and MOST_BY_DEPTH < MOST_PRIORS * matrices:
+    if trained_share > 0.5 and MOST_PRIORS * matrices > MOST_BY_DEPTH:
         cap, why = MOST_BY_DEPTH / matrices, f" with {matrices} weight matrices"
     if peak > cap * prior:
         return cap * prior, f"{cap:.2g} times the prior {prior:.3g}, at most that{why}; beyond lies {where}"
     return peak, f"between the prior {prior:.3g} and {where}"
+
+
+def _peak_of_sgd(lowest: float, prior: float, where: str) -> tuple[float, str]:
+    if MOST_OF_SGD * lowest < prior:
+        return MOST_OF_SGD * lowest, f"twice {where}, which is less than the prior {prior:.3g}"
+    if LEAST_OF_SGD * lowest > prior:
+        return LEAST_OF_SGD * lowest, f"1/32 of {where}, which is far above the prior {prior:.3g}"
+    return prior, f"the prior; above {where}, nothing would be known of later steps"
 
 
 def count_matrices(module: Module) -> int:

@@ -79,9 +79,7 @@ class RangeTestsInFit:
                 )
         self._start = None
 
-    def _run_one(
-        self, trainer: Any, pl_module: Any, index: int, *, several: bool
-    ) -> RangeTestResult | ProbeResult:
+    def _run_one(self, trainer: Any, pl_module: Any, index: int, *, several: bool) -> RangeTestResult | ProbeResult:
         """Run the fit loop once with a test's limits, and restore the fit."""
         assert self._start is not None
         # Lightning calls the callbacks in their order, and is at the one that these tests belong to.

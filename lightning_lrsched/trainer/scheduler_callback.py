@@ -40,15 +40,14 @@ from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.range_test_in_fit import RangeTestsInFit, schedule_from_range_test
 from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, log_unused, steps_mismatch
 
-
 Result = TypeVar("Result", RangeTestResult, ProbeResult)
 
 
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
-    Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how far
-    along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is put
+    Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how
+    far along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is put
     back, and the training follows 1Cycle from a tenth of the peak up to it, as long as the run. In runs of fewer than
     42 steps the peak is what is known of the optimizer. Where a loss cannot be computed again outside its step
     (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of the probe.
@@ -294,9 +293,11 @@ class LRSchedulerCallback(Callback):
             self._report.add(trainer, scheduled)
             if scheduled.config.needs_range_test and index in results:
                 found = results[index]
-                is_probe = isinstance(found, ProbeResult)
-                name = f"{'lr_probe' if is_probe else 'lr_range_test'}{f'_{index}' if index else ''}"
-                values = found.hyperparameters() if is_probe else hyperparameters(found)
+                if isinstance(found, ProbeResult):
+                    name, values = "lr_probe", found.hyperparameters()
+                else:
+                    name, values = "lr_range_test", hyperparameters(found)
+                name = f"{name}_{index}" if index else name
                 self._report.add_hyperparameters(trainer, name, values)
 
     def _list(self, trainer: TrainerLike, scheduled: Scheduled, earlier: Any) -> None:

@@ -112,7 +112,9 @@ def main() -> None:
           f" ({sum(len(path.read_text(encoding='utf-8').splitlines()) for path in tests)} without benchmarks)")  # fmt: skip
     largest = max(code, key=lambda path: code[path])
     print(f"largest file: {largest.relative_to(root)}, {code[largest]} code lines; largest class: {max(classes)}")
-    print(f"files that name warmup_max_lr: {[p.relative_to(root).name for p, t in texts.items() if 'warmup_max_lr' in t]}")
+    print(
+        f"files that name warmup_max_lr: {[p.relative_to(root).name for p, t in texts.items() if 'warmup_max_lr' in t]}"
+    )
     print(f"Any in 1,000 lines: {1000 * anys / sum(len(text.splitlines()) for text in texts.values()):.0f}"
           f" ({1000 * anys / sum(code.values()):.0f} in 1,000 code lines)")  # fmt: skip
     for name, (frames, modules, switches) in ways().items():

@@ -29,14 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_lrsched.schedulers import OneCycle
+from lightning_lrsched.schedulers.param_groups import momentum_kind
 from other_ways import FASTAI_STEPS, LIGHTNING_STEPS, fastai_cycle, fastai_suggestions, lightning_finder, without_lr
 from tasks import CHOOSING, REPORTED, TASKS, Task, Values, lr_grid, make_task, train
 
 from lightning_lrsched import RangeTest, RangeTestResult
 from lightning_lrsched.range_test.record import one_cycle
 from lightning_lrsched.range_test.suggest import prior_of
-from lightning_lrsched.schedulers import OneCycle
-from lightning_lrsched.schedulers.param_groups import momentum_kind
 
 PEAKS = 13
 FIXED_LRS = 12

@@ -529,9 +529,7 @@ def test_a_checkpoint_without_a_test_cannot_tell_what_it_would_have_found(make_t
     trainer.fit(Regression(), data())
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
     with pytest.raises(ValueError, match=r"saved without a test.*write numbers"):
-        make_trainer(with_range_test(), max_epochs=EPOCHS).fit(
-            Regression(), data(), ckpt_path=tmp_path / "saved.ckpt"
-        )
+        make_trainer(with_range_test(), max_epochs=EPOCHS).fit(Regression(), data(), ckpt_path=tmp_path / "saved.ckpt")
 
 
 def test_a_second_fit_tests_again_from_where_the_module_is(make_trainer):

@@ -218,8 +218,10 @@ def two_sweeps(name: str, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def one_line(name: str, folder: Path, options: dict[str, Any], ckpt_path: Path | None = None) -> dict[str, Any]:
-    """A fit with LRSchedulerCallback() alone, whose range test is inside the fit; it saves a checkpoint."""
+def one_line(
+    name: str, folder: Path, options: dict[str, Any], callback: LRSchedulerCallback, ckpt_path: Path | None = None
+) -> dict[str, Any]:
+    """A fit that finds the learning rates first, by a probe or a range test; it saves a checkpoint."""
 
     class Look(Callback):
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:

@@ -22,6 +22,7 @@ ONE_CYCLE, WARMUP = CONFIGS["OneCycle"], CONFIGS["WarmupLR"]
 BATCHES = 5
 """[batches] in an epoch"""
 
+
 def with_range_test() -> LRSchedulerCallback:
     """The callback that finds the learning rates by a range test, not by a probe."""
     return LRSchedulerCallback(range_test=LRRangeTestCallback())

@@ -51,7 +51,7 @@ def test_a_loss_that_is_not_finite_is_beyond_the_lowest_place():
 
 
 @pytest.mark.parametrize(
-    "lowest, prior, is_sgd, share, matrices, peak, words",
+    ("lowest", "prior", "is_sgd", "share", "matrices", "peak", "words"),
     [
         (0.0015, 0.006, False, 1.0, 4, 0.003, "between the prior 0.006 and 0.0015"),
         (1.0, 0.006, False, 1.0, 4, 0.024, "4 times the prior"),
