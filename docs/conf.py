@@ -50,7 +50,9 @@ myst_enable_extensions = ["html_image", "colon_fence"]  # pictures with a width;
 nitpick_ignore_regex = [
     (r"py:.*", r"(argparse|collections|enum|inspect|lightning|numpy|pathlib|torch)\..*"),
     (r"py:class", r"Figure"),  # matplotlib's, imported for type checkers alone
-    (r"py:class", r"lightning_lrsched\.range_test\.loop\.Batch"),  # a type variable: whatever the loader yields
+    (r"py:class", r"lightning_lrsched\..*\.(Self|Batch)"),  # type variables
+    # Not for users: bases of public classes, and arguments that the package itself passes.
+    (r"py:class", r"lightning_lrsched\..*\.(PublicScheduler|RandomStates|Sections|Start|TrainerLike)"),
 ]
 
 html_theme = "furo"

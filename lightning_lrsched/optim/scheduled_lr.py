@@ -180,7 +180,7 @@ class ScheduledLR(LRScheduler):
 
     @property
     def base_lrs(self) -> list[float]:  # type: ignore[override]
-        """Each param group's own lr: the one that it had when the schedule, or the group, was made."""
+        """Each param group's own lr, which it had when the schedule, or the group, was made."""
         self._bound()
         return [self._own[_identity(n, group)][1][LR] for n, group in enumerate(self.optimizer.param_groups)]
 
@@ -238,7 +238,7 @@ class ScheduledLR(LRScheduler):
 
     @property
     def is_active(self) -> bool:
-        """Whether the optimizer's groups hold this schedule's values: not so while it waits in SequentialLR."""
+        """Whether the optimizer's groups hold this schedule's values; they do not while it waits in SequentialLR."""
         return self.last_epoch >= 0 and holds_lrs(self.optimizer.param_groups, self.lr_at(self.last_epoch))
 
     def set_position(self, step: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lightning_lrsched.config.files import write_text
 from lightning_lrsched.range_test import report
 from lightning_lrsched.range_test.suggest import Record, stop_reason
 from lightning_lrsched.schedules.fields import Finding
@@ -180,7 +181,7 @@ class RangeTestResult(Record):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists already; give another name, or overwrite=True")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> RangeTestResult:
