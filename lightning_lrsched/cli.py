@@ -38,8 +38,8 @@ SCHEDULER_HELP = (
 
 NO_SCHEDULE = (
     "LRSchedulerCLI: there is no section scheduler, so the learning rate is what the optimizer and the module make of"
-    " it. To schedule it, add --scheduler FILE, or lightning_lrsched.LRSchedulerCallback to trainer.callbacks, which also"
-    " finds the learning rates"
+    " it. To schedule it, add --scheduler FILE, or lightning_lrsched.LRSchedulerCallback to trainer.callbacks, which"
+    " also finds the learning rates"
 )
 
 
@@ -52,7 +52,7 @@ class LRSchedulerCLI(LightningCLI):
       example); an :class:`~lightning_lrsched.LRSchedulerCallback` applies it;
     * a scheduler in Lightning's own section ``lr_scheduler:`` advances after every optimizer step, not every epoch
       (ReduceLROnPlateau excepted: it follows a metric);
-    * the subcommand ``lr_range_test``, which writes a ``scheduler.yaml`` for ``fit --scheduler scheduler.yaml``.
+    * the subcommand ``lr_range_test``, which writes a ``scheduler.yaml`` for ``fit --config scheduler.yaml``.
 
     Where none of these schedules the learning rate, a line says so.
 
@@ -108,6 +108,11 @@ class LRSchedulerCLI(LightningCLI):
             return None
         content = read_mapping(section) if isinstance(section, str) else section
         content = content.as_dict() if isinstance(content, Namespace) else content
+        if content.get("params") and "type" in content and content["type"] is None:
+            raise ValueError(
+                "scheduler.type is missing: to change single values of a file, pass it with --config, under the key"
+                " scheduler, and not with --scheduler"
+            )
         checked = _check(content, f"{section}: " if isinstance(section, str) else "")
         if checked.unit == "token":
             raise ValueError(
@@ -171,7 +176,7 @@ class LRRangeTestTrainer(Trainer):
             model: the module.
             train_dataloaders: its data.
             datamodule: or its datamodule.
-            output: file to write, missing folders are made; ``fit --scheduler`` takes it.
+            output: file to write, missing folders are made; ``fit --config`` takes it, also after another ``--config``.
             schedule: which schedule to write.
             total_num_steps: length of the training to come [optimizer steps], at least 10; ``"auto"``: lengths are
                 written as fractions of the run, and fit any.
@@ -199,7 +204,7 @@ class LRRangeTestTrainer(Trainer):
             length = "as long as its run" if test.total is None else f"over {test.total} steps"
             rank_zero_info(
                 f"LR range test: learning rates {low:.3g} to {high:.3g} for {schedule}, {length}; {wrote} {output}. To"
-                f" train with it, add --scheduler {output} to the arguments of fit"
+                f" train with it, add --config {output} to the arguments of fit, as the last --config"
             )
         return result
 

@@ -92,7 +92,6 @@ def test_the_schedules() -> None:
     schedule.follow_optimizer(lambda: 8)
     schedule.advance()
     schedule.unfollow_optimizer()
-    schedule.make_capturable()
     schedule.step()
     schedule.step(3)
     assert len(schedules) == 6
@@ -120,7 +119,7 @@ def test_configurations(tmp_path: Path) -> None:
     assert_type(config().resolve(optimizer(), total_steps=100, steps_per_epoch=10), SchedulerConfig)
     schedule: LRScheduler = config().build(optimizer(), total_steps=100, steps_per_epoch=10, follow=True)
     assert isinstance(schedule, WarmupLR)
-    configured = configure_optimizers(optimizer(), config(), capturable=False)
+    configured = configure_optimizers(optimizer(), config())
     assert_type(configured, dict[str, Any])
     assert set(configured) == {"optimizer", "lr_scheduler"}
 
@@ -171,7 +170,7 @@ def test_the_callbacks() -> None:
         LRSchedulerCallback([{"type": "WarmupLR"}, None]),
         LRSchedulerCallback(SchedulerConfig("WarmupLR", unit="token"), tokens=len),
         LRSchedulerCallback({"type": "WarmupLR", "unit": "token"}, tokens=512),
-        LRSchedulerCallback({"type": "WarmupLR"}, optimizer_index=1, capturable=True),
+        LRSchedulerCallback({"type": "WarmupLR"}, optimizer_index=1),
         LRRangeTestCallback(max_lr=1.0, num_steps="1ep", monitor="val_loss"),
         LRRangeTestCallback([1e-4], lr_range_test_step_size=0.1, mode="linear", smoothing=0.5),
     ]

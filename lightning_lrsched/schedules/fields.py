@@ -166,9 +166,7 @@ class Number:
         try:
             return self._number(key, _spelled(key, text))
         except ParameterTypeError as error:
-            words = [
-                word for word, meaning in ((AUTO, self.auto), (FROM_RANGE_TEST, self.finding)) if meaning is not None
-            ]
+            words = [AUTO] * (self.auto is not None) + [FROM_RANGE_TEST] * (self.finding is not None)
             raise ParameterTypeError(key, f"{error.problem}{did_you_mean(text[:60], words)}") from None
 
     def _mapping(self, key: str, value: Mapping[Any, Any]) -> Own:
