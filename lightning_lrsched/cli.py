@@ -108,7 +108,7 @@ class LRSchedulerCLI(LightningCLI):
             return None
         content = read_mapping(section) if isinstance(section, str) else section
         content = content.as_dict() if isinstance(content, Namespace) else content
-        if content.get("params") and "type" in content and content["type"] is None:
+        if isinstance(content, Mapping) and content.get("params") and content.get("type", "") is None:
             raise ValueError(
                 "scheduler.type is missing: to change single values of a file, pass it with --config, under the key"
                 " scheduler, and not with --scheduler"

@@ -30,7 +30,7 @@ def test_imports_point_one_way():
         ("config/__init__.py", "lightning_lrsched.range_test", "Imports point one way"),
         ("config/__init__.py", "lightning_lrsched.trainer", "Imports point one way"),
         ("schedules/fields.py", "lightning_lrsched.schedules.schedule", "In schedules/, a family is built on the base"),
-        ("optim/clock.py", "lightning_lrsched.optim.scheduled_lr", "In optim/, the public classes are built on"),
+        ("optim/clock.py", "lightning_lrsched.optim.scheduled_lr", "In optim/, a class is built on"),
         ("schedules/growth.py", "torch", "Schedules need no torch"),
         ("schedules/curves.py", "numpy", "The curves are plain functions"),
         ("range_test/__init__.py", "lightning", "Only callbacks and the CLI need Lightning"),
@@ -65,13 +65,34 @@ def test_the_lower_rooms_work_without(rooms, unneeded):
 
 
 TESTS = ROOT / "tests"
-OF_SEVERAL_MODULES = {"optim/test_corrected_on_purpose.py"}
+TABLE = re.findall(
+    r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE
+)
+"""(what, where, tests) of "To change X, open Y"."""
 
 
-def test_a_test_file_in_a_room_is_named_after_a_module_of_that_room():
+def files_in(column: int, *roots: Path) -> set[Path]:
+    """Return the files that a column of the table names; a file that does not exist fails the test."""
+    names = re.findall(r"`([\w./]+\.(?:py|md|toml))`", " ".join(row[column] for row in TABLE[1:]))
+    found = {name: [root / name for root in roots if (root / name).exists()] for name in names}
+    assert [name for name, paths in found.items() if not paths] == []
+    return {paths[0] for paths in found.values()}
+
+
+def test_the_table_of_changes_names_every_module_and_the_files_are_there():
+    named = files_in(1, ROOT / PACKAGE, ROOT)
+    modules = {path for path in (ROOT / PACKAGE).rglob("*.py") if path.name != "__init__.py"}
+    families = {ROOT / PACKAGE / "schedules" / f"{name}.py" for name in ("schedule", "warmup", "one_cycle", "errors")}
+    assert modules - named - families - {ROOT / PACKAGE / "optim" / "ranks.py"} == set()
+
+
+def test_a_test_file_in_a_room_is_named_after_a_module_of_that_room_or_stands_in_the_table():
     rooms = [path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")]
-    files = {f"{room}/{path.name}" for room in rooms for path in (TESTS / room).glob("test_*.py")} - OF_SEVERAL_MODULES
-    assert [file for file in sorted(files) if not (ROOT / PACKAGE / file.replace("/test_", "/")).exists()] == []
+    files = {path for room in rooms for path in (TESTS / room).glob("test_*.py")} - files_in(2, TESTS, ROOT)
+    modules = [ROOT / PACKAGE / file.relative_to(TESTS).parent / file.name.removeprefix("test_") for file in files]
+    assert [str(path) for path in modules if not path.exists()] == [
+        str(ROOT / PACKAGE / "optim" / "corrected_on_purpose.py")  # of all schedules
+    ]
 
 
 def test_no_test_file_imports_from_another():
