@@ -30,10 +30,10 @@ from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
 
 SCHEDULER_HELP = (
-    "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Values may be"
-    ' overridden one by one (--scheduler.params.warmup_num_steps 100); lengths may be "auto", a fraction of the run, or'
-    f' epochs ("2ep"). Types: {", ".join(VALID_LR_SCHEDULES)}, and those of torch. A key that a type does not have is'
-    " an error that lists those that it has."
+    "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Single values"
+    " of a section in a --config file may be overridden (--scheduler.params.warmup_num_steps 100); lengths may be"
+    f' "auto", a fraction of the run, or epochs ("2ep"). Types: {", ".join(VALID_LR_SCHEDULES)}, and those of torch. A'
+    " key that a type does not have is an error that lists those that it has."
 )
 
 NO_SCHEDULE = (
@@ -108,11 +108,6 @@ class LRSchedulerCLI(LightningCLI):
             return None
         content = read_mapping(section) if isinstance(section, str) else section
         content = content.as_dict() if isinstance(content, Namespace) else content
-        if isinstance(content, Mapping) and content.get("params") and content.get("type", "") is None:
-            raise ValueError(
-                "scheduler.type is missing: to change single values of a file, pass it with --config, under the key"
-                " scheduler, and not with --scheduler"
-            )
         checked = _check(content, f"{section}: " if isinstance(section, str) else "")
         if checked.unit == "token":
             raise ValueError(

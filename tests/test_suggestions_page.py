@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lightning_lrsched.range_test import priors, settings, suggestions
+from lightning_lrsched.range_test import settings, suggest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "suggestions.md").read_text(encoding="utf-8")
@@ -45,8 +45,13 @@ def test_the_sentences_round_the_tables_numbers(figures):
     ours, lightning = figures[OURS], figures["Lightning's finder, fixed lr"]
     assert f"misses {100 * ours['mean regret']:.0f} %" in re.sub(r"\s+", " ", PAGE)
     sentence = re.sub(r"\s+", " ", README.split("<!-- quality figures -->")[1])
-    for figure in (ours, lightning):
+    rivals = ("Prodigy", "fastai valley, its 1Cycle", "the prior without a test, 1Cycle")
+    for figure in (ours, lightning, *(figures[rival] for rival in rivals)):
         assert f"{100 * figure['mean regret']:.0f} %" in sentence
+    others = {
+        name: row["mean regret"] for name, row in figures.items() if not name.startswith(("best of", "range test"))
+    }
+    assert sorted(others, key=others.get)[0] == "Prodigy"  # README names the strongest
 
 
 def test_the_range_test_is_ahead_of_every_other_way_to_an_lr(figures):
@@ -59,15 +64,15 @@ def test_the_range_test_is_ahead_of_every_other_way_to_an_lr(figures):
     "sentence",
     [
         f"at most {settings.COARSE_STEPS + settings.FINE_STEPS} steps",
-        f"at least {suggestions.NOISE_CLIMB:g} times the noise",
-        f"{suggestions.MAX_DOUBT:g} * min(1, noise / fall)",
-        f"{suggestions.MAX_OVER_PRIOR:g} times the prior",
-        f"a fixed lr, is {suggestions.FIXED_OF_PEAK:g} of the peak",
-        f"| Lion | {priors.FAMILIES['Lion']:g} |",
-        f"RMSprop, and the fused and 8-bit ones | {priors.ADAM:g} |",
-        f"| SGD with momentum m | {priors.SGD / 0.1:g} (1 - m): {priors.SGD:g} for m = 0.9 |",
-        f"| Adafactor (torch) | {priors.FAMILIES['Adafactor']:g} |",
-        f"| Muon (torch) | {priors.FAMILIES['Muon']:g} |",
+        f"at least {suggest.NOISE_CLIMB:g} times the noise",
+        f"{suggest.MAX_DOUBT:g} * min(1, noise / fall)",
+        f"{suggest.MAX_OVER_PRIOR:g} times the prior",
+        f"a fixed lr, is {suggest.FIXED_OF_PEAK:g} of the peak",
+        f"| Lion | {suggest.FAMILIES['Lion']:g} |",
+        f"RMSprop, and the fused and 8-bit ones | {suggest.ADAM:g} |",
+        f"| SGD with momentum m | {suggest.SGD / 0.1:g} (1 - m): {suggest.SGD:g} for m = 0.9 |",
+        f"| Adafactor (torch) | {suggest.FAMILIES['Adafactor']:g} |",
+        f"| Muon (torch) | {suggest.FAMILIES['Muon']:g} |",
     ],
 )
 def test_the_rule_that_the_page_states_is_the_one_that_runs(sentence):
@@ -75,5 +80,5 @@ def test_the_rule_that_the_page_states_is_the_one_that_runs(sentence):
 
 
 def test_the_optimizers_of_the_table_are_those_that_have_a_prior():
-    for family in priors.FAMILIES:
+    for family in suggest.FAMILIES:
         assert family in PAGE or re.search(r"Fused|8bit|DeepSpeed|Paged|Stable|Sparse", family), family

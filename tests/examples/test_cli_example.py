@@ -61,7 +61,9 @@ def test_the_range_test_writes_a_schedule_for_a_training_of_any_length(folder):
 def test_the_training_follows_the_file_and_what_the_command_line_changes(folder, version, changed):
     section = yaml.safe_load((folder / "scheduler.yaml").read_text())["scheduler"]
     section["params"].update(changed)
-    schedule = SchedulerConfig.of(section).build(torch.optim.SGD([torch.zeros(1)], 0.001, momentum=0.9), total_steps=STEPS)
+    schedule = SchedulerConfig.of(section).build(
+        torch.optim.SGD([torch.zeros(1)], 0.001, momentum=0.9), total_steps=STEPS
+    )
     events = EventAccumulator(str(folder / "lightning_logs" / f"version_{version}")).Reload()
     for tag, value_at in (("lr-SGD", schedule.lr_at), ("lr-SGD-momentum", schedule.momentum_at)):
         points = {event.step: event.value for event in events.Scalars(tag)}
