@@ -68,11 +68,11 @@ def test_the_range_test_is_ahead_of_every_other_way_to_an_lr(figures):
         f"{suggest.MAX_DOUBT:g} * min(1, noise / fall)",
         f"{suggest.MAX_OVER_PRIOR:g} times the prior",
         f"a fixed lr, is {suggest.FIXED_OF_PEAK:g} of the peak",
-        f"| Lion | {suggest.FAMILIES['Lion']:g} |",
+        f"| Lion | {suggest.PRIORS['Lion']:g} |",
         f"RMSprop, and the fused and 8-bit ones | {suggest.ADAM:g} |",
         f"| SGD with momentum m | {suggest.SGD / 0.1:g} (1 - m): {suggest.SGD:g} for m = 0.9 |",
-        f"| Adafactor (torch) | {suggest.FAMILIES['Adafactor']:g} |",
-        f"| Muon (torch) | {suggest.FAMILIES['Muon']:g} |",
+        f"| Adafactor (torch) | {suggest.PRIORS['Adafactor']:g} |",
+        f"| Muon (torch) | {suggest.PRIORS['Muon']:g} |",
     ],
 )
 def test_the_rule_that_the_page_states_is_the_one_that_runs(sentence):
@@ -80,5 +80,5 @@ def test_the_rule_that_the_page_states_is_the_one_that_runs(sentence):
 
 
 def test_the_optimizers_of_the_table_are_those_that_have_a_prior():
-    for family in suggest.FAMILIES:
+    for family in suggest.PRIORS:
         assert family in PAGE or re.search(r"Fused|8bit|DeepSpeed|Paged|Stable|Sparse", family), family
