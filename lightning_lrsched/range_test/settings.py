@@ -67,7 +67,7 @@ class SweepSettings:
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
             shown, and the stop rule uses it; suggestions smooth the losses themselves.
-        prior: the peak of 1Cycle to which the suggestions are drawn down, the more the less the record says. ``"auto"``
+        prior: a peak of 1Cycle that is likely. The less the record says, the more it lowers the suggestions. ``"auto"``
             is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
         by_validation: whether the losses are validation losses.
         then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,

@@ -44,7 +44,7 @@ class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
     Without arguments it finds the learning rates too: before the first batch it makes an LR range test (up to 300
-    optimizer steps), puts everything back, and trains with 1Cycle between the bounds of that test, as long as the run.
+    optimizer steps), puts everything back, and trains until the run ends with 1Cycle between the bounds of that test.
     Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
     happens in a GAN, whose losses oppose each other, the optimizer's own lr is used, and a warning says so. The same in
     any configuration: the word ``"lr_range_test"`` for a learning rate stands for what the test finds.
@@ -81,8 +81,7 @@ class LRSchedulerCallback(Callback):
     no second test: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
     ``"lr_range_test"`` means the same as ``"auto"``.
 
-    A class of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer
-    steps. An ``optimizer`` section beside the schedule is not used, and the log reports that;
+    A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An ``optimizer`` section beside the schedule is not used, and the log reports that;
     :func:`configure_optimizers` reads it.
 
     Args:
