@@ -174,7 +174,7 @@ class Curve:
         return 1.0 if self.climb() is None else MAX_DOUBT * min(1.0, self.noise / self.fall)
 
     def peak(self) -> float:
-        """Return 1Cycle's highest lr: half the edge, lowered towards the prior in log lr; ten times the prior at most."""
+        """Return 1Cycle's highest lr: half the edge, lowered towards the prior; at most ten times the prior."""
         safe, doubt = PEAK_OF_EDGE[self.mode] * self.edge(), self.doubt()
         if self.prior is None:
             return safe

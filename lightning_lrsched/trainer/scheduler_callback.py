@@ -81,7 +81,8 @@ class LRSchedulerCallback(Callback):
     no second test: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
     ``"lr_range_test"`` means the same as ``"auto"``.
 
-    A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An ``optimizer`` section beside the schedule is not used, and the log reports that;
+    A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An
+    ``optimizer`` section beside the schedule is not used, and the log reports that;
     :func:`configure_optimizers` reads it.
 
     Args:
