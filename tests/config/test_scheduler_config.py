@@ -236,7 +236,7 @@ def test_a_loop_of_ones_own_says_how_long_it_is():
     by_run_length = AUTO.build(sgd(), Horizon(200, 10))
     assert by_keywords.hyperparameters == by_run_length.hyperparameters
     assert (by_keywords.total_num_steps, by_keywords.warmup_num_steps) == (200, 20)
-    assert AUTO.resolve(sgd(), total=200, per_epoch=10) == AUTO.resolve(sgd(), Horizon(200, 10))
+    assert AUTO.resolve(sgd(), total_steps=200, steps_per_epoch=10) == AUTO.resolve(sgd(), Horizon(200, 10))
 
 
 @pytest.mark.parametrize(
@@ -303,3 +303,13 @@ def test_a_unit_is_kept_wherever_a_configuration_goes():
 def test_a_wrong_unit_is_refused(section, message):
     with pytest.raises(ValueError, match=message):
         SchedulerConfig.of({"type": "WarmupLR", "params": {}, **section})
+
+
+def test_lists_and_mappings_of_omegaconf_are_taken():
+    omegaconf = pytest.importorskip("omegaconf", reason="omegaconf is not installed (hydra-core brings it)")
+    phases = [{"steps": 3, "lr": [0.1, 0.2]}, {"steps": 0.5, "lr": {"ratio": 0.1}}]
+    for section in (
+        {"type": "PhasedLR", "params": {"phases": phases}},
+        {"type": "MultiStepLR", "params": {"milestones": [3, "50%"]}},
+    ):
+        assert SchedulerConfig.of(omegaconf.OmegaConf.create(section)) == SchedulerConfig.of(section)
