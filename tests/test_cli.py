@@ -279,18 +279,12 @@ def test_the_range_test_can_write_a_warmup_of_a_given_length_into_a_new_folder(t
     assert (section["type"], section["params"]["total_num_steps"]) == ("WarmupDecayLR", 30)
 
 
-def test_a_full_disk_leaves_the_earlier_file(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_file(tmp_path, request):
     (tmp_path / "scheduler.yaml").write_text("earlier")
-    monkeypatch.setattr("pathlib.Path.write_text", full_disk)
+    request.getfixturevalue("full_disk")
     with pytest.raises(OSError, match="No space left"):
         run(*RANGE_TEST)
     assert (tmp_path / "scheduler.yaml").read_bytes() == b"earlier"
-    assert [path.name for path in tmp_path.glob(".*yaml*")] == []
-
-
-def full_disk(path: Any, text: str, *args: Any, **options: Any) -> None:
-    path.write_bytes(b"")
-    raise OSError(28, "No space left on device")
 
 
 NOTHING = "there is no section scheduler"
