@@ -174,7 +174,7 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _override(schedule: str, args: argparse.Namespace, params: dict[str, Any]) -> None:
-    for name in SCHEDULES[schedule].fields():
+    for name in SCHEDULES[schedule].fields:
         typed = getattr(args, name, None)
         if typed is not None:
             params[name] = typed
@@ -184,7 +184,7 @@ def _flags() -> dict[str, tuple[Field, list[str]]]:
     """Return name -> field, and the schedules that have it."""
     found: dict[str, tuple[Field, list[str]]] = {}
     for schedule, cls in SCHEDULES.items():
-        for name, field in cls.fields().items():
+        for name, field in cls.fields.items():
             found.setdefault(name, (field, []))[1].append(schedule)
     return found
 

@@ -71,7 +71,7 @@ def test_every_parameter_has_a_flag_and_a_help():
     parser = add_tuning_arguments(argparse.ArgumentParser())
     helped = {action.dest: action.help for action in parser._actions}
     for schedule in SCHEDULERS.values():
-        for name in schedule.kind.fields():
+        for name in schedule.kind.fields:
             assert len(helped[name]) > 40
     assert "(default: 1.0)" in helped["lr_range_test_step_rate"]
     assert parser.format_help()

@@ -35,7 +35,7 @@ def test_curves_are_drawn_from_the_schedules_themselves() -> None:
 def test_a_row_of_a_table_of_keys_says_what_the_rule_says() -> None:
     from reference_tables import allowed
 
-    keys = {key: field for name in ("OneCycle", "PhasedLR") for key, field in with_keys(SCHEDULES[name].fields())}
+    keys = {key: field for name in ("OneCycle", "PhasedLR") for key, field in with_keys(SCHEDULES[name].fields)}
     assert allowed(keys["decay_lr_rate"]) == "a number at least 0"
     assert allowed(keys["cycle_min_mom"]) == (
         "a number at least 0 and below 1, or a list with one for each param group"

@@ -75,7 +75,7 @@ class WordsForKeys(Table):
         """Return a row for each key."""
         found: dict[str, tuple[list[str], list[str]]] = {}
         for name, schedule in SCHEDULES.items():
-            for key, field in with_keys(schedule.fields()):
+            for key, field in with_keys(schedule.fields):
                 meanings = [_meaning(field, word) for word in WORDS]
                 if any(meanings):
                     found.setdefault(key, ([], meanings))[0].append(f":class:`~lightning_lrsched.{name}`")
@@ -98,7 +98,7 @@ class ConfigurationKeys(Table):
 
     def rows(self) -> list[list[str]]:
         """Return a row for each key."""
-        fields = with_keys(SCHEDULES[self.arguments[0]].fields())
+        fields = with_keys(SCHEDULES[self.arguments[0]].fields)
         return [[f"``{key}``", allowed(field), _default(field), field.help] for key, field in fields]
 
 

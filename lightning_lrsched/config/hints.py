@@ -88,7 +88,7 @@ def explain(key: object, type_name: str, allowed: list[str]) -> str:
     hint = did_you_mean(other if other in allowed else shown, allowed)
     if other in allowed and shown in SHARES:
         hint = f" (did you mean {other!r}? It takes a fraction of the run, too: 0.1)"
-    owners = [name for name, cls in {**SCHEDULES, **torch_schedules()}.items() if shown in cls.fields()]
+    owners = [name for name, cls in {**SCHEDULES, **torch_schedules()}.items() if shown in cls.fields]
     if owners and other not in allowed:
         hint += f"; it is one of {', '.join(owners[:3])}"
     return f"{type_name} has no such parameter{hint}; it takes {', '.join(allowed)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,12 +14,11 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.hints import explain, schedule_of
-from lightning_lrsched.optim.hyperparameters import check_lrs, torch_optimizer
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path, short
-from lightning_lrsched.schedules.fields import Finding, written
+from lightning_lrsched.schedules.fields import REQUIRED, Finding, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
 from lightning_lrsched.schedules.numbers import choice, count
 from lightning_lrsched.schedules.schedule import Own_, Schedule
@@ -81,13 +80,13 @@ class SchedulerConfig:
         kind = schedule_of(type)
         # DeepSpeed's files often give the position.
         position = given.pop(POSITION, -1) if type in SCHEDULERS else -1
-        known = kind.fields()
+        known = kind.fields
         for key in given:
             if key not in known:
                 allowed = [*known, POSITION] if type in SCHEDULERS else list(known)
                 raise ParameterValueError(f"{PARAMS}{str(key)[:60]}", f": {explain(key, type, allowed)}")
         for key, one in known.items():
-            if one.required and key not in given:
+            if one.default is REQUIRED and key not in given:
                 raise ParameterValueError(f"{PARAMS}{key}", f"is missing: {type} needs it")
         with key_path(PARAMS):
             schedule = kind.parse(given)
@@ -128,8 +127,10 @@ class SchedulerConfig:
             raise ParameterValueError(
                 f"{sections.prefix}scheduler", f"is missing; the configuration has the keys {keys}"
             )
-        with key_path(sections.prefix):
-            return cls(*type_and_params("scheduler", sections.scheduler), sections.scheduler.get("unit", STEPS))
+        if sections.prefix:
+            with key_path(sections.prefix):
+                return cls.of_section(replace(sections, prefix=""))
+        return cls(*type_and_params("scheduler", sections.scheduler), sections.scheduler.get("unit", STEPS))
 
     @classmethod
     def load(cls, path: str | Path) -> SchedulerConfig:
@@ -279,7 +280,6 @@ class SchedulerConfig:
                 f" {self.unit}s of a finished step>) of the schedule that build() returns, or use LRSchedulerCallback",
             )
         run = self._horizon(horizon, total_steps, steps_per_epoch)
-        check_lrs(torch_optimizer(optimizer))
         with key_path(PARAMS):
             schedule = self.schedule.resolve(run, findings).completed()
             own = SCHEDULERS.get(self.type)

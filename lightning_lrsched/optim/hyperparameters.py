@@ -33,7 +33,10 @@ def key_of(name: str, group: Mapping[str, Any]) -> str | None:
 
 def read(name: str, group: Mapping[str, Any]) -> Any:
     """Return what ``group`` holds as a hyperparameter, a number or a tensor; None where it has none."""
-    key = key_of(name, group)
+    return _held(group, key_of(name, group))
+
+
+def _held(group: Mapping[str, Any], key: str | None) -> Any:
     if key == "betas":
         return group["betas"][0] if isinstance(group["betas"], (tuple, list)) else None
     return None if key is None else group[key]
@@ -140,7 +143,8 @@ class Binding:
     def _bind(self, name: str, set_of_group: Sequence[int]) -> None:
         alike: dict[Any, list[Group]] = {}
         for group, number in zip(self.groups, set_of_group, strict=True):
-            key, held = key_of(name, group), read(name, group)
+            key = key_of(name, group)
+            held = _held(group, key)
             if isinstance(held, Tensor):
                 self._filled.append((name, group, held, number))
                 self._writers.append((name, number, partial(_fill, held)))

@@ -35,7 +35,7 @@ from lightning_lrsched.schedules.schedule import Schedule, Values
 SCALE = "lr_scale"
 """The key of a param group whose lr is this multiple of what the schedule says (timm's name for it)."""
 
-UNCOPIED = ("_clock", "_binding", "_values", "_at", "_step_uncompiled")
+UNCOPIED = ("_clock", "_binding", "_values", "_at", "_written", "_step_uncompiled")
 """Attributes that belong to one optimizer: a copy binds anew."""
 
 
@@ -84,16 +84,15 @@ class ScheduledLR(LRScheduler):
         self.unit = unit
         self._amount: Callable[[], int] | None = None
         self._own: dict[int, tuple[Any, dict[str, float]]] = {}
+        self.base_lrs: list[float | Tensor] = []
         # Determined once: a cycle that goes down to 0 would later look like an optimizer without momentum.
         self._cycles_momentum = has_momentum(self.optimizer)
         self._values: Values
         self._binding: Binding | None = None
         self._step_uncompiled: Any = None
         self.set_position(self.last_epoch)
-        for name, value in self.hyperparameters.items():
-            setattr(self, name, value)  # as DeepSpeed's have them; `schedule` has them with their types
         # Not with tensors: the optimizer step may be compiled, and the hook would be compiled with it.
-        self._clock = Clock(self, watch=not self._bound().has_tensors)
+        self._clock = Clock(self, watch=self._step_uncompiled is None)
         without_momentum = None if self._cycles_momentum else type(self.optimizer).__name__
         for remark in schedule.remarks([float(lr) for lr in self.base_lrs], without_momentum):
             warn(remark, stacklevel=4)  # the line that makes one of the public classes
@@ -114,35 +113,42 @@ class ScheduledLR(LRScheduler):
         check_lrs(self.optimizer)
         names = {LR, *self.schedule.own_names}
         # The values of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
-        own = dict(self._own)
-        new = [group for number, group in enumerate(groups) if _identity(number, group) not in own]
-        self._check_new(new)
+        own, of_groups, new = dict(self._own), [], []
         for number, group in enumerate(groups):
-            params = group["params"]
-            own.setdefault(_identity(number, group), (params[0] if params else None, self._own_values(group, names)))
-        of_groups = [own[_identity(number, group)][1] for number, group in enumerate(groups)]
-        values = self.schedule.values({name: [values[name] for values in of_groups] for name in names})
-        values = values.scaled(LR, [float(group.get(SCALE, 1.0)) for group in groups])
-        binding = Binding(groups, values, self._written_names(values))
+            key = _identity(number, group)
+            if key not in own:
+                self._check_new(group)
+                own[key] = group["params"][:1], self._own_values(group, names)
+                new.append((group, own[key][1]))
+            of_groups.append(own[key][1])
+        values = self.schedule.values({name: [known[name] for known in of_groups] for name in names})
+        scales = [group[SCALE] for group in groups if SCALE in group]
+        if scales:
+            values = values.scaled(LR, [float(group.get(SCALE, 1.0)) for group in groups])
+        written = self._written_names(values)
+        binding = Binding(groups, values, written)
         if binding.has_tensors:
             # Inside a compiled step the write would be compiled too, and recompiled for every value.
             self._step_uncompiled = torch.compiler.disable(_step)  # type: ignore[no-untyped-call]
         # Last, so that a constructor that raises leaves the optimizer as it was.
-        self._own, self._values, self._at, self._binding = own, values, values.at, binding
-        for group, lr in zip(new, read_lrs(new), strict=True):
-            group.setdefault("initial_lr", lr)
-            for name in names - {LR}:
-                group.setdefault(f"initial_{name}", own[_identity(groups.index(group), group)][1][name])
+        self._own, self._values, self._at, self._binding, self._written = own, values, values.at, binding, written
+        self.base_lrs = [known[LR] for known in of_groups]
+        for group, known in new:
+            for name in names:
+                held = group[name]
+                group.setdefault(f"initial_{name}", held.clone() if isinstance(held, Tensor) else known[name])
         return binding
 
     def _own_values(self, group: Group, names: set[str]) -> dict[str, float]:
         """Return a group's own values, also that of the momentum, which is put back when it is no longer scheduled."""
-        own = {name: read_number(name, {name: group.get(f"initial_{name}", group.get(name))}) for name in names}
-        for name, value in own.items():
-            if value is None:
+        own: dict[str, float] = {}
+        for name in (*names, MOMENTUM):
+            value = read_number(name, group) if name == MOMENTUM else group.get(f"initial_{name}", group.get(name))
+            if value is not None:
+                own[name] = float(value)
+            elif name != MOMENTUM:
                 raise ValueError(f"{self.name}: {type(self.optimizer).__name__} has no {name} that it could schedule")
-        momentum = read_number(MOMENTUM, group)
-        return {name: value for name, value in {**own, MOMENTUM: momentum}.items() if value is not None}
+        return own
 
     def _written_names(self, values: Values) -> list[str]:
         """Return the hyperparameters that are written."""
@@ -155,12 +161,12 @@ class ScheduledLR(LRScheduler):
             )
         return [name for name in values.names if name != MOMENTUM or self._cycles_momentum]
 
-    def _check_new(self, new: list[Group]) -> None:
-        """Raise ValueError where the lr in the groups may already have been changed by a schedule."""
+    def _check_new(self, group: Group) -> None:
+        """Raise ValueError where the lr in a group may already have been changed by a schedule."""
         made = bool(self._own)  # a group that is added later brings an lr of its own
         if made or not self.last_epoch or not self.optimizer.state or LR not in self.schedule.own_names:
             return
-        if any("initial_lr" not in group for group in new):
+        if "initial_lr" not in group:
             raise ValueError(
                 f"{self.name} scales each param group's own lr, but it begins at step {self.last_epoch}, and the"
                 " optimizer's lr may already have been changed by a schedule: its state holds steps, and its param"
@@ -179,15 +185,10 @@ class ScheduledLR(LRScheduler):
         return self._binding is not None and self._binding.on_cuda
 
     @property
-    def base_lrs(self) -> list[float]:  # type: ignore[override]
-        """Each param group's own lr, which it had when the schedule, or the group, was made."""
-        self._bound()
-        return [self._own[_identity(n, group)][1][LR] for n, group in enumerate(self.optimizer.param_groups)]
-
-    @property
     def hyperparameters(self) -> dict[str, Any]:
         """The schedule's parameters by name, with numbers for ``"auto"``."""
-        return self.schedule.with_own({LR: self.base_lrs}, only_auto=True).params()
+        self._bound()
+        return self.schedule.with_own({LR: [float(lr) for lr in self.base_lrs]}, only_auto=True).params()
 
     # Values ----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +199,7 @@ class ScheduledLR(LRScheduler):
         """
         self._bound()
         of_groups = self._values.of_groups(count("step", step))
-        return {name: of_groups[name] for name in self._written_names(self._values)}
+        return {name: of_groups[name] for name in self._written}
 
     def lr_at(self, step: int) -> list[float]:
         """Return the learning rate of each param group for the optimizer step that follows ``step`` finished ones."""
@@ -347,7 +348,7 @@ class ScheduledLR(LRScheduler):
         }
 
     def _own_lrs(self) -> list[float] | None:
-        return self.base_lrs if LR in self.schedule.own_names else None
+        return [float(lr) for lr in self.base_lrs] if LR in self.schedule.own_names else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to the saved position and write its values at once, computed with the current configuration.

@@ -51,10 +51,12 @@ class PublicScheduler(ScheduledLR):
             "\nSource:", f"{POSITION_HELP}\n{RAISES}Source:"
         )
         cls.__doc__ = f"{text}\n\n{example}"
+        for name in cls.kind.fields:
+            setattr(cls, name, _attribute(name))
 
     def _begin(self, optimizer: Optimizer, arguments: Mapping[str, Any]) -> None:
         # By identity: a user who writes out the default has chosen it; one who writes nothing may not know it.
-        given = {n: arguments[n] for n, field in self.kind.fields().items() if arguments[n] is not field.default}
+        given = {n: arguments[n] for n, field in self.kind.fields.items() if arguments[n] is not field.default}
         schedule = self.kind.parse(given)
         schedule.check_together()
         ScheduledLR.__init__(self, optimizer, schedule.resolve(Horizon()).completed(), arguments[POSITION])
@@ -67,6 +69,15 @@ class PublicScheduler(ScheduledLR):
         made = cls.__new__(cls)
         ScheduledLR.__init__(made, optimizer, schedule, last_batch_iteration, unit)
         return made
+
+
+def _attribute(name: str) -> property:
+    """Return a property for a parameter: each is an attribute, as in DeepSpeed."""
+
+    def value(self: PublicScheduler) -> Any:
+        return self.hyperparameters[name]
+
+    return property(value)
 
 
 class LRRangeTest(PublicScheduler):

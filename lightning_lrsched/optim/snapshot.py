@@ -68,7 +68,8 @@ class ModelSnapshot:
         known = {} if earlier is None else earlier.copies
         parts = list(module.modules())
         self._tensors = [ModuleTensors(part, self.copies, known) for part in parts]
-        self._contents = Contents(seen=[*optimizers, *parts, *module.parameters(), *module.buffers()], owner=module)
+        packages = {_package_of(part) for part in parts}
+        self._contents = Contents([*optimizers, *parts, *module.parameters(), *module.buffers()], packages)
         self._attributes = [self._contents.attributes_of(part) for part in parts if not is_one_of(part, *WRAPPERS)]
         self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
 
@@ -245,12 +246,12 @@ class Contents:
 
     Args:
         seen: what is put back by somebody else.
-        owner: an object of a class of the user's, which tells the user's package.
+        packages: the top-level packages of the user's code; those of the frameworks are left out.
     """
 
-    def __init__(self, seen: Iterable[Any] = (), owner: Any = None) -> None:
+    def __init__(self, seen: Iterable[Any] = (), packages: Iterable[str] = ()) -> None:
         self._seen = {id(thing): thing for thing in seen}  # held: the id of what is gone may be used again
-        self._package = _package_of(owner)
+        self._packages = {*packages} - {*FRAMEWORKS}
         self._resets: list[Reset] = []
 
     def restore(self) -> None:
@@ -272,7 +273,7 @@ class Contents:
         if not plain and id(thing) not in self._seen and not is_one_of(thing, *FRAMEWORK_CLASSES):
             self._seen[id(thing)] = thing
             reset = self._reset_of_container(thing) or _reset_of_values(thing) or self._reset_of_object(thing)
-            if reset is not None:
+            if reset is not None and reset is not _nothing:
                 self._resets.append(reset)
 
     def _reset_of_container(self, thing: Any) -> Reset | None:
@@ -286,10 +287,12 @@ class Contents:
     def _reset_of_object(self, thing: Any) -> Reset | None:
         if isinstance(thing, Module):  # one that is no part of the trained module
             return partial(ModelSnapshot(thing, []).restore, keep=True)
+        if isinstance(thing, Optimizer):  # one of its own; of parameters that may be nowhere else
+            self.add([parameter for group in thing.param_groups for parameter in group["params"]])
         if callable(getattr(thing, "state_dict", None)) and hasattr(thing, "load_state_dict"):
             state = copy_of_state(thing.state_dict())
             return lambda: thing.load_state_dict(original_of(state, keep=True))
-        of_the_user = hasattr(thing, "__dict__") and _package_of(thing) == self._package not in FRAMEWORKS
+        of_the_user = hasattr(thing, "__dict__") and _package_of(thing) in self._packages
         return self.attributes_of(thing) if of_the_user or isinstance(thing, (SimpleNamespace, Namespace)) else None
 
 
@@ -298,11 +301,16 @@ def _reset_of_values(thing: Any) -> Reset | None:
     if isinstance(thing, Tensor):
         # One with a history belongs to a graph that may still be used; such a tensor is replaced, not changed.
         own = thing.grad_fn is None and not is_lazy(thing) and thing.nbytes <= MAX_BYTES
-        return partial(HostCopy(thing).write_into, thing) if own else _nothing
+        return partial(_set_tensor, thing, HostCopy(thing), thing.requires_grad, thing.grad) if own else _nothing
     if isinstance(thing, np.ndarray):
         own = thing.flags.writeable and thing.nbytes <= MAX_BYTES
         return partial(np.copyto, thing, thing.copy()) if own else _nothing
     return _nothing if isinstance(thing, (DataLoader, Dataset, Sampler)) else _reset_of(thing)
+
+
+def _set_tensor(tensor: Tensor, value: HostCopy, requires_grad: bool, grad: Tensor | None) -> None:
+    value.write_into(tensor)
+    tensor.requires_grad_(requires_grad).grad = grad
 
 
 def _nothing() -> None:

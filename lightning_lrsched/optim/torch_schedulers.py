@@ -19,7 +19,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError
-from lightning_lrsched.schedules.fields import AnyValue, Count, Rule, Several, Steps, Switch, written
+from lightning_lrsched.schedules.fields import AnyValue, Count, Rule, Several, Steps, Switch, declared, written
 from lightning_lrsched.schedules.schedule import Own_, Schedule, Values
 
 NOT_FROM_A_FILE = {
@@ -77,7 +77,7 @@ class TorchSchedule(Schedule):
         return ([ends[0]], getattr(self, ends[0])) if ends else None
 
     def _arguments(self) -> dict[str, Any]:
-        return {name: written(getattr(self, name)) for name in self.fields() if name in self.given}
+        return {name: written(getattr(self, name)) for name in self.fields if name in self.given}
 
     def values(self, own: Own_) -> Values:
         """Return the values of every param group; those of groups with the same own lr are computed once."""
@@ -174,13 +174,16 @@ def _schedule_of(name: str, scheduler_class: type[LRScheduler]) -> type[TorchSch
     arguments = inspect.signature(scheduler_class.__init__).parameters.values()
     known = [a for a in arguments if a.name not in ("self", "optimizer", "last_epoch", "verbose")]
     empty = inspect.Parameter.empty
-    declared: list[Any] = [
+    attributes: list[Any] = [
         (a.name, Annotated[Any, _rule(a)], *([] if a.default is empty else [field(default=a.default)])) for a in known
     ]
     runs = _HoldingOneCycleLR if scheduler_class is lr_scheduler.OneCycleLR else scheduler_class
     doc = f"torch's {name}."
     space = {"type": name, "scheduler_class": runs, "in_deepspeed": True, "__doc__": doc}
-    return make_dataclass(f"Torch{name}", declared, bases=(TorchSchedule,), namespace=space, frozen=True, kw_only=True)
+    made = make_dataclass(
+        f"Torch{name}", attributes, bases=(TorchSchedule,), namespace=space, frozen=True, kw_only=True
+    )
+    return declared(made)
 
 
 def _rebuilt(name: str, params: dict[str, Any]) -> TorchSchedule:

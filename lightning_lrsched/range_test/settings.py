@@ -15,7 +15,7 @@ from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_
 from lightning_lrsched.schedules.numbers import choice, number
 
 MODES = ("linear", "exponential")
-LINEAR = LinearGrowth.fields()
+LINEAR = LinearGrowth.fields
 LINEAR_ONLY = ("lr_range_test_step_size", "lr_range_test_step_rate", "lr_range_test_staircase")
 DEFAULT_MIN_LR = 1e-6
 DEFAULT_MAX_LR = 10.0
@@ -200,7 +200,7 @@ class SweepSettings:
 
     def resolved(self, horizon: Horizon) -> SweepSettings:
         """Return the same with all lengths as numbers of optimizer steps."""
-        numbers: dict[str, Any] = {key: rounded(horizon, length, key=key) for key, length in self._lengths().items()}
+        numbers: dict[str, Any] = {key: rounded(horizon, length, key=key)[0] for key, length in self._lengths().items()}
         return replace(self, **numbers)
 
 

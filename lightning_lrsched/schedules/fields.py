@@ -18,10 +18,10 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
+from typing_extensions import dataclass_transform
 
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, short
 from lightning_lrsched.schedules.length import Epochs, Fraction, is_word, parse_length
@@ -267,7 +267,7 @@ class ListOf:
     def _entry(self, path: str, value: Any) -> Fields:
         if not isinstance(value, Mapping):
             raise ParameterTypeError(path, f"must be a mapping, got {short(value)}")
-        known = self.entry.fields()
+        known = self.entry.fields
         for key in value:
             if key not in known:
                 problem = f"a {self.entry.__name__.lower()} has no such key{did_you_mean(key, known)}"
@@ -351,11 +351,6 @@ class Field:
     help: str = ""
 
     @property
-    def required(self) -> bool:
-        """Whether a configuration must give it."""
-        return self.default is REQUIRED
-
-    @property
     def auto(self) -> Any:
         """What ``"auto"`` means; None: the word is not allowed."""
         return getattr(self.rule, "auto", None)
@@ -374,7 +369,7 @@ class Field:
             words = f' "auto": {self.auto}.'
         if self.finding is not None:
             words += f' "{FROM_RANGE_TEST}": {FINDINGS[self.finding]}.'
-        default = "required" if self.required else str(self.default).lower()
+        default = "required" if self.default is REQUIRED else str(self.default).lower()
         return f"{self.help}{words} (default: {default})"
 
 
@@ -386,13 +381,13 @@ Leaf = tuple[str, Field, Any]
 class Fields:
     """Base of frozen dataclasses whose values are parsed from what a user wrote, and resolved when more is known."""
 
-    given: frozenset[str] = frozenset()
-    """The fields that the user gave; the others have their defaults."""
+    fields: ClassVar[Mapping[str, Field]] = {}
+    """The fields by name, in their order; set by :func:`declared`."""
 
-    @classmethod
-    def fields(cls) -> Mapping[str, Field]:
-        """Return the fields by name, in their order."""
-        return _fields_of(cls)  # type: ignore[arg-type]  # a class is hashable; mypy looks at its instances
+    _leaves: ClassVar[list[Leaf]]
+
+    given: ClassVar[frozenset[str]] = frozenset()
+    """The fields that the user gave; the others have their defaults. An instance has its own."""
 
     @classmethod
     def parse(cls: type[Self], given: Mapping[str, Any], path: str = "") -> Self:
@@ -403,7 +398,7 @@ class Fields:
             ValueError: if a value is missing or out of range; the error begins with ``path`` and the key.
         """
         values = {}
-        for name, known in cls.fields().items():
+        for name, known in cls.fields.items():
             if name in given:
                 values[name] = known.rule.parse(f"{path}{name}", given[name])
             elif known.default is REQUIRED:
@@ -411,13 +406,15 @@ class Fields:
             elif known.default is None:
                 values[name] = known.rule.parse(name, None)
         parsed = cls(**values)
-        object.__setattr__(parsed, "given", frozenset(name for name in values if name in given))
+        object.__setattr__(parsed, "given", values.keys() & given.keys())
         return parsed
 
     def leaves(self, path: str = "") -> list[Leaf]:
         """Return all values with their paths, those of a list of mappings one by one."""
+        if not path and "_leaves" in vars(self):
+            return self._leaves
         found: list[Leaf] = []
-        for name, field in self.fields().items():
+        for name, field in self.fields.items():
             value = getattr(self, name)
             if isinstance(field.rule, ListOf):
                 for index, entry in enumerate(value):
@@ -427,6 +424,8 @@ class Fields:
                 found += [(f"{path}{name}[{index}]", item, entry) for index, entry in enumerate(value)]
             else:
                 found.append((f"{path}{name}", field, value))
+        if not path:
+            object.__setattr__(self, "_leaves", found)  # values do not change, and are asked for again and again
         return found
 
     def with_leaves(self: Self, values: Mapping[str, Any], path: str = "") -> Self:
@@ -434,7 +433,7 @@ class Fields:
         if not values:
             return self
         changed: dict[str, Any] = {}
-        for name, field in self.fields().items():
+        for name, field in self.fields.items():
             if isinstance(field.rule, ListOf):
                 entries = enumerate(getattr(self, name))
                 changed[name] = tuple(e.with_leaves(values, f"{path}{name}[{index}].") for index, e in entries)
@@ -449,14 +448,14 @@ class Fields:
 
     def params(self) -> dict[str, Any]:
         """Return the values by name, as they stand in a configuration."""
-        return {name: written(getattr(self, name)) for name in self.fields()}
+        return {name: written(getattr(self, name)) for name in self.fields}
 
     def given_params(self) -> dict[str, Any]:
         """Return the values that the user gave, by name, as they stand in a configuration."""
-        of = {name: getattr(self, name) for name in self.fields() if name in self.given}
+        of = {name: getattr(self, name) for name in self.fields if name in self.given}
         return {
             name: [entry.given_params() for entry in value]
-            if isinstance(self.fields()[name].rule, ListOf)
+            if isinstance(self.fields[name].rule, ListOf)
             else written(value)
             for name, value in of.items()
         }
@@ -467,22 +466,31 @@ def with_keys(known: Mapping[str, Field]) -> Iterator[tuple[str, Field]]:
     for name, field in known.items():
         yield name, field
         if isinstance(field.rule, ListOf):
-            yield from ((f"{name}[].{key}", inner) for key, inner in field.rule.entry.fields().items())
+            yield from ((f"{name}[].{key}", inner) for key, inner in field.rule.entry.fields.items())
 
 
-@cache
-def _fields_of(cls: Any) -> Mapping[str, Field]:
-    hints = get_type_hints(cls, include_extras=True)
-    described = argument_help(cls)
-    return {
+Declared = TypeVar("Declared", bound=type[Fields])
+
+
+@dataclass_transform(frozen_default=True)
+def declared(cls: Declared) -> Declared:
+    """Make a frozen dataclass of a class with annotated attributes, and read its fields.
+
+    Raises:
+        TypeError: if an attribute has no rule.
+    """
+    made: Any = cls if "__dataclass_fields__" in vars(cls) else dataclass(frozen=True)(cls)
+    hints, described = get_type_hints(made, include_extras=True), argument_help(made)
+    made.fields = {
         f.name: Field(
             f.name,
             _rule(f.name, hints[f.name]),
             REQUIRED if f.default is MISSING else f.default,
             described.get(f.name, ""),
         )
-        for f in fields(cls)
+        for f in fields(made)
     }
+    return made  # type: ignore[no-any-return]
 
 
 def _rule(name: str, hint: Any) -> Rule:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from lightning_lrsched.schedules.curves import exponential_growth, linear_growth
-from lightning_lrsched.schedules.fields import Number, Steps
+from lightning_lrsched.schedules.fields import Number, Steps, declared
 from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
 
 MinLr = Annotated[Value, Number(above=0, per_group=True)]
 
 
-@dataclass(frozen=True)
+@declared
 class LinearGrowth(Schedule):
     """Grows the learning rate from a small value, step by step, in a straight line or in stairs.
 
@@ -58,7 +57,7 @@ class LinearGrowth(Schedule):
         return values
 
 
-@dataclass(frozen=True)
+@declared
 class ExponentialGrowth(Schedule):
     """Grows the lr of every param group by the same factor at every step: ``lr(s) = min_lr * factor ** (s / last)``.
 

@@ -82,6 +82,8 @@ class Horizon:
 
     def in_unit(self, unit: str) -> Horizon:
         """Return the same for a schedule that counts ``unit``: its reasons then speak of that."""
+        if unit == STEPS:
+            return self
         total, epoch = in_unit(self.why_no_total, unit), in_unit(self.why_no_epoch, unit)
         return replace(self, why_no_total=total, why_no_epoch=epoch)
 
@@ -158,13 +160,15 @@ def is_word(value: object, word: str) -> bool:
     return isinstance(value, str) and value.strip().lower() == word
 
 
-def rounded(horizon: Horizon, length: Fraction | Epochs, begin: float = 0.0, *, key: str = "length") -> int:
-    """Return a length as a whole number, at least 1.
+def rounded(
+    horizon: Horizon, length: Fraction | Epochs, begin: float = 0.0, *, key: str = "length"
+) -> tuple[int, float]:
+    """Return a length as a whole number, at least 1, and its end before rounding.
 
     Rounded is the end of the length, so that lengths that follow each other are together as long as their sum.
 
     >>> run = Horizon(total=66)
-    >>> [rounded(run, Fraction(f, f), begin) for f, begin in ((0.3, 0), (0.6, 19.8), (0.1, 59.4))]
+    >>> [rounded(run, Fraction(f, f), begin)[0] for f, begin in ((0.3, 0), (0.6, 19.8), (0.1, 59.4))]
     [20, 39, 7]
 
     Args:
@@ -182,4 +186,4 @@ def rounded(horizon: Horizon, length: Fraction | Epochs, begin: float = 0.0, *, 
         raise ParameterValueError(key, f"={length.written!r} {error}") from None
     if end > MAX_COUNT:
         raise ParameterValueError(key, f"={length.written!r} is longer than {MAX_COUNT} steps")
-    return max(1, round(end) - round(begin))
+    return max(1, round(end) - round(begin)), end

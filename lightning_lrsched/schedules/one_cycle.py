@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from lightning_lrsched.schedules.curves import cycle, linear_growth, reciprocal_decay
-from lightning_lrsched.schedules.fields import OWN_LR, Count, Number, OfOther, Steps
+from lightning_lrsched.schedules.fields import OWN_LR, Count, Number, OfOther, Steps, declared
 from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
 
 MAX_MOMENTUM = 0.999
@@ -22,7 +21,7 @@ Momentum = Annotated[Value, Number(at_least=0, below=1, per_group=True)]
 Rate = Annotated[float, Number(at_least=0)]
 
 
-@dataclass(frozen=True)
+@declared
 class Cycle(Schedule):
     """Cycles lr and momentum once, in opposite directions (1Cycle), and then lets them decay.
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Any, ClassVar
 
 from lightning_lrsched.schedules.curves import Shape, fall
 from lightning_lrsched.schedules.errors import ParameterValueError
-from lightning_lrsched.schedules.fields import OWN_LR, Fields, ListOf, Number, Own, Steps
+from lightning_lrsched.schedules.fields import OWN_LR, Fields, ListOf, Number, Own, Steps, declared
 from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
 
 LR = Number(at_least=0, auto=OWN_LR, finding="suggestion", ratio=True, optional=True, per_group=True)
@@ -21,7 +20,7 @@ LOW = 0.1
 """An lr that is at most this fraction of the highest one makes little progress."""
 
 
-@dataclass(frozen=True)
+@declared
 class Phase(Fields):
     """The keys of one phase; absent: what is not required stays as the phase before left it.
 
@@ -41,7 +40,7 @@ class Phase(Fields):
     shape: Shape = "linear"
 
 
-@dataclass(frozen=True)
+@declared
 class Phases(Schedule):
     """Takes learning rate, momentum and weight decay through phases, each with a length, values at its end and a shape.
 

@@ -92,8 +92,11 @@ class Schedule(Fields):
     @property
     def own_names(self) -> set[str]:
         """The hyperparameters on whose own values the schedule depends."""
-        leaves = [(field.rule, value) for _, field, value in self.leaves() if isinstance(value, Own)]
-        return {rule.of for rule, value in leaves if isinstance(rule, Number) and value.ratio}
+        names: set[str] = set()
+        for _, field, value in self.leaves():
+            if isinstance(value, Own) and value.ratio and isinstance(field.rule, Number):
+                names.add(field.rule.of)
+        return names
 
     @property
     def length(self) -> tuple[list[str], int] | None:
@@ -145,8 +148,7 @@ class Schedule(Fields):
             if isinstance(field.rule, Steps):
                 begin = end = end if field.rule.follows else 0.0
                 if isinstance(value, (Fraction, Epochs)) and not (leave_unknown and not horizon.knows(value)):
-                    numbers[path] = rounded(horizon, value, begin, key=path)
-                    end = begin + horizon.steps(value)
+                    numbers[path], end = rounded(horizon, value, begin, key=path)
             elif isinstance(value, FromRangeTest):
                 if findings is not None:
                     found = findings[value.finding]
@@ -171,7 +173,7 @@ class Schedule(Fields):
         for path, field, value in self.leaves():
             if isinstance(value, Own) and (value.written == AUTO or not only_auto):
                 assert isinstance(field.rule, Number)
-                values = tuple(value.ratio * number for number in own[field.rule.of])
+                values = tuple(np.multiply(value.ratio, own[field.rule.of]).tolist())
                 numbers[path] = values[0] if len(set(values)) == 1 else values
             elif isinstance(value, OfOther):
                 others.append((path, value))
@@ -228,16 +230,21 @@ class Schedule(Fields):
                     path, f"lists {len(value)} values, but the optimizer has {count_groups(groups)}: {list(value)!r}"
                 )
         numbers._check_order(self)
-        of_own = {name: values for name, values in own.items() if name in self.own_names and len(set(values)) > 1}
-        rows = list(zip(*columns.values(), *of_own.values(), strict=True)) or [()] * groups
+        alone, varying = {}, {}
+        for name, of_groups in own.items():
+            alone[name] = of_groups[0]
+            if len(set(of_groups)) > 1 and name in self.own_names:
+                varying[name] = of_groups
+        if not columns and not varying:
+            return Values(numbers.curve(alone), 1, [0] * groups)
+        # Groups with the same parameters are one set, with one computed value.
+        rows = list(zip(*columns.values(), *varying.values(), strict=True))
         distinct = {row: number for number, row in enumerate(dict.fromkeys(rows))}
         stacked: list[Any] = [np.array(column) for column in zip(*distinct, strict=True)]
         if len(distinct) == 1:
             stacked = list(next(iter(distinct)))
-        own_stacked = dict(zip(of_own, stacked[len(columns) :], strict=True))
-        curve = numbers.with_leaves(dict(zip(columns, stacked, strict=False))).curve(
-            {name: own_stacked.get(name, values[0]) for name, values in own.items()}
-        )
+        of_sets = {**alone, **dict(zip(varying, stacked[len(columns) :], strict=True))}
+        curve = numbers.with_leaves(dict(zip(columns, stacked, strict=False))).curve(of_sets)
         return Values(curve, len(distinct), [distinct[row] for row in rows])
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from lightning_lrsched.schedules.curves import Shape, cosine_decay, fall, linear_decay, warmup
-from lightning_lrsched.schedules.fields import OWN_LR, ZERO, Number, Steps
+from lightning_lrsched.schedules.fields import OWN_LR, ZERO, Number, Steps, declared
 from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
 
 DEFAULT_MAX_LR = 0.001
@@ -79,7 +78,7 @@ class _EndsAtTotal(Schedule):
         return True
 
 
-@dataclass(frozen=True)
+@declared
 class Warmup(_ToMaxLr):
     """Raises the learning rate from a low to a high value and keeps it there.
 
@@ -133,7 +132,7 @@ class Warmup(_ToMaxLr):
         return values
 
 
-@dataclass(frozen=True)
+@declared
 class WarmupDecay(_EndsAtTotal, _ToMaxLr):
     """Raises the learning rate as WarmupLR does and then lowers it in a straight line back to its low value.
 
@@ -174,7 +173,7 @@ class WarmupDecay(_EndsAtTotal, _ToMaxLr):
         return values
 
 
-@dataclass(frozen=True)
+@declared
 class WarmupCosine(_EndsAtTotal):
     """Multiplies each group's own learning rate by a ratio that rises to 1 and then falls along half a cosine wave.
 
@@ -222,7 +221,7 @@ class WarmupCosine(_EndsAtTotal):
         return values
 
 
-@dataclass(frozen=True)
+@declared
 class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
     """Raises the learning rate as WarmupLR does, keeps it there, and lowers it in the last part of the training.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from lightning_lrsched.optim.hyperparameters import MOMENTUM, read_number
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.fields import Finding
 from lightning_lrsched.schedules.length import Horizon
-from lightning_lrsched.trainer.deepspeed import Clock
+from lightning_lrsched.trainer.deepspeed import TrainerClock
 from lightning_lrsched.trainer.progress import StepCounter
 from lightning_lrsched.trainer.protocol import TrainerLike
 
@@ -72,20 +72,48 @@ class Scheduled:
     """
 
     def __init__(self, written: Written, index: int, optimizer: Any, counter: StepCounter | None = None) -> None:
-        self.written, self.index, self.counter = written, index, counter
+        self.written, self.config, self.index, self.counter = written, written.config, index, counter
         self.own_momenta = [read_number(MOMENTUM, group) for group in optimizer.param_groups]
         self.run = Horizon()
         self.axis = self.began_at = self.logged = 0
         self.scheduler: Any = None
         self.resolved: SchedulerConfig | None = None
 
-    def build(self, optimizer: Any, findings: Mapping[Finding, Any] | None, clock: Clock) -> SchedulerConfig:
-        """Attach the schedule, in place of one that was attached before, and return its numbers."""
-        if self.scheduler is not None:
-            detach(self.scheduler)
-        config = self.written.config if findings is not None else self.written.config.without_range_test()
-        self.scheduler, self.resolved = attach(config, optimizer, self.run, clock, findings, self.counter)
-        return self.resolved
+    def build(
+        self,
+        config: SchedulerConfig,
+        optimizer: Optimizer,
+        clock: TrainerClock,
+        findings: Mapping[Finding, Any] | None = None,
+    ) -> None:
+        """Build the schedule for ``optimizer`` and have it follow ``clock``, in place of one that was built before.
+
+        A schedule left by an earlier fit is detached. One that has not advanced yet belongs to the current fit, and two
+        for one optimizer are refused.
+
+        Args:
+            config: the schedule; as it was written, or without the words that a range test would have replaced.
+            optimizer: the optimizer whose lr it sets.
+            clock: what advances it.
+            findings: what a range test has found, for ``"lr_range_test"``.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is wrong, or another schedule drives the optimizer.
+        """
+        detach(self.scheduler)
+        earlier = follower_of(optimizer)
+        if earlier is not None and not _is_left_over(earlier):
+            raise ValueError(
+                f"{config.type} cannot follow this {type(optimizer).__name__}: {earlier.name} follows it"
+                " already, and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
+            )
+        resolved = config.resolve(optimizer, self.run, findings=findings)
+        scheduler = config.build(optimizer, self.run, findings=findings)
+        release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
+        clock.follow(scheduler, self.counter)
+        setattr(scheduler, BEGAN_AT, scheduler.last_epoch)
+        self.scheduler, self.resolved = scheduler, resolved
 
     def begin(self) -> None:
         """Note where training starts."""
@@ -102,45 +130,6 @@ class Scheduled:
         """The position with which the last finished step was made."""
         position: int = self.scheduler.last_epoch
         return position - (1 if self.counter is None else self.counter.latest)
-
-
-def attach(
-    config: SchedulerConfig,
-    optimizer: Optimizer,
-    run: Horizon,
-    clock: Clock,
-    findings: Mapping[Finding, Any] | None = None,
-    amount: Callable[[], int] | None = None,
-) -> tuple[ScheduledLR, SchedulerConfig]:
-    """Build the schedule for ``optimizer``, have it follow the optimizer's steps, and return it, with its numbers.
-
-    A schedule left by an earlier fit is detached. One that has not advanced yet belongs to the current fit, and two for
-    one optimizer are refused.
-
-    Args:
-        config: the schedule.
-        optimizer: the optimizer whose lr it sets.
-        run: how long the run is.
-        clock: what advances it.
-        findings: what a range test has found, for ``"lr_range_test"``.
-        amount: returns by how much a finished step advances the schedule; None: by one.
-
-    Raises:
-        TypeError: if a value has the wrong type.
-        ValueError: if a value is wrong, or another schedule drives the optimizer.
-    """
-    earlier = follower_of(optimizer)
-    if earlier is not None and not _is_left_over(earlier):
-        raise ValueError(
-            f"{config.type} cannot follow this {type(optimizer).__name__}: {earlier.name} follows it already,"
-            " and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
-        )
-    resolved = config.resolve(optimizer, run, findings=findings)
-    scheduler = config.build(optimizer, run, findings=findings)
-    release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
-    clock.follow(scheduler, amount)
-    setattr(scheduler, BEGAN_AT, scheduler.last_epoch)
-    return scheduler, resolved
 
 
 BEGAN_AT = "attached_at"
@@ -160,7 +149,7 @@ def release(optimizer: Optimizer) -> None:
         detach(earlier)
 
 
-def detach(scheduler: LRScheduler) -> None:
+def detach(scheduler: LRScheduler | None) -> None:
     """Stop ``scheduler`` from following its optimizer."""
     if isinstance(scheduler, ScheduledLR):
         scheduler.unfollow_optimizer()

@@ -12,10 +12,9 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.optimizers import build_optimizer
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
-from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterValueError
 from lightning_lrsched.schedules.length import STEPS, is_word
-from lightning_lrsched.trainer.attach import attach, release
+from lightning_lrsched.trainer.attach import Scheduled, Written, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.horizon import horizon_of
@@ -97,18 +96,18 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
     check_callbacks(trainer, "configure_optimizers")
     if report is not None and not isinstance(content, SchedulerConfig):
         log_trainer_arguments(trainer, "configure_optimizers", content)
-    clock = clock_of(trainer)
+    scheduled = Scheduled(Written(schedule), 0 if report is None else len(report.schedules), optimizer)
 
-    def make() -> ScheduledLR:
-        run = horizon_of(trainer if schedule.needs_run else None)
-        scheduler, resolved = attach(schedule, optimizer, run, clock_of(trainer))
+    def make() -> Any:
+        scheduled.run = horizon_of(trainer if schedule.needs_run else None)
+        scheduled.build(schedule, optimizer, clock_of(trainer))
         if report is not None:
-            # An engine has one optimizer, for which the schedule may be made again.
-            report.add_schedule(trainer, schedule, resolved, scheduler, 0 if clock.carries else None)
-        return scheduler
+            report.add(trainer, scheduled)
+        return scheduled.scheduler
 
+    clock = clock_of(trainer)
     scheduler = clock.build(trainer, optimizer, make, needs_run=bool(schedule.needs_run))
-    entry = {"scheduler": scheduler, "interval": "step", "frequency": 1}  # its calls of step() change nothing
+    entry = {"scheduler": scheduler, "interval": "step", "frequency": 1}  # calls of its step() change nothing
     return {"optimizer": optimizer, "lr_scheduler": entry}
 
 

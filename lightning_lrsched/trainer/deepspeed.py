@@ -23,7 +23,7 @@ from lightning_lrsched.trainer.protocol import Guest, TrainerLike, is_a
 # The clock ------------------------------------------------------------------------------------------------------------
 
 
-class Clock:
+class TrainerClock:
     """What advances the schedules of a fit, and counts steps: here, each optimizer itself."""
 
     carries = False
@@ -58,7 +58,7 @@ class Clock:
         return make()
 
 
-class EngineClock(Clock):
+class EngineClock(TrainerClock):
     """A DeepSpeed engine: it calls its scheduler for each step that it has applied.
 
     Args:
@@ -95,10 +95,10 @@ class EngineClock(Clock):
         return scheduler
 
 
-def clock_of(trainer: Any) -> Clock:
+def clock_of(trainer: Any) -> TrainerClock:
     """Return what advances the schedules of a Trainer's fit."""
     if not is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy"):
-        return Clock()
+        return TrainerClock()
     engine = trainer.strategy.model  # until there is one, the module
     return EngineClock(engine if is_a(engine, "DeepSpeedEngine") else None)
 

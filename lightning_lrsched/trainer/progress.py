@@ -119,10 +119,11 @@ class StepCounter:
     Attributes:
         steps: finished steps in this fit.
         latest: amount of the last one.
+        tokens: what each sample counts, or a function of the batch.
     """
 
     def __init__(self, batches: BatchCounter) -> None:
-        self._batches, self._before = batches, batches.total()
+        self._batches, self._before, self.tokens = batches, batches.total(), batches.tokens
         self.steps = self.latest = 0
 
     def __call__(self) -> int:

@@ -11,15 +11,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import lr_of, trainer_arguments
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterError
 from lightning_lrsched.schedules.length import STEPS, Horizon
+from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.horizon import Start, horizon_of
-from lightning_lrsched.trainer.progress import Tokens
 from lightning_lrsched.trainer.protocol import (
     Guest,
     TrainerLike,
@@ -59,7 +58,7 @@ class RunReport(Guest):
         self._hyperparameters: dict[str, Any] = {}
         self._written = False
         self._start = Start()
-        self._schedules: dict[int, tuple[SchedulerConfig, LRScheduler, Tokens | None]] = {}
+        self.schedules: dict[int, Scheduled] = {}
         self._waits = False
         self._resume_autolog: Callable[[], None] | None = None
 
@@ -77,31 +76,20 @@ class RunReport(Guest):
             trainer.callbacks.append(reports[0])
         return reports[0]
 
-    def add_schedule(
-        self,
-        trainer: TrainerLike,
-        written: SchedulerConfig,
-        resolved: SchedulerConfig,
-        schedule: LRScheduler,
-        index: int | None = None,
-        tokens: Tokens | None = None,
-    ) -> None:
-        """Report the schedule of optimizer ``index``; None: of the next one, in the order of the calls.
-
-        The values that depend on the run or on the optimizer, or that a range test has found, are logged at once.
-        """
-        place = len(self._schedules) if index is None else index
-        self._schedules[place] = written, schedule, tokens
-        keys = written.needs_range_test + written.needs_run + written.needs_optimizer
+    def add(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        """Report a schedule that was built; the values that depend on the run or a range test are logged at once."""
+        config, resolved, index = scheduled.config, scheduled.resolved, scheduled.index
+        assert resolved is not None
+        self.schedules[index] = scheduled
+        keys = config.needs_range_test + config.needs_run + config.needs_optimizer
         if keys:
-            as_written, values = ({key: of.values()[key] for key in keys} for of in (written, resolved))
-            unit = "" if written.unit == STEPS else f" [{written.unit}s]"
-            name = name_of(schedule.optimizer, index if len(trainer.optimizers) > 1 else None)
-            log(trainer, f"Schedule of {name}:\n{resolution_table(written.type + unit, as_written, values)}")
+            as_written, values = ({key: of.values()[key] for key in keys} for of in (config, resolved))
+            unit = "" if config.unit == STEPS else f" [{config.unit}s]"
+            name = name_of(scheduled.scheduler.optimizer, index if len(trainer.optimizers) > 1 else None)
+            log(trainer, f"Schedule of {name}:\n{resolution_table(config.type + unit, as_written, values)}")
         section = resolved.to_dict()
-        self.add_hyperparameters(
-            trainer, f"lr_scheduler_{place}" if place else "lr_scheduler", {**section.pop("params"), **section}
-        )
+        values = {**section.pop("params"), **section}
+        self.add_hyperparameters(trainer, f"lr_scheduler_{index}" if index else "lr_scheduler", values)
 
     def add_hyperparameters(self, trainer: TrainerLike, name: str, values: dict[str, Any]) -> None:
         """Add ``values`` to the record that the loggers store when the fit begins."""
@@ -133,12 +121,15 @@ class RunReport(Guest):
                 logger.log_graph(pl_module)
                 logger.save()
         # Under manual optimization only the loop knows how often an optimizer steps.
-        if self._schedules and not trainer.fast_dev_run and is_automatic(trainer):
-            for config, schedule, tokens in self._schedules.values():
-                run = horizon_of(trainer, config.unit, start=self._start, position=schedule.last_epoch, tokens=tokens)
-                line = length_mismatch(config, schedule, run)
-                if line:
-                    log(trainer, line, logging.WARNING)
+        if trainer.fast_dev_run or not is_automatic(trainer):
+            return
+        for each in self.schedules.values():
+            tokens = None if each.counter is None else each.counter.tokens
+            position = each.scheduler.last_epoch
+            run = horizon_of(trainer, each.config.unit, start=self._start, position=position, tokens=tokens)
+            line = length_mismatch(each.config, each.scheduler, run)
+            if line:
+                log(trainer, line, logging.WARNING)
 
     def leave(self, trainer: TrainerLike) -> None:
         super().leave(trainer)

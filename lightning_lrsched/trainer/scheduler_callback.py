@@ -261,7 +261,7 @@ class LRSchedulerCallback(Callback):
 
     def _run(self, trainer: TrainerLike, scheduled: Scheduled) -> Horizon:
         """Return the length of the run in the unit of a schedule, if it is needed."""
-        config = scheduled.written.config
+        config = scheduled.config
         if not config.needs_run:
             return horizon_of(None)
         saved = SavedSchedules(loaded_checkpoint(trainer), trainer.optimizers)
@@ -269,15 +269,16 @@ class LRSchedulerCallback(Callback):
 
     def _build(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Attach the schedule with all its numbers, in place of one that was attached before."""
-        config, index, earlier = scheduled.written.config, scheduled.index, scheduled.scheduler
+        index, earlier, results = scheduled.index, scheduled.scheduler, self._tests.results
         findings = self._tests.findings(trainer, scheduled)
-        resolved = scheduled.build(trainer.optimizers[index], findings, clock_of(trainer))
+        config = scheduled.config if findings is not None else scheduled.config.without_range_test()
+        scheduled.build(config, trainer.optimizers[index], clock_of(trainer), findings)
         self._list(trainer, scheduled, earlier)
         if self._report is not None:
-            self._report.add_schedule(trainer, config, resolved, scheduled.scheduler, index, self._tokens)
-            if config.needs_range_test and index in self._tests.results:
+            self._report.add(trainer, scheduled)
+            if scheduled.config.needs_range_test and index in results:
                 name = f"lr_range_test_{index}" if index else "lr_range_test"
-                self._report.add_hyperparameters(trainer, name, hyperparameters(self._tests.results[index]))
+                self._report.add_hyperparameters(trainer, name, hyperparameters(results[index]))
 
     def _list(self, trainer: TrainerLike, scheduled: Scheduled, earlier: Any) -> None:
         """List the schedule among the Trainer's, in place of an earlier one: Lightning saves and restores it there."""
@@ -294,7 +295,7 @@ class LRSchedulerCallback(Callback):
         self._tests.load(checkpoint)
         for scheduled in self._scheduled:
             scheduled.axis = 0
-            if scheduled.written.config.needs_run or scheduled.written.config.needs_range_test:
+            if scheduled.config.needs_run or scheduled.config.needs_range_test:
                 scheduled.run = self._run(trainer, scheduled)
                 groups = trainer.optimizers[scheduled.index].param_groups
                 for group, momentum in zip(groups, scheduled.own_momenta, strict=False):
@@ -343,7 +344,7 @@ class LRSchedulerCallback(Callback):
             counter.add(trainer, batch)
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
-        name, index, position = scheduled.written.config.type, scheduled.index, scheduled.scheduler.last_epoch
+        name, index, position = scheduled.config.type, scheduled.index, scheduled.scheduler.last_epoch
         self._build(trainer, scheduled)
         scheduled.scheduler.step(position)
         what = f"optimizer {index} has been replaced; {name} goes on from step {position} with the new one"
@@ -380,7 +381,7 @@ class LRSchedulerCallback(Callback):
             if scheduled.counter is not None:
                 continue  # whatever the steps are, each counts what it holds
             made = scheduled.scheduler.last_epoch - scheduled.began_at
-            line = steps_mismatch(scheduled.written.config, scheduled.scheduler, made, expected)
+            line = steps_mismatch(scheduled.config, scheduled.scheduler, made, expected)
             if line:
                 log(trainer, line, logging.WARNING)
 

@@ -52,7 +52,7 @@ def refusal(make: Callable[[], object]) -> str | None:
 @many
 @given(data=st.data())
 def test_any_value_under_a_known_key(name: str, data: st.DataObject) -> None:
-    keys = [*SCHEDULERS[name].kind.fields(), "last_batch_iteration"]
+    keys = [*SCHEDULERS[name].kind.fields, "last_batch_iteration"]
     chosen = data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3, unique=True))
     params = {**SMALL[name], **{key: data.draw(values, label=key) for key in chosen}}
     told = refusal(lambda: SchedulerConfig(name, params))
@@ -103,7 +103,7 @@ def test_any_optimizer_section(type_name: Any, params: Any) -> None:
     data=st.data(),
 )
 def test_any_value_for_torch_schedulers(name: str, data: st.DataObject) -> None:
-    params = data.draw(st.dictionaries(st.sampled_from(list(torch_schedules()[name].fields())), values, max_size=4))
+    params = data.draw(st.dictionaries(st.sampled_from(list(torch_schedules()[name].fields)), values, max_size=4))
     optimizer = adamw(0.1, 0.2)
     before = snapshot(optimizer)
     told = refusal(lambda: SchedulerConfig(name, params).build(optimizer, RUN))

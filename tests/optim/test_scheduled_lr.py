@@ -122,7 +122,7 @@ def test_counts_may_be_whole_floats_as_json_writers_spell_them(name: str) -> Non
 @every_schedule
 def test_the_parameters_are_the_constructors_and_the_hyperparameters_their_values(name: str) -> None:
     schedule = small(name, sgd())
-    assert list(schedule.hyperparameters) == list(SCHEDULERS[name].kind.fields())
+    assert list(schedule.hyperparameters) == list(SCHEDULERS[name].kind.fields)
     assert flatten(SMALL[name]).items() <= flatten(schedule.hyperparameters).items()
     assert SCHEDULERS[name](sgd(), **schedule.hyperparameters).hyperparameters == schedule.hyperparameters
 

@@ -1,11 +1,10 @@
-"""RangeTest: a range test in a loop of one's own, that ends by itself and leaves everything as it was."""
+"""RangeTest: a range test in a loop of one's own, that ends by itself. What it leaves behind: test_no_trace.py."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -29,25 +28,32 @@ def loss_of(net: nn.Module, batch: Any) -> Tensor:
     return nn.functional.mse_loss(net(batch[0]), batch[1])
 
 
-def sweep(
-    net: nn.Module, optimizer: Any, loader: Any = None, after_step: Callable[[], Any] = lambda: None, **settings: Any
+def run(
+    test: RangeTest, net: nn.Module, optimizer: Any, loss: Any = loss_of, every: int = 1, after: Any = lambda: None
 ) -> tuple[RangeTestResult, list[float]]:
     """Run a test in the plainest of loops; return its result and the lr of each step."""
     used = []
-    with RangeTest(net, optimizer, **settings) as test:
-        for batch in test.batches(loader or data()):
-            loss = loss_of(net, batch)
-            loss.backward()
-            used.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            after_step()
-            optimizer.zero_grad()
-            test.record(loss)
+    with test:
+        for number, batch in enumerate(test.batches(data()), 1):
+            value = loss(net, batch)
+            (value / every).backward()
+            if number % every == 0:
+                used.append(float(optimizer.param_groups[0]["lr"]))
+                optimizer.step()
+                optimizer.zero_grad()
+                after()
+            test.record(value)
     return test.result, used
 
 
-def scripted(losses: Any, micro_batches: int = 1, *, before: bool = False, **settings: Any) -> RangeTestResult:
-    """Run a test whose losses are given, with a step after every ``micro_batches`` of them."""
+def sweep(net: nn.Module, optimizer: Any, **settings: Any) -> tuple[RangeTestResult, list[float]]:
+    return run(RangeTest(net, optimizer, **settings), net, optimizer)
+
+
+def scripted(
+    losses: Any, micro_batches: int = 1, *, before: bool = False, until: int | None = None, **settings: Any
+) -> RangeTestResult:
+    """Run a test whose losses are given, with a step after every ``micro_batches`` of them; leave it at ``until``."""
     weight = nn.ParameterList([torch.zeros(1)])
     optimizer = torch.optim.SGD(weight, lr=0.1)
     with RangeTest(weight, optimizer, **settings) as test:
@@ -58,6 +64,9 @@ def scripted(losses: Any, micro_batches: int = 1, *, before: bool = False, **set
                 optimizer.step()
             if not before:
                 test.record(loss)
+            if batch == until:
+                break
+    assert optimizer.param_groups[0]["lr"] == 0.1
     return test.result
 
 
@@ -76,34 +85,29 @@ def test_the_loader_is_repeated_until_the_loss_diverges_and_the_result_leads_on(
     assert result.stop_reason == "diverged"
     assert len(result.steps) > len(data())
     assert result.momentum == "momentum"
-    assert SchedulerConfig.from_dict(result.one_cycle(100)).build(make(momentum=0.9)[1]).lr_at(30) == [
-        result.bounds()[1]
-    ]
+    schedule = SchedulerConfig.from_dict(result.one_cycle(100)).build(make(momentum=0.9)[1])
+    assert schedule.lr_at(30) == [result.bounds()[1]]
 
 
-def test_a_loop_and_the_callback_find_the_same(make_trainer):
-    callback, module = LRRangeTestCallback(num_steps=60), Regression()
+@pytest.mark.parametrize(("settings", "every"), [({"num_steps": 60}, 1), ({}, 2)])
+def test_a_loop_and_the_callback_find_the_same(make_trainer, settings, every):
+    callback, module = LRRangeTestCallback(**settings), Regression()
     twin = copy.deepcopy(module)
     torch.manual_seed(3)
-    make_trainer(callback).fit(module, data())
+    make_trainer(callback, accumulate_grad_batches=every).fit(module, data())
     torch.manual_seed(3)
-    with RangeTest(twin, twin.configure_optimizers(), num_steps=60) as test:
-        for batch in test.batches(data()):
-            loss = twin.loss(batch)
-            loss.backward()
-            test._optimizer.step()
-            test._optimizer.zero_grad()
-            test.record(loss)
-    assert test.result == callback.result
+    optimizer = twin.configure_optimizers()
+    test = RangeTest(twin, optimizer, **settings)
+    assert run(test, twin, optimizer, Regression.loss, every)[0] == callback.result
 
 
 @pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("micro_batches", [1, 3])
+@pytest.mark.parametrize("micro_batches", [1, 3, 40])
 def test_the_loss_of_a_step_is_the_mean_of_its_micro_batches_recorded_before_or_after_it(before, micro_batches):
     losses = list(itertools.chain(*([float(step)] * micro_batches for step in range(20))))
     losses[-1] += 3.0
     result = scripted(losses, micro_batches, before=before, num_steps=20, divergence_factor=None)
-    assert result.losses == [float(step) for step in range(19)] + [19 + 3.0 / micro_batches]
+    assert result.losses == pytest.approx([float(step) for step in range(19)] + [19 + 3.0 / micro_batches])
 
 
 def test_numbers_and_losses_of_other_shapes_may_be_recorded():
@@ -113,8 +117,7 @@ def test_numbers_and_losses_of_other_shapes_may_be_recorded():
 @pytest.mark.parametrize("late", [False, True])
 def test_a_loss_that_is_not_finite_ends_the_test(monkeypatch, late):
     monkeypatch.setattr(loss_watch, "_is_far", lambda loss: late)
-    losses = [1.0] * 30 + [math.nan] * 30
-    result = scripted(losses, num_steps=50)
+    result = scripted([1.0] * 30 + [math.nan] * 30, num_steps=50)
     assert result.stop_reason == "non-finite loss"
     assert result.steps[-1] == 30
 
@@ -125,6 +128,27 @@ def test_a_linear_test_takes_its_lengths_from_the_run():
                           total_steps=100, steps_per_epoch=10)  # fmt: skip
     assert (result.mode, len(result.steps)) == ("linear", 20)
     assert result.lrs[10] == pytest.approx(0.002)
+
+
+def test_the_data_go_on_from_one_sweep_to_the_next():
+    seen = []
+    result = scripted(seen.append(number) or 1.0 for number in itertools.count())
+    assert seen == list(range(len(seen)))
+    assert (len(result.coarse.steps), len(result.steps)) == (100, 200)
+
+
+@pytest.mark.parametrize(("until", "coarse"), [(21, None), (121, 100)])
+def test_a_loop_that_is_left_early_has_its_record(until, coarse):
+    result = scripted(itertools.repeat(1.0), until=until)
+    assert (len(result.steps), result.stop_reason) == (21, "interrupted")
+    assert (result.coarse and len(result.coarse.steps)) == coarse
+
+
+def test_tensor_learning_rates_are_swept_twice():
+    net, optimizer = make(torch.optim.AdamW, lr=torch.tensor(0.01), foreach=False)
+    result, used = sweep(net, optimizer)
+    assert used == pytest.approx([*result.coarse.lrs, *result.lrs])
+    assert optimizer.param_groups[0]["lr"].item() == pytest.approx(0.01)
 
 
 # The loops of all kinds -----------------------------------------------------------------------------------------------
@@ -145,44 +169,51 @@ def test_a_closure_is_one_step():
     assert test.result.steps == list(range(15))
 
 
-def test_steps_that_a_gradient_scaler_skips_do_not_count_and_its_scale_is_put_back():
-    weight = nn.ParameterList([torch.ones(1)])
-    optimizer, scaler = torch.optim.SGD(weight, lr=0.1), torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    before, batches = scaler.state_dict(), 0
-    with RangeTest(weight, optimizer, num_steps=12, also=[scaler]) as test:
-        for _ in test.batches(itertools.repeat(None)):
-            batches += 1
-            loss = weight[0].sum() * 128
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            test.record(loss)
-    assert test.result.steps == list(range(12))
-    assert batches > 15
-    assert scaler.state_dict() == before
-
-
-@pytest.mark.parametrize(("last", "reason"), [(math.inf, "non-finite loss"), (1.0, "skipped steps")])
-def test_steps_that_are_skipped_for_good_end_the_test(last, reason):
-    weight = nn.ParameterList([torch.ones(1)])
-    optimizer, scaler, batches = torch.optim.SGD(weight, lr=0.1), torch.amp.GradScaler("cpu", init_scale=1.0), 0
-    with RangeTest(weight, optimizer, num_steps=500, also=[scaler]) as test:
+def scaled(explodes: Callable[[int, float], bool], loss: float = 1.0, scale: float = 1.0, **settings: Any) -> Any:
+    """Run a test with a gradient scaler and a second optimizer; return it, the batches, and the scales at begins."""
+    weights = nn.ParameterList([torch.ones(1), torch.ones(1)])
+    optimizer, other = torch.optim.SGD([weights[0]], lr=0.1), torch.optim.Adam([weights[1]], lr=0.1)
+    scaler, batches, begins, last = torch.amp.GradScaler("cpu", init_scale=scale), 0, [], math.inf
+    before = scaler.state_dict()
+    with RangeTest(weights, optimizer, also=[scaler, other], **settings) as test:
         for batches in test.batches(itertools.count(1)):
-            scaler.scale(weight[0].sum()).backward()
-            if batches > 15:
-                weight[0].grad.fill_(math.inf)
-            scaler.step(optimizer)
+            lr = optimizer.param_groups[0]["lr"]
+            if lr < last:
+                begins.append((scaler.state_dict(), other.state_dict()["state"], weights[0].item()))
+            last, explosion = lr, explodes(batches, lr)
+            for one in (optimizer, other):
+                scaler.scale(128 * (weights[0].sum() + weights[1].sum())).backward()
+                if explosion:
+                    weights[0].grad.fill_(math.inf)
+                scaler.step(one)
+                one.zero_grad()
             scaler.update()
-            optimizer.zero_grad()
-            test.record(last if batches > 15 else 1.0)
-    assert test.result.stop_reason == reason
-    assert test.result.steps == list(range(15))
-    assert batches == 15 + 20
+            test.record(math.inf if explosion and loss == math.inf else 1.0)
+    assert scaler.state_dict() == before
+    assert all(begin == begins[0] for begin in begins)
+    return test.result, batches, begins
 
 
-def test_a_loop_that_accumulates_many_batches_is_no_loop_that_skips():
-    assert len(scripted([1.0] * 40, 40, num_steps=5).steps) == 5
+def test_steps_that_a_gradient_scaler_skips_do_not_count():
+    result, batches, _ = scaled(lambda batch, lr: False, scale=2.0**127, num_steps=12)
+    assert result.steps == list(range(12))
+    assert batches > 12
+
+
+@pytest.mark.parametrize(("loss", "reason", "last"), [(math.inf, "non-finite loss", 35), (1.0, "skipped steps", 35)])
+def test_steps_that_are_skipped_for_good_end_the_test(loss, reason, last):
+    result, batches, _ = scaled(lambda batch, lr: batch > 15, loss, num_steps=500)
+    assert result.stop_reason == reason
+    assert result.steps == list(range(15))
+    assert batches == last
+
+
+def test_skipped_steps_lead_to_a_fine_sweep_from_the_same_scale():
+    result, _, begins = scaled(lambda batch, lr: lr > 0.01, scale=2.0**10)
+    assert (result.coarse.stop_reason, result.stop_reason) == ("skipped steps", "skipped steps")
+    assert result.lrs[0] == pytest.approx(result.coarse.lrs[-1] / 100)
+    assert result.coarse.lrs[-1] < 0.01
+    assert len(begins) == 2
 
 
 def test_several_param_groups_keep_their_ratios_and_several_optimizers_are_put_back():
@@ -191,15 +222,11 @@ def test_several_param_groups_keep_their_ratios_and_several_optimizers_are_put_b
     other = torch.optim.Adam(second.parameters(), lr=0.1)
     models = nn.ModuleList([first, second])
     before = copy.deepcopy(models.state_dict())
-    with RangeTest(models, optimizer, num_steps=20, also=[other]) as test:
-        for batch in test.batches(data()):
-            loss = loss_of(first, batch) + loss_of(second, batch)
-            loss.backward()
-            optimizer.step()
-            other.step()
-            models.zero_grad()
-            test.record(loss)
-    assert test.result.group_ratios == pytest.approx([1.0, 0.1])
+    test = RangeTest(models, optimizer, num_steps=20, also=[other])
+    result, _ = run(
+        test, models, optimizer, lambda nets, batch: sum(loss_of(net, batch) for net in nets), after=other.step
+    )
+    assert result.group_ratios == pytest.approx([1.0, 0.1])
     assert all(map(torch.equal, before.values(), models.state_dict().values()))
     assert optimizer.state_dict()["state"] == other.state_dict()["state"] == {}
 
@@ -234,123 +261,13 @@ def test_a_wrapper_around_an_optimizer_gets_its_own_state_back():
     assert adam.state_dict()["state"] == {}
 
 
-# What it leaves behind ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["end", "break", "exception", "Ctrl+C"])
-def test_everything_is_as_before_however_the_test_ends(how):
-    net, optimizer = make(torch.optim.AdamW)
-    loader = data(shuffle=True, generator=torch.Generator().manual_seed(3))
-    loss_of(net, next(iter(loader))).backward()
-    optimizer.step()
-    net.eval()
-    before = copy.deepcopy((net.state_dict(), optimizer.state_dict(), loader.generator.get_state()))
-    randoms = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
-    errors: dict[str, type[BaseException]] = {"exception": ZeroDivisionError, "Ctrl+C": KeyboardInterrupt}
-
-    def run() -> None:
-        for number, batch in enumerate(test.batches(loader)):
-            net.train()
-            random.random(), np.random.rand()  # noqa: NPY002
-            loss = loss_of(net, batch)
-            loss.backward()
-            optimizer.step()
-            test.record(loss)
-            if number == 14 and how == "break":
-                break
-            if number == 15 and how in errors:
-                raise errors[how]
-
-    test = RangeTest(net, optimizer, num_steps=40, max_lr=0.01)
-    if how in errors:
-        with pytest.raises(errors[how]), test:
-            run()
-    else:
-        with test:
-            run()
-
-    after = net.state_dict(), optimizer.state_dict(), loader.generator.get_state()
-    assert all(map(torch.equal, before[0].values(), after[0].values()))
-    assert before[1]["param_groups"] == after[1]["param_groups"]
-    for index, state in before[1]["state"].items():
-        assert all(torch.equal(value, after[1]["state"][index][name]) for name, value in state.items())
-    assert torch.equal(before[2], after[2])
-    assert randoms[:2] == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
-    assert torch.equal(randoms[2], torch.get_rng_state())
-    assert all(parameter.grad is None for parameter in net.parameters())
-    assert not any(module.training for module in net.modules())
-    assert test.result.stop_reason == ("num_steps" if how == "end" else "interrupted")
-    assert len(test.result.steps) == (40 if how == "end" else 15)
-
-
 def test_the_same_test_can_be_run_again_and_an_earlier_result_is_not_shown():
     net, optimizer = make()
-    first, _ = sweep(net, optimizer, num_steps=20)
     test = RangeTest(net, optimizer, num_steps=20)
-    for _ in range(2):
-        with test:
-            with pytest.raises(RuntimeError, match="has not ended yet"):
-                _ = test.result
-            for batch in test.batches(data()):
-                loss = loss_of(net, batch)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                test.record(loss)
-        assert test.result == first
-
-
-def test_a_second_module_that_the_loop_changes_is_put_back_with_its_versions():
-    net, optimizer = make()
-    average = copy.deepcopy(net)
-    loaded = []
-    average.register_load_state_dict_pre_hook(lambda module, state, *args: loaded.append(state._metadata))
-    before = copy.deepcopy(average.state_dict())
-    with RangeTest(net, optimizer, num_steps=3, also=[average]) as test:
-        for _ in test.batches(itertools.repeat(None)):
-            with torch.no_grad():
-                average[0].weight.add_(1.0)
-            optimizer.step()
-            test.record(1.0)
-    assert all(map(torch.equal, before.values(), average.state_dict().values()))
-    assert loaded == [before._metadata]
-
-
-def test_what_a_wrapper_has_set_up_stays_set_up():
-    class FullyShardedDataParallel(nn.Module):
-        """As torch's: at its first forward pass it finds out whether it is the outermost one."""
-
-        def __init__(self, module: nn.Module) -> None:
-            super().__init__()
-            self.module, self._is_root = module, None
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            self._is_root = False
-            return self.module(inputs)
-
-    net, optimizer = make()
-    net.steps, wrapper = 0, FullyShardedDataParallel(net)
-    with RangeTest(wrapper, optimizer, num_steps=3) as test:
-        for batch in test.batches(data()):
-            net.steps += 1
-            loss_of(wrapper, batch).backward()
-            optimizer.step()
-            test.record(1.0)
-    assert wrapper._is_root is False
-    assert net.steps == 0
-
-
-def test_the_epoch_of_a_distributed_sampler_is_put_back():
-    dataset = data().dataset
-    sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=0)
-    loader = torch.utils.data.DataLoader(dataset, 8, sampler=sampler)
-    net, optimizer = make()
-    with RangeTest(net, optimizer, num_steps=3) as test:
-        for _ in test.batches(loader):
-            sampler.set_epoch(5)
-            optimizer.step()
-            test.record(1.0)
-    assert sampler.epoch == 0
+    first = run(test, net, optimizer)[0]
+    with test, pytest.raises(RuntimeError, match="has not ended yet"):
+        _ = test.result
+    assert run(test, net, optimizer)[0] == first
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -408,7 +325,7 @@ def test_a_scheduler_in_the_loop_is_an_error_not_a_wrong_record():
     net, optimizer = make()
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     with pytest.raises(ValueError, match="something else has set the lr of param group 1"):
-        sweep(net, optimizer, after_step=scheduler.step)
+        run(RangeTest(net, optimizer), net, optimizer, after=scheduler.step)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +339,7 @@ def test_a_loop_that_forgets_to_record_or_to_step_is_told(monkeypatch, step, rec
     monkeypatch.setattr(loop, "MAX_BATCHES_WITHOUT_STEP", 50)
     net, optimizer = make()
 
-    def run() -> None:
+    def forget() -> None:
         with RangeTest(net, optimizer) as test:
             for _ in test.batches(itertools.repeat(None)):
                 if step:
@@ -431,23 +348,13 @@ def test_a_loop_that_forgets_to_record_or_to_step_is_told(monkeypatch, step, rec
                     test.record(1.0)
 
     with pytest.raises(ValueError, match=complaint):
-        run()
+        forget()
 
 
-@pytest.mark.parametrize("loader", [[], iter([1.0] * 12)])
-def test_a_loader_that_ends_for_good_is_an_error_and_the_record_is_kept(loader):
-    net, optimizer = make()
-    test = RangeTest(net, optimizer)
-
-    def run() -> None:
-        with test:
-            for loss in test.batches(loader):
-                optimizer.step()
-                test.record(loss)
-
-    with pytest.raises(ValueError, match="the loader has no batches, or no more"):
-        run()
-    assert len(test.result.steps) == (0 if loader == [] else 12)
+@pytest.mark.parametrize(("loader", "complaint"), [([], "no batches"), (iter([1.0] * 12), "no batches, or no more")])
+def test_a_loader_that_ends_for_good_is_an_error(loader, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        scripted(loader)
 
 
 @pytest.mark.parametrize(
@@ -463,169 +370,10 @@ def test_what_is_no_loss_is_refused(loss, error, complaint):
 
 
 def test_outside_of_the_with_block_there_is_no_test():
-    net, optimizer = make()
-    test = RangeTest(net, optimizer)
+    test = RangeTest(*make())
     with pytest.raises(RuntimeError, match="batches: only inside 'with RangeTest"):
         test.batches(data())
     with pytest.raises(RuntimeError, match="record: only inside 'with RangeTest"):
         test.record(1.0)
     with test, pytest.raises(RuntimeError, match="running already"):
         test.__enter__()
-
-
-# Two sweeps -----------------------------------------------------------------------------------------------------------
-
-
-class Begins:
-    """Notes the state at the first batch of each sweep: where the lr is lower than at the batch before."""
-
-    def __init__(self, optimizer: Any, state: Callable[[], Any]) -> None:
-        self.optimizer, self.state, self.states, self.lr = optimizer, state, [], math.inf
-
-    def look(self) -> None:
-        lr = float(self.optimizer.param_groups[0]["lr"])
-        if lr < self.lr:
-            self.states.append(copy.deepcopy(self.state()))
-        self.lr = lr
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two states are equal, bit for bit."""
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
-
-
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("how", ["end", "break", "exception"])
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adagrad])
-def test_everything_is_put_back_between_the_sweeps_and_at_the_end(optimizer, how, trained):
-    net, optimizer = make(optimizer)
-    net.seen = []
-    net.register_buffer("queue", torch.zeros(1))
-    if trained:
-        loss_of(net, next(iter(data()))).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    begins = Begins(optimizer, lambda: (net.state_dict(), optimizer.state_dict()["state"], net.seen))
-    before = copy.deepcopy(begins.state())
-
-    def run() -> None:
-        for batch in test.batches(data()):
-            begins.look()
-            assert all(parameter.grad is None for parameter in net.parameters())
-            net.queue = torch.cat([net.queue, torch.ones(1)])
-            net.seen.append(1)
-            loss = loss_of(net, batch)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            test.record(loss)
-            if len(begins.states) == 2 and len(net.seen) == 12:
-                if how == "break":
-                    break
-                if how == "exception":
-                    raise ZeroDivisionError
-
-    test = RangeTest(net, optimizer)
-    if how == "exception":
-        with pytest.raises(ZeroDivisionError), test:
-            run()
-    else:
-        with test:
-            run()
-    assert len(begins.states) == 2
-    assert all(same(before, state) for state in begins.states)
-    assert same(before, begins.state())
-    assert test.result.stop_reason == ("diverged" if how == "end" else "interrupted")
-    assert how == "end" or len(test.result.steps) == {"break": 12, "exception": 11}[how]
-    assert test.result.coarse.stop_reason == "diverged"
-
-
-def test_the_data_go_on_from_one_sweep_to_the_next():
-    seen = []
-    weight = nn.ParameterList([torch.zeros(1)])
-    optimizer = torch.optim.SGD(weight, lr=0.1)
-    with RangeTest(weight, optimizer) as test:
-        for number in test.batches(itertools.count()):
-            seen.append(number)
-            optimizer.step()
-            test.record(1.0)
-    assert seen == list(range(300))
-    assert (len(test.result.coarse.steps), len(test.result.steps)) == (100, 200)
-    assert optimizer.param_groups[0]["lr"] == 0.1
-
-
-def test_a_loop_that_is_left_in_the_coarse_sweep_has_its_record():
-    weight = nn.ParameterList([torch.zeros(1)])
-    optimizer = torch.optim.SGD(weight, lr=0.1)
-    with RangeTest(weight, optimizer) as test:
-        for number in test.batches(itertools.count()):
-            optimizer.step()
-            test.record(1.0)
-            if number == 20:
-                break
-    assert (len(test.result.steps), test.result.stop_reason, test.result.coarse) == (21, "interrupted", None)
-
-
-def test_the_scale_of_a_gradient_scaler_and_other_optimizers_are_put_back_between_the_sweeps():
-    weights = nn.ParameterList([torch.ones(1), torch.ones(1)])
-    optimizer, other = torch.optim.SGD([weights[0]], lr=0.1), torch.optim.Adam([weights[1]], lr=0.1)
-    scaler, explodes = torch.amp.GradScaler("cpu", init_scale=2.0**10), []
-    begins = Begins(optimizer, lambda: (scaler.state_dict(), other.state_dict(), weights.state_dict()))
-    with RangeTest(weights, optimizer, also=[scaler, other]) as test:
-        for _ in test.batches(itertools.repeat(None)):
-            begins.look()
-            lr = optimizer.param_groups[0]["lr"]
-            for one in (optimizer, other):
-                scaler.scale(weights[0].sum() + weights[1].sum()).backward()
-                if lr > 0.01:  # from here on every step overflows
-                    explodes.append(lr)
-                    weights[0].grad.fill_(math.inf)
-                scaler.step(one)
-                one.zero_grad()
-            scaler.update()
-            test.record(1.0)
-    assert (test.result.coarse.stop_reason, test.result.stop_reason) == ("skipped steps", "skipped steps")
-    assert test.result.coarse.lrs[-1] < 0.01 < explodes[0]
-    assert test.result.lrs[0] == pytest.approx(test.result.coarse.lrs[-1] / 100)
-    assert len(begins.states) == 2
-    assert same(*begins.states)
-
-
-def test_tensor_learning_rates_are_swept_twice():
-    net, optimizer = make(torch.optim.AdamW, lr=torch.tensor(0.01), foreach=False)
-    used = []
-    with RangeTest(net, optimizer) as test:
-        for batch in test.batches(data()):
-            loss = loss_of(net, batch)
-            loss.backward()
-            used.append(optimizer.param_groups[0]["lr"].item())
-            optimizer.step()
-            optimizer.zero_grad()
-            test.record(loss)
-    assert used == pytest.approx([*test.result.coarse.lrs, *test.result.lrs])
-    assert optimizer.param_groups[0]["lr"].item() == pytest.approx(0.01)
-
-
-def test_a_loop_and_the_callback_make_the_same_two_sweeps(make_trainer):
-    callback, module = LRRangeTestCallback(), Regression()
-    twin = copy.deepcopy(module)
-    torch.manual_seed(3)
-    make_trainer(callback, accumulate_grad_batches=2).fit(module, data())
-    torch.manual_seed(3)
-    optimizer = twin.configure_optimizers()
-    with RangeTest(twin, optimizer) as test:
-        for number, batch in enumerate(test.batches(data())):
-            loss = twin.loss(batch)
-            (loss / 2).backward()
-            if number % 2:
-                optimizer.step()
-                optimizer.zero_grad()
-            test.record(loss)
-    assert test.result == callback.result
-    assert test.result.coarse is not None

@@ -14,7 +14,7 @@ from lightning_lrsched.range_test import loss_watch
 from lightning_lrsched.range_test.range_test import RangeTestRun
 from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.sweep import ExponentialGrowth, Row
-from lightning_lrsched.schedules.length import Horizon
+from lightning_lrsched.schedulers.durations import RunLength
 
 
 def sgd(*lrs: float) -> torch.optim.Optimizer:
@@ -150,7 +150,7 @@ def test_a_range_of_ones_own_is_one_sweep_and_without_one_there_are_two(given, s
     settings = SweepSettings(**given)
     assert settings.then_fine is (steps == 300)
     assert settings.max_steps == steps
-    assert settings.resolved(Horizon.given(None, None)) == settings
+    assert settings.resolved(RunLength.given(None, None)) == settings
 
 
 def test_the_fine_sweep_keeps_smoothing_stop_rule_and_the_ratios_of_the_param_groups():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import UserList
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from lightning_lrsched.schedules.fields import (
     Steps,
     Switch,
     argument_help,
+    declared,
     with_keys,
 )
 from lightning_lrsched.schedules.length import Epochs, Fraction
@@ -45,7 +45,7 @@ RULES: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@declared
 class Part(Fields):
     """One part.
 
@@ -56,7 +56,7 @@ class Part(Fields):
     steps: Annotated[int, Steps()]
 
 
-@dataclass(frozen=True)
+@declared
 class Example(Fields):
     """One line.
 
@@ -80,34 +80,33 @@ class Example(Fields):
 
 
 def test_everything_is_read_from_the_annotations_and_the_docstring() -> None:
-    assert list(Example.fields().values()) == [
-        Field("peak", Example.fields()["peak"].rule, REQUIRED, "the peak; a line that goes on."),
+    assert list(Example.fields.values()) == [
+        Field("peak", Example.fields["peak"].rule, REQUIRED, "the peak; a line that goes on."),
         Field("length", Steps(1, 0.25), 10, "how long [optimizer steps]."),
         Field("shape", Choice(("flat", "steep")), "flat", '"flat" or "steep".'),
         Field("enabled", Switch(), True, ""),
         Field("parts", ListOf(Part), (), ""),
     ]
-    assert [key for key, _ in with_keys(Example.fields())][-2:] == ["parts", "parts[].steps"]
+    assert [key for key, _ in with_keys(Example.fields)][-2:] == ["parts", "parts[].steps"]
     assert argument_help(int) == {}
 
 
 def test_a_parameter_without_a_rule_is_refused() -> None:
-    @dataclass(frozen=True)
-    class Undeclared(Fields):
-        peak: float
-
     with pytest.raises(TypeError, match="peak: annotate it with a rule"):
-        Undeclared.fields()
+
+        @declared
+        class Undeclared(Fields):
+            peak: float
 
 
 def test_every_parameter_of_every_schedule_is_described() -> None:
     for schedule in SCHEDULES.values():
-        for key, field in with_keys(schedule.fields()):
+        for key, field in with_keys(schedule.fields):
             assert len(field.help) > 15, key
 
 
 def test_the_description_has_the_words_and_the_default() -> None:
-    peak, length = Example.fields()["peak"].describe(), Example.fields()["length"].describe()
+    peak, length = Example.fields["peak"].describe(), Example.fields["length"].describe()
     assert peak == (
         'the peak; a line that goes on. "auto": each param group\'s own lr. "lr_range_test": what a range test'
         " suggests. (default: required)"

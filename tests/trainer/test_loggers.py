@@ -68,29 +68,37 @@ class SgdInGroupsAndAdam(Regression):
 
 @pytest.fixture
 def fit(make_trainer: Any) -> Any:
-    """Train and return the logger."""
+    """Train with a schedule, and return the module, which knows its trainer."""
 
-    def run(
-        logger: TensorBoardLogger, *others: Any, schedule: Any = ONE_CYCLE, module: Any = None
-    ) -> TensorBoardLogger:
-        trainer = make_trainer(LRSchedulerCallback(schedule), *others, logger=logger, log_every_n_steps=1)
-        trainer.fit(module or Regression(), data())
-        return logger
+    def run(logger: Any, *others: Any, schedule: Any = ONE_CYCLE, module: Any = None, **options: Any) -> Any:
+        module, options = module or Regression(), {"log_every_n_steps": 1, **options}
+        callback = schedule if isinstance(schedule, Callback) else LRSchedulerCallback(schedule)
+        make_trainer(callback, *others, logger=logger, **options).fit(module, data())
+        return module
 
     return run
 
 
-def test_all_lr_are_in_one_chart_and_all_momentum_in_another(fit: Any, tmp_path: Any) -> None:
-    logger = fit(TensorBoardLogger(tmp_path), schedule=[ONE_CYCLE, ONE_CYCLE], module=SgdInGroupsAndAdam())
-    assert charts(logger) == with_momentum("lr-AdamW", "lr-SGD/pg1", "lr-SGD/rest")
-
-
-def test_a_loggers_prefix_is_part_of_the_tags(fit: Any, tmp_path: Any) -> None:
-    assert charts(fit(TensorBoardLogger(tmp_path, prefix="a.b"))) == with_momentum("a.b-lr-SGD")
-
-
-def test_without_momentum_there_is_no_chart_for_it(fit: Any, tmp_path: Any) -> None:
-    assert charts(fit(TensorBoardLogger(tmp_path), schedule=WARMUP)) == {"lr": {"lr-SGD"}}
+@pytest.mark.parametrize(
+    ("options", "prefix", "expected"),
+    [
+        (
+            {"schedule": [ONE_CYCLE] * 2, "module": SgdInGroupsAndAdam},
+            "",
+            with_momentum("lr-AdamW", "lr-SGD/pg1", "lr-SGD/rest"),
+        ),
+        ({}, "a.b", with_momentum("a.b-lr-SGD")),
+        ({"schedule": WARMUP}, "", {"lr": {"lr-SGD"}}),
+    ],
+    ids=["two optimizers", "a prefix", "no momentum"],
+)
+def test_all_lr_are_in_one_chart_and_all_momentum_in_another(
+    fit: Any, tmp_path: Any, options: Any, prefix: str, expected: Any
+) -> None:
+    options = {key: value() if key == "module" else value for key, value in options.items()}
+    logger = TensorBoardLogger(tmp_path, prefix=prefix)
+    fit(logger, **options)
+    assert charts(logger) == expected
 
 
 class Unfreeze(BaseFinetuning):
@@ -104,33 +112,32 @@ class Unfreeze(BaseFinetuning):
             self.unfreeze_and_add_param_group(pl_module.net[0], optimizer)
 
 
+def trainable(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for p in parameters if p.requires_grad], 0.01, momentum=0.9)
+
+
 def test_a_group_that_is_added_during_training_has_its_place_in_the_charts(fit: Any, tmp_path: Any) -> None:
-    module = Regression(lambda parameters: torch.optim.SGD([p for p in parameters if p.requires_grad], 0.01, 0.9))
-    assert charts(fit(TensorBoardLogger(tmp_path), Unfreeze(), module=module)) == with_momentum(
-        "lr-SGD", "lr-SGD/pg1", "lr-SGD/pg2"
-    )
+    logger = TensorBoardLogger(tmp_path)
+    fit(logger, Unfreeze(), module=Regression(trainable))
+    assert charts(logger) == with_momentum("lr-SGD", "lr-SGD/pg1", "lr-SGD/pg2")
 
 
-def test_a_run_that_is_fitted_again_or_resumed_has_one_layout(fit: Any, make_trainer: Any, tmp_path: Any) -> None:
-    logger = TensorBoardLogger(tmp_path, version="same")
-    callback = LRSchedulerCallback(ONE_CYCLE)
+def test_a_run_that_is_fitted_again_or_resumed_has_one_layout_and_another_run_its_own(
+    fit: Any, make_trainer: Any, tmp_path: Any
+) -> None:
+    logger, callback = TensorBoardLogger(tmp_path, version="same"), LRSchedulerCallback(ONE_CYCLE)
     trainer = make_trainer(callback, logger=logger, log_every_n_steps=1)
     trainer.fit(Regression(), data())
     trainer.save_checkpoint(tmp_path / "stopped.ckpt")
     trainer.fit_loop.max_epochs = 4
     trainer.fit(Regression(), data())
-    resuming = make_trainer(
-        LRSchedulerCallback(ONE_CYCLE), logger=TensorBoardLogger(tmp_path, version="same"), max_epochs=5
-    )
+    again = TensorBoardLogger(tmp_path, version="same")
+    resuming = make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=again, max_epochs=5)
     resuming.fit(Regression(), data(), ckpt_path=tmp_path / "stopped.ckpt")
     assert charts(logger) == with_momentum("lr-SGD")
-
-
-def test_a_second_run_of_the_same_callback_has_its_own_layout(make_trainer: Any, tmp_path: Any) -> None:
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    for logger in (TensorBoardLogger(tmp_path, "first"), TensorBoardLogger(tmp_path, "second")):
-        make_trainer(callback, logger=logger, log_every_n_steps=1).fit(Regression(), data())
-        assert charts(logger) == with_momentum("lr-SGD")
+    other = TensorBoardLogger(tmp_path, "other")
+    fit(other, schedule=callback)
+    assert charts(other) == with_momentum("lr-SGD")
 
 
 class Own(Callback):
@@ -153,7 +160,8 @@ def test_the_users_own_layout_is_the_one_that_tensorboard_shows(fit: Any, tmp_pa
     logger = TensorBoardLogger(tmp_path)
     if when == "before":
         logger.experiment.add_custom_scalars(USERS)
-    layouts, _ = read(fit(logger, Own(when)))
+    fit(logger, Own(when))
+    layouts, _ = read(logger)
     assert [category.title for category in layouts[-1].category] == ["mine"]
     assert len(layouts) == (2 if when == "end" else 1)
 
@@ -162,10 +170,10 @@ def test_a_layout_that_cannot_be_written_ends_nothing(fit: Any, tmp_path: Any, m
     def broken(layout: Any) -> None:
         raise OSError("disk full")
 
-    logger, module = TensorBoardLogger(tmp_path), Regression()
+    logger = TensorBoardLogger(tmp_path)
     monkeypatch.setattr(logger.experiment, "add_custom_scalars", broken)
     with pytest.warns(UserWarning, match="failed to log the lr and momentum curves .OSError: disk full") as caught:
-        fit(logger, module=module)
+        module = fit(logger)
     assert sum("failed to log" in str(warning.message) for warning in caught) == 1
     assert len(module.seen) == 30
 
@@ -193,33 +201,25 @@ def in_full(steps: int) -> dict[str, list[tuple[int, Any]]]:
     }
 
 
-@pytest.mark.parametrize("bundle", [1, 7, 100])
+@pytest.mark.parametrize(("bundle", "wait", "prefix"), [(1, 9, ""), (7, 9, ""), (100, 9, "mine"), (100, 0, "")])
 def test_every_step_arrives_in_order_whatever_the_bundles(
-    make_trainer: Any, tmp_path: Any, bundle: int, monkeypatch: pytest.MonkeyPatch
+    fit: Any, tmp_path: Any, bundle: int, wait: float, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(curve_logger, "MAX_POINTS", bundle)
-    logger = TensorBoardLogger(tmp_path)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    assert curves(logger) == in_full(30)
-
-
-def test_slow_steps_are_shown_without_waiting_for_a_full_bundle(
-    make_trainer: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(curve_logger, "MAX_WAIT", 0.0)
+    monkeypatch.setattr(curve_logger, "MAX_WAIT", wait)
     waiting: list[int] = []
 
     class Look(Callback):
         def on_train_batch_end(self, *args: Any) -> None:
             waiting.append(len(callback._curves._points))
 
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    logger = TensorBoardLogger(tmp_path)
-    make_trainer(callback, Look(), logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    assert max(waiting) <= 1
+    logger, callback = TensorBoardLogger(tmp_path, prefix=prefix), LRSchedulerCallback(ONE_CYCLE)
+    fit(logger, Look(), schedule=callback)
+    assert curves(logger) == {f"{prefix}-{tag}" if prefix else tag: values for tag, values in in_full(30).items()}
+    assert max(waiting) <= (bundle if wait else 1)
 
 
-def test_a_run_that_fails_loses_no_point(make_trainer: Any, tmp_path: Any) -> None:
+def test_a_run_that_fails_loses_no_point(fit: Any, tmp_path: Any) -> None:
     class Failing(Regression):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if len(self.seen) == 13:
@@ -228,7 +228,7 @@ def test_a_run_that_fails_loses_no_point(make_trainer: Any, tmp_path: Any) -> No
 
     logger = TensorBoardLogger(tmp_path)
     with pytest.raises(RuntimeError, match="out of luck"):
-        make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=1).fit(Failing(), data())
+        fit(logger, module=Failing())
     logger.experiment.flush()
     assert curves(logger) == in_full(13)
 
@@ -251,13 +251,7 @@ def test_before_validations_and_checkpoints_everything_is_handed_over(make_train
     assert set(waiting) == {0}
 
 
-def test_the_tensorboard_prefix_is_kept(make_trainer: Any, tmp_path: Any) -> None:
-    logger = TensorBoardLogger(tmp_path, prefix="mine")
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=1).fit(Regression(), data())
-    assert list(curves(logger)) == ["mine-lr-SGD", "mine-lr-SGD-momentum"]
-
-
-def test_a_logger_of_the_users_own_gets_each_step_as_metrics(make_trainer: Any, tmp_path: Any) -> None:
+def test_a_logger_of_the_users_own_gets_each_step_as_metrics(fit: Any, tmp_path: Any) -> None:
     got: list[tuple[int, set[str]]] = []
 
     class Own(TensorBoardLogger):
@@ -265,27 +259,31 @@ def test_a_logger_of_the_users_own_gets_each_step_as_metrics(make_trainer: Any, 
             if "lr-SGD" in metrics:
                 got.append((step, set(metrics)))
 
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=Own(tmp_path), log_every_n_steps=1).fit(Regression(), data())
+    fit(Own(tmp_path))
     assert got == [(step, {"lr-SGD", "lr-SGD-momentum"}) for step in range(30)]
 
 
 @pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
 def test_a_logger_that_fails_is_left_out_with_one_warning_and_training_goes_on(
-    make_trainer: Any, tmp_path: Any, kind: Any
+    fit: Any, tmp_path: Any, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(kind):
         def log_metrics(self, metrics: Any, step: int | None = None) -> None:
             if "lr-SGD" in metrics:
                 raise OSError("disk full")
 
-    module, whole = Regression(), CSVLogger(tmp_path / "whole")
     with pytest.warns(UserWarning, match=r"Broken failed to log the lr .* \(OSError: disk full\)") as caught:
-        make_trainer(
-            LRSchedulerCallback(ONE_CYCLE), logger=[Broken(tmp_path), whole], log_every_n_steps=1
-        ).fit(module, data())  # fmt: skip
+        module = fit([Broken(tmp_path), CSVLogger(tmp_path / "whole")])
     assert sum("failed to log" in str(warning.message) for warning in caught) == 1
     assert len(module.seen) == 30
     assert (tmp_path / "whole").exists()
+
+    def broken(trainer: Any) -> Any:
+        raise KeyError("no such optimizer")
+
+    monkeypatch.setattr(curve_logger, "curve_tags", broken)
+    with pytest.warns(UserWarning, match="failed to log the lr and momentum curves .KeyError"):
+        assert len(fit(kind(tmp_path)).seen) == 30
 
 
 # The curves of every logger -------------------------------------------------------------------------------------------
@@ -293,14 +291,12 @@ def test_a_logger_that_fails_is_left_out_with_one_warning_and_training_goes_on(
 
 @pytest.mark.parametrize("optimizer", [None, groups, lambda p: torch.optim.Adam(p, 0.01)])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_curves_have_the_monitors_tags_and_the_schedules_values(make_trainer, tmp_path, optimizer, accumulate):
+def test_the_curves_have_the_monitors_tags_and_the_schedules_values(fit, tmp_path, optimizer, accumulate):
     ours, theirs = CSVLogger(tmp_path, "ours"), CSVLogger(tmp_path, "theirs")
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    options = {"log_every_n_steps": 2, "accumulate_grad_batches": accumulate}
-    make_trainer(callback, logger=ours, **options).fit(Regression(optimizer), data())
-    monitored = [LRSchedulerCallback(ONE_CYCLE, log=False), LearningRateMonitor(log_momentum=True)]
+    callback, options = LRSchedulerCallback(ONE_CYCLE), {"log_every_n_steps": 2, "accumulate_grad_batches": accumulate}
+    fit(ours, schedule=callback, module=Regression(optimizer), **options)
     if accumulate == 1:
-        make_trainer(*monitored, logger=theirs, **options).fit(Regression(optimizer), data())
+        fit(theirs, LearningRateMonitor(log_momentum=True), module=Regression(optimizer), **options)
         assert read_csv(ours) == read_csv(theirs)
 
     schedule = callback.schedulers[0]
@@ -313,41 +309,22 @@ def test_the_curves_have_the_monitors_tags_and_the_schedules_values(make_trainer
     assert len(curves) == 2 * len(schedule.optimizer.param_groups)
 
 
-def test_beside_a_monitor_the_callback_logs_no_curves(make_trainer, tmp_path):
-    csv, board = CSVLogger(tmp_path), TensorBoardLogger(tmp_path)
-    callbacks = [LRSchedulerCallback(ONE_CYCLE), LearningRateMonitor()]
-    make_trainer(*callbacks, logger=[csv, board], log_every_n_steps=1).fit(Regression(), data())
-    assert read_csv(csv) == {"lr-SGD": {step: lr for step, (lr, _) in enumerate(expected(30))}}
-    assert read(board) == ([], ["hp_metric", "lr-SGD"])
-
-
-def test_two_optimizers_of_one_class_have_the_monitors_tags(make_trainer, tmp_path):
-    ours, theirs = CSVLogger(tmp_path, "ours"), CSVLogger(tmp_path, "theirs")
-    both = [ONE_CYCLE, {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}]
-    make_trainer(LRSchedulerCallback(both), logger=ours, log_every_n_steps=1).fit(TwoOptimizers(), data())
-    monitored = [LRSchedulerCallback(both, log=False), LearningRateMonitor(log_momentum=True)]
-    make_trainer(*monitored, logger=theirs, log_every_n_steps=1).fit(TwoOptimizers(), data())
+def test_two_optimizers_of_one_class_have_the_monitors_tags(fit, tmp_path):
+    ours, theirs, both = CSVLogger(tmp_path, "ours"), CSVLogger(tmp_path, "theirs"), [ONE_CYCLE, WARMUP]
+    fit(ours, schedule=both, module=TwoOptimizers())
+    fit(theirs, LearningRateMonitor(log_momentum=True), schedule=both, module=TwoOptimizers())
     # The monitor also logs a momentum that nobody schedules.
     assert set(read_csv(ours)) == set(read_csv(theirs)) - {"lr-SGD-1-momentum"}
 
 
-def test_tensorboard_shows_the_curves_against_the_optimizer_step(make_trainer, tmp_path):
-    logger = TensorBoardLogger(tmp_path)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=5).fit(Regression(), data())
-    events = EventAccumulator(logger.log_dir).Reload()
-    for tag, column in (("lr-SGD", 0), ("lr-SGD-momentum", 1)):
-        points = {event.step: event.value for event in events.Scalars(tag)}
-        assert list(points) == [4, 9, 14, 19, 24, 29]
-        for step, value in points.items():
-            assert value == pytest.approx(expected(30)[step][column], rel=1e-6)  # event files hold float32
-
-
-def test_log_false_logs_nothing(make_trainer, tmp_path):
-    logger = CSVLogger(tmp_path)
-    make_trainer(LRSchedulerCallback(ONE_CYCLE, log=False), logger=logger, log_every_n_steps=1).fit(
-        Regression(), data()
-    )
-    assert not (Path(logger.log_dir) / "metrics.csv").exists()
+def test_beside_a_monitor_or_with_log_false_the_callback_logs_no_curves(fit, tmp_path):
+    csv, board = CSVLogger(tmp_path), TensorBoardLogger(tmp_path)
+    fit([csv, board], LearningRateMonitor())
+    assert read_csv(csv) == {"lr-SGD": {step: lr for step, (lr, _) in enumerate(expected(30))}}
+    assert read(board) == ([], ["hp_metric", "lr-SGD"])
+    nothing = CSVLogger(tmp_path, "nothing")
+    fit(nothing, schedule=LRSchedulerCallback(ONE_CYCLE, log=False))
+    assert not (Path(nothing.log_dir) / "metrics.csv").exists()
 
 
 class ManySteps(Regression):
@@ -364,39 +341,21 @@ class ManySteps(Regression):
 
 
 @pytest.mark.parametrize(("every", "steps"), [(2, [2, 5, 8, 11, 14, 17, 20, 23, 26, 29]), (10, [11, 20, 29])])
-def test_several_steps_per_batch_do_not_thin_the_curves(make_trainer, tmp_path, every, steps):
+def test_several_steps_per_batch_do_not_thin_the_curves(fit, tmp_path, every, steps):
     logger = CSVLogger(tmp_path)
-    trainer = make_trainer(LRSchedulerCallback(ONE_CYCLE), logger=logger, log_every_n_steps=every, max_epochs=1)
-    trainer.fit(ManySteps(), data())
+    fit(logger, module=ManySteps(), log_every_n_steps=every, max_epochs=1)
     assert read_csv(logger)["lr-SGD"] == {step: expected(30)[step][0] for step in steps}
 
 
 @pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
 @pytest.mark.filterwarnings("ignore:.*StepLR")
-def test_a_group_that_is_added_under_torchs_own_scheduler_does_not_end_training(make_trainer, tmp_path, kind):
+def test_a_group_that_is_added_under_torchs_own_scheduler_does_not_end_training(fit, tmp_path, kind):
     logger = kind(tmp_path)
-    callback = LRSchedulerCallback({"type": "StepLR", "params": {"step_size": 100}})
-    trainer = make_trainer(callback, Unfreeze(), logger=logger, log_every_n_steps=1)
-    trainer.fit(Regression(lambda _: torch.optim.SGD(module_parameters(trainer), lr=0.01, momentum=0.9)), data())
-    assert trainer.global_step == 30
+    module = fit(
+        logger, Unfreeze(), schedule={"type": "StepLR", "params": {"step_size": 100}}, module=Regression(trainable)
+    )
+    assert module.trainer.global_step == 30
     if kind is CSVLogger:
         curves = read_csv(logger)
         assert list(curves["lr-SGD"]) == list(range(10))
         assert list(curves["lr-SGD/pg1"]) == list(range(10, 30))
-        assert list(curves["lr-SGD/pg2"]) == list(range(11, 30))  # its first step began before StepLR knew it
-
-
-def module_parameters(trainer):
-    return [parameter for parameter in trainer.lightning_module.parameters() if parameter.requires_grad]
-
-
-@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
-def test_values_that_cannot_be_computed_do_not_end_training(make_trainer, tmp_path, kind, monkeypatch):
-    def broken(trainer):
-        raise KeyError("no such optimizer")
-
-    monkeypatch.setattr("lightning_lrsched.trainer.loggers.curve_tags", broken)
-    callback = LRSchedulerCallback(ONE_CYCLE)
-    with pytest.warns(UserWarning, match="failed to log the lr and momentum curves .KeyError"):
-        make_trainer(callback, logger=kind(tmp_path), log_every_n_steps=1).fit(Regression(), data())
-    assert callback.schedulers[0].last_epoch == 30

@@ -1,8 +1,10 @@
-"""What a user sees once per fit: the hyperparameters in the loggers, and a line where schedule and run do not fit."""
+"""What a user sees once per fit: values in this run, hyperparameters in the loggers, lengths that do not fit."""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
+from torch.optim import SGD, AdamW
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, configure_optimizers
 from tests.kit.modules import Regression, data
@@ -22,6 +25,154 @@ AUTO = {"type": "WarmupDecayLR", "params": {**DECAY["params"], "total_num_steps"
 
 def section(**params: Any) -> dict[str, Any]:
     return {"type": "WarmupDecayLR", "params": {**DECAY["params"], **params}}
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+WARMUP = {"type": "WarmupLR", "params": {"warmup_num_steps": "auto", "warmup_max_lr": "auto"}}
+
+
+class TwoOptimizers(Regression):
+    """Manual optimization; the second optimizer trains nothing."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        parameters = list(self.parameters())
+        return SGD(parameters[:1], 0.01, momentum=0.9), AdamW(parameters[1:], 0.02)
+
+
+@pytest.fixture
+def told(make_trainer: Any, caplog: Any) -> Any:
+    def fit(module: Any, *callbacks: Any, **options: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            make_trainer(*callbacks, **options).fit(module, data())
+        return [message for message in caplog.messages if "as written" in message or "section" in message]
+
+    return fit
+
+
+def test_a_table_names_its_optimizer_by_number_where_there_are_several(told):
+    assert told(TwoOptimizers(), LRSchedulerCallback([WARMUP, WARMUP])) == [
+        "Schedule of optimizer 0 (SGD):\n"
+        "WarmupLR         | as written | in this run\n"
+        "warmup_num_steps | auto       | 3\n"
+        "warmup_max_lr    | auto       | 0.01",
+        "Schedule of optimizer 1 (AdamW):\n"
+        "WarmupLR         | as written | in this run\n"
+        "warmup_num_steps | auto       | 3\n"
+        "warmup_max_lr    | auto       | 0.02",
+    ]
+    [table] = told(Regression(), LRSchedulerCallback({"scheduler": WARMUP, "fp16": {}}))
+    assert table.startswith("Schedule of SGD:\n")
+    assert told(Regression(), LRSchedulerCallback(DECAY)) == []
+
+
+class Configured(Regression):
+    """Optimizer, and perhaps schedule, from a configuration with "auto" in both."""
+
+    learning_rate, weight_decay = 0.01, 0.25
+
+    def __init__(self, **sections: Any) -> None:
+        super().__init__()
+        self.sections = sections
+
+    def configure_optimizers(self) -> Any:
+        params = {"lr": "auto", "betas": "auto", "eps": 1e-6, "weight_decay": "Auto"}
+        return configure_optimizers(self, {"optimizer": {"type": "Adam", "params": params}, **self.sections})
+
+
+@pytest.mark.parametrize("sections", [{}, {"scheduler": WARMUP}])
+def test_what_auto_became_in_the_optimizer_is_told_and_kept_as_hyperparameters(told, tmp_path, sections):
+    logger = CSVLogger(tmp_path)
+    tables = told(Configured(**sections), logger=logger)
+    assert tables[0] == (
+        "AdamW        | as written | in this run\n"
+        "lr           | auto       | 0.01\n"
+        "betas        | auto       | [0.9, 0.999]\n"
+        "weight_decay | Auto       | 0.25"
+    )  # fmt: skip
+    assert [table.splitlines()[0] for table in tables[1:]] == ["Schedule of AdamW:"] * len(sections)
+    assert logger.experiment.hparams["optimizer"] == {"lr": 0.01, "betas": [0.9, 0.999], "weight_decay": 0.25}
+
+
+@pytest.mark.parametrize("optimizer", [{"lr": 0.003}, {"lr": "3e-3"}, {"lr": "auto"}, {}, None])
+@pytest.mark.parametrize("as_file", [True, False])
+def test_an_optimizer_section_that_the_callback_leaves_alone_is_told_once(told, tmp_path, optimizer, as_file):
+    config: Any = {"optimizer": {"type": "AdamW", "params": optimizer}, "scheduler": WARMUP}
+    if as_file:
+        (tmp_path / "ds.json").write_text(json.dumps(config))
+        config = tmp_path / "ds.json"
+    callback = LRSchedulerCallback(config)
+    differs = " (its lr is 0.01, the section's 0.003)" if optimizer and optimizer["lr"] != "auto" else ""
+    for _ in range(2):
+        [line] = [message for message in told(Regression(), callback, max_epochs=1) if "as written" not in message]
+        assert line == (
+            "LRSchedulerCallback: the configuration's optimizer section is not used; the module's own SGD"
+            f" is{differs}. To make the optimizer from the section, return"
+            " lightning_lrsched.configure_optimizers(self, config) from the module's configure_optimizers, in place of"
+            " this callback"
+        )
+
+
+def test_the_optimizers_own_lr_is_told_not_the_one_that_the_schedule_has_set(told):
+    config = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003}}, "scheduler": WARMUP}
+    [_, first, _, second] = told(TwoOptimizers(), LRSchedulerCallback([config, config]))
+    assert "the module's own optimizer 0 (SGD) is (its lr is 0.01, the section's 0.003)." in first
+    assert "the module's own optimizer 1 (AdamW) is (its lr is 0.02, the section's 0.003)." in second
+
+    def groups(parameters: Any) -> SGD:
+        first, *rest = parameters
+        return SGD([{"params": [first], "lr": 0.003}, {"params": rest}], 0.01, momentum=0.9)
+
+    several = told(Regression(groups), LRSchedulerCallback(config))[-1]
+    assert "SGD is (its lr is 0.003 and 0.01, the section's 0.003)." in several
+    same = told(Regression(lambda p: SGD(p, 0.003, momentum=0.9)), LRSchedulerCallback(config))[-1]
+    assert "SGD is. To" in same
+
+
+@pytest.mark.parametrize("section", ["AdamW", [], {"params": "fast"}, {"params": {"lr": [1]}}])
+def test_a_section_that_is_not_used_may_hold_anything(told, section):
+    assert "SGD is. To" in told(Regression(), LRSchedulerCallback({"optimizer": section, "scheduler": WARMUP}))[-1]
+
+
+WHOLE = {
+    "gradient_accumulation_steps": 4,
+    "gradient_clipping": 0.5,
+    "bf16": {"enabled": True},
+    "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
+    "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 2}},
+}
+
+
+class Whole(Regression):
+    """Takes optimizer and schedule from a whole configuration."""
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(self, WHOLE)
+
+
+@pytest.mark.parametrize("route", ["LRSchedulerCallback", "configure_optimizers"])
+def test_what_the_rest_of_a_deepspeed_file_asks_of_the_trainer_is_logged_once(make_trainer, caplog, route):
+    callbacks, module = ([LRSchedulerCallback(WHOLE)], Regression()) if "Callback" in route else ([], Whole())
+    with caplog.at_level(logging.INFO):
+        make_trainer(*callbacks, gradient_clip_val=0.5).fit(module, data())
+    [line] = [message for message in caplog.messages if "also asks for" in message]
+    assert line.startswith(
+        f"{route}: the configuration also asks for Trainer(accumulate_grad_batches=4, precision='bf16-mixed'),"
+        " which this Trainer does not have"
+    )
+
+
+def test_settings_that_contradict_each_other_are_logged_and_training_goes_on(make_trainer, caplog):
+    config = {**WHOLE, "fp16": {"enabled": True}}
+    with caplog.at_level(logging.INFO):
+        make_trainer(LRSchedulerCallback(config)).fit(Regression(), data())
+    assert "the rest of the configuration cannot be used: bf16 and fp16 are both enabled" in caplog.text
 
 
 # Hyperparameters --------------------------------------------------------------------------------------------------
@@ -111,12 +262,6 @@ def test_a_range_test_without_logging_leaves_the_modules_hyperparameters(make_tr
     assert shown_by_tensorboard(logger, tmp_path).keys() == {"lr", "lr_scheduler"}
 
 
-def test_numbers_are_kept_although_nothing_was_auto(make_trainer, tmp_path):
-    logger = CSVLogger(tmp_path)
-    make_trainer(LRSchedulerCallback(DECAY), logger=logger).fit(Regression(), data())
-    assert logger.experiment.hparams == {"lr_scheduler": {"type": "WarmupDecayLR", **DECAY["params"]}}
-
-
 def test_a_logger_that_refuses_changed_hyperparameters_does_not_end_training(make_trainer, tmp_path):
     class LikeMLflow(CSVLogger):
         def log_hyperparams(self, params: Any) -> None:
@@ -178,25 +323,26 @@ def one_cycle(**params: Any) -> dict[str, Any]:
     return {"type": "OneCycle", "params": {"cycle_min_lr": 0.01, "cycle_max_lr": 0.1, **params}}
 
 
-def test_a_schedule_that_ends_long_before_the_run_is_reported_once_with_both_numbers_and_the_remedy(lines):
-    assert lines(section(total_num_steps=10)) == [
-        "WarmupDecayLR: the schedule ends at step 10 (total_num_steps), the run only at step 30: the last 20 steps will"
-        ' have an lr of 0. Write "total_num_steps": "auto" for lengths that fit the run, or train for 10 steps'
-    ]
-
-
-def test_a_schedule_that_the_run_cuts_off_is_reported(lines):
-    [line] = lines(one_cycle())
-    assert "the run ends at step 30, the schedule only at step 4000 (cycle_first_step_size + cycle_second" in line
-    assert '"cycle_first_step_size": "auto", "cycle_second_step_size": "auto"' in line
-    [line] = lines({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
-    assert "the run ends at step 30, the schedule only at step 1000 (warmup_num_steps)" in line
+SHORT = (
+    "WarmupDecayLR: the schedule ends at step 10 (total_num_steps), the run only at step 30: the last 20 steps will"
+    ' have an lr of 0. Write "total_num_steps": "auto" for lengths that fit the run, or train for 10 steps'
+)
+CUT_OFF = "the run ends at step 30, the schedule only at step"
 
 
 @pytest.mark.filterwarnings("ignore:WarmupDecayLR. total_num_steps=30 is less than")
-def test_a_warmup_that_is_longer_than_the_whole_schedule_counts(lines):
-    [line] = lines(section(total_num_steps=30, warmup_num_steps=1000))
-    assert "the run ends at step 30, the schedule only at step 1000 (warmup_num_steps)" in line
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (section(total_num_steps=10), f"^{re.escape(SHORT)}$"),
+        (one_cycle(), rf"{CUT_OFF} 4000 \(cycle_first_step_size \+ cycle_second.*\"cycle_second_step_size\": \"auto\""),
+        ({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}, rf"{CUT_OFF} 1000 \(warmup_num_steps\)"),
+        (section(total_num_steps=30, warmup_num_steps=1000), rf"{CUT_OFF} 1000 \(warmup_num_steps\)"),
+    ],
+)
+def test_a_length_that_does_not_fit_the_run_is_reported_once_with_both_numbers_and_the_remedy(lines, config, line):
+    [found] = lines(config)
+    assert re.search(line, found)
 
 
 def test_the_modules_own_configure_optimizers_is_reported_alike(make_trainer, caplog):

@@ -1,0 +1,199 @@
+"""What a snapshot finds and puts back; tests/integration/test_no_trace.py has whole tests."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Subset
+
+from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states
+from tests.kit.modules import data
+from tests.kit.runs import StatefulLoader
+from tests.kit.traces import Everything, Noisy, noisy_data, trace
+
+# The model ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_put_back_twice_and_equal_copies_are_kept_once():
+    module = Everything()
+    optimizer, loader = module.configure_optimizers(), noisy_data()
+
+    def train() -> None:
+        for number, batch in enumerate(loader):
+            module.training_step(batch, number).backward()
+            optimizer.step()
+
+    train()
+    module.zero_grad()
+    before = trace(module, optimizer)
+    first = ModelSnapshot(module, [optimizer])
+    module.batches, module.net[0].weight.data[0] = 7, 9.0
+    marked, second = trace(module, optimizer), ModelSnapshot(module, [optimizer], earlier=first)
+    assert sum(second.copies[key]._value is not copy._value for key, copy in first.copies.items()) == 1
+    for snapshot, keep, expected in ((second, True, marked), (second, True, marked), (first, False, before)):
+        train()
+        snapshot.restore(keep=keep)
+        assert trace(module, optimizer) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        ([1, [2]], lambda x: x[1].append(3)),
+        (list(range(1000)), lambda x: x.append(1)),
+        (deque([1], maxlen=3), lambda x: x.append(2)),
+        ({1, 2}, lambda x: x.add(3)),
+        (defaultdict(list, {"a": [1]}), lambda x: x["b"].append(1)),
+        ((1, [2]), lambda x: x[1].append(3)),
+        (torch.ones(3), lambda x: x.add_(1)),
+        (np.ones(3), lambda x: x.__iadd__(1)),
+        (SimpleNamespace(steps=0), lambda x: setattr(x, "steps", 5)),
+        (np.random.default_rng(0), lambda x: x.random()),
+        (random.Random(0), lambda x: x.random()),
+        ({"a": {"b": torch.zeros(1)}}, lambda x: x["a"]["b"].add_(1)),
+        (torch.optim.SGD([torch.zeros(1)], 0.1), lambda x: x.param_groups[0].update(lr=1.0)),
+        ([nn.Linear(1, 1)], lambda x: x[0].weight.data.add_(1)),
+    ],
+)
+def test_what_an_attribute_holds_is_put_back_into_the_same_object(value: Any, change: Any):
+    def text(thing: Any) -> str:
+        if isinstance(thing, random.Random):
+            return str(thing.getstate())
+        if isinstance(thing, np.random.Generator):
+            return str(thing.bit_generator.state)
+        modules = isinstance(thing, list) and isinstance(thing[0], nn.Module)
+        return repr([part.state_dict() for part in thing] if modules else thing)
+
+    module = nn.Linear(1, 1)
+    module.value, before = value, text(value)
+    snapshot = ModelSnapshot(module, [])
+    change(value)
+    assert text(value) != before
+    module.value, module.made_later, module._made_later = None, 1, 2
+    snapshot.restore()
+    assert module.value is value
+    assert text(value) == before
+    assert not hasattr(module, "made_later")
+    assert not hasattr(module, "_made_later")
+
+
+def test_data_that_a_module_holds_are_not_copied():
+    module = nn.Linear(1, 1)
+    module.data_of_mine, module.loader = Subset(list(range(10)), [1]), data()
+    assert ModelSnapshot(module, [])._contents._resets == []
+
+
+def test_a_tensor_that_has_shrunk_or_belongs_to_a_graph_is_put_back():
+    module = nn.Linear(2, 1)
+    module.kept = module(torch.ones(2))
+    kept, snapshot = module.kept, ModelSnapshot(module, [])
+    weight = module.weight.clone()
+    module.weight.data, module.kept = torch.zeros(1, 1), None
+    snapshot.restore()
+    assert torch.equal(module.weight, weight)
+    assert module.kept is kept
+    kept.backward()
+
+
+def test_what_a_wrapper_has_set_up_stays_set_up():
+    class FullyShardedDataParallel(nn.Module):
+        """As torch's: at its first forward pass it finds out whether it is the outermost one."""
+
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self._is_root = module, None
+
+    wrapper = FullyShardedDataParallel(nn.Linear(1, 1))
+    wrapper.module.steps = 0
+    snapshot = ModelSnapshot(wrapper, [])
+    wrapper._is_root, wrapper.module.steps = False, 5
+    snapshot.restore()
+    assert (wrapper._is_root, wrapper.module.steps) == (False, 0)
+
+
+def test_a_second_module_is_loaded_with_its_versions():
+    average, loaded = nn.BatchNorm1d(1), []
+    average.register_load_state_dict_pre_hook(lambda module, state, *args: loaded.append(state._metadata))
+    before = average.state_dict()
+    ModelSnapshot(nn.Linear(1, 1), [average]).restore()
+    assert loaded == [before._metadata]
+
+
+def test_a_lazy_module_is_refused_with_what_to_do():
+    module = nn.Sequential(nn.LazyLinear(8), nn.LazyLinear(1))
+    with pytest.raises(ValueError, match=r"0\.weight of Sequential is a lazy parameter.*before fit, call the module"):
+        ModelSnapshot(module, [])
+    module(torch.ones(2))
+    ModelSnapshot(module, [])
+
+
+# Random numbers and positions -----------------------------------------------------------------------------------------
+
+
+class Sampled(LightningDataModule):
+    def __init__(self, loader: DataLoader) -> None:
+        super().__init__()
+        self.sampler = loader.sampler
+
+
+def stateful(wrap: Any) -> tuple[Any, Any, Any]:
+    loader = StatefulLoader(5)
+    loader.load_state_dict({"next": 2})
+    return wrap(loader), lambda: list(zip(range(1), loader, strict=False)), loader.state_dict
+
+
+def generator_in(wrap: Any) -> tuple[Any, Any, Any]:
+    loader = data(shuffle=True, generator=torch.Generator().manual_seed(3))
+    return wrap(loader), lambda: list(loader), lambda: loader.generator.get_state().tolist()
+
+
+def in_a_batch_sampler(loader: DataLoader) -> DataLoader:
+    sampler = BatchSampler(RandomSampler(loader.dataset, generator=loader.generator), 8, False)
+    return DataLoader(loader.dataset, batch_sampler=sampler)
+
+
+def in_a_dataset(wrap: Any) -> tuple[Any, Any, Any]:
+    noisy = Noisy()
+
+    def state() -> str:
+        numbers = noisy.numpy.bit_generator.state, noisy.old.get_state(), noisy.python.getstate()
+        return str((numbers, noisy.torch.get_state().tolist()))
+
+    return DataLoader(wrap(noisy), 8), lambda: noisy[0], state
+
+
+def distributed() -> tuple[Any, Any, Any]:
+    sampler = DistributedSampler(data().dataset, num_replicas=2, rank=0)
+    return DataLoader(data().dataset, sampler=sampler), lambda: sampler.set_epoch(5), lambda: sampler.epoch
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda wrap=wrap: generator_in(wrap) for wrap in (
+            lambda loader: loader, lambda loader: {"a": [loader]}, lambda loader: CombinedLoader({"a": loader}),
+            in_a_batch_sampler, Sampled, lambda loader: SimpleNamespace(held=loader),
+        )),
+        *(lambda wrap=wrap: in_a_dataset(wrap) for wrap in (lambda noisy: noisy, lambda noisy: Subset(noisy, [0]))),
+        *(lambda wrap=wrap: stateful(wrap) for wrap in (lambda it: it, lambda it: [it], lambda it: {"a": it})),
+        distributed,
+    ],
+)  # fmt: skip
+def test_the_generators_and_positions_of_data_are_found_and_put_back(make: Any):
+    source, use, state = make()
+    before = state()
+    resets = generator_states(source)
+    use()
+    assert state() != before
+    for reset in resets:
+        reset()
+    assert state() == before
