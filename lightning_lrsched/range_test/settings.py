@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR
+from lightning_lrsched.schedules.errors import ParameterValueError
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
@@ -124,7 +125,11 @@ class SweepSettings:
         )
         max_lr = DEFAULT_MAX_LR if exponential and self.max_lr is None else self.max_lr
         if max_lr is not None:
-            self._set(max_lr=number("max_lr", max_lr, above=self.largest_min_lr))
+            self._set(max_lr=number("max_lr", max_lr, above=0))
+            if max_lr <= self.largest_min_lr:
+                raise ParameterValueError(
+                    "max_lr", f"must be greater than lr_range_test_min_lr={self.largest_min_lr:g}, got {max_lr:g}"
+                )
         if self.num_steps is not None and not isinstance(self.num_steps, Word):
             self._set(num_steps=parse_length("num_steps", self.num_steps, at_least=1, auto=1.0))
         elif self.num_steps is None and exponential:
