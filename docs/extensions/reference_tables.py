@@ -21,7 +21,7 @@ from docutils.statemachine import StringList
 
 from lightning_lrsched.__main__ import main
 from lightning_lrsched.schedules import SCHEDULES
-from lightning_lrsched.schedules.fields import Choice, Count, Field, ListOf, Number, Steps, Switch, with_keys
+from lightning_lrsched.schedules.fields import REQUIRED, Choice, Count, Field, ListOf, Number, Steps, Switch, with_keys
 
 WORDS = ("auto", "lr_range_test")
 
@@ -103,7 +103,7 @@ class ConfigurationKeys(Table):
 
 
 def _default(field: Field) -> str:
-    return "required" if field.required else f"``{json.dumps(field.default)}``"
+    return "required" if field.default is REQUIRED else f"``{json.dumps(field.default)}``"
 
 
 def allowed(field: Field) -> str:

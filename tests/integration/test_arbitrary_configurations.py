@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_lrsched import SchedulerConfig
-from lightning_lrsched.optim.torch_schedulers import torch_schedules
 from lightning_lrsched.optim.schedulers import SCHEDULERS
+from lightning_lrsched.optim.torch_schedulers import torch_schedules
 from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.trainer.configure_optimizers import configure_optimizers
 from tests.kit.schedules import SMALL, adamw, snapshot

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_lrsched.optim.schedulers import SCHEDULERS
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.integration.make_golden import DRAWS, GOLDEN, NUMBER
 from tests.kit.schedules import adamw, lrs, momenta
 

@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
-from lightning_lrsched.optim.schedulers import SCHEDULERS
 from lightning_lrsched.optim.scheduled_lr import _flat as flatten
+from lightning_lrsched.optim.schedulers import SCHEDULERS
 from tests.kit.runs import (
     CONFIGS,
     ONE_CYCLE,

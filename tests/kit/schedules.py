@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_lrsched.optim.schedulers import SCHEDULERS, OneCycle
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.optim.schedulers import SCHEDULERS, OneCycle
 
 SMALL: dict[str, dict[str, Any]] = {
     "LRRangeTest": {"lr_range_test_min_lr": 0.5, "lr_range_test_step_size": 2},
