@@ -50,7 +50,7 @@ myst_enable_extensions = ["html_image", "colon_fence"]  # pictures with a width;
 nitpick_ignore_regex = [
     (r"py:.*", r"(argparse|collections|enum|inspect|lightning|numpy|pathlib|torch)\..*"),
     (r"py:class", r"Figure"),  # matplotlib's, imported for type checkers alone
-    (r"py:class", r"lightning_lrsched\..*\.(Self|Batch)"),  # type variables
+    (r"py:class", r"lightning_lrsched\..*\.(Self|Batch|Declared)"),  # type variables
     # Not for users: bases of public classes, and arguments that the package itself passes.
     (r"py:class", r"lightning_lrsched\..*\.(PublicScheduler|RandomStates|Sections|Start|TrainerLike)"),
 ]
