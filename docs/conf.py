@@ -11,8 +11,8 @@ from typing import get_type_hints
 from sphinx.util.inspect import stringify_signature
 
 from lightning_lrsched import __version__
-from lightning_lrsched.schedulers import ClosedFormLR
-from lightning_lrsched.schedulers.phased import Phase
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.schedules.fields import Fields
 
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
@@ -50,7 +50,9 @@ myst_enable_extensions = ["html_image", "colon_fence"]  # pictures with a width;
 nitpick_ignore_regex = [
     (r"py:.*", r"(argparse|collections|enum|inspect|lightning|numpy|pathlib|torch)\..*"),
     (r"py:class", r"Figure"),  # matplotlib's, imported for type checkers alone
-    (r"py:class", r"lightning_lrsched\.range_test\.loop\.Batch"),  # a type variable: whatever the loader yields
+    (r"py:class", r"lightning_lrsched\..*\.(Self|Batch|Declared)"),  # type variables
+    # Not for users: bases of public classes, and arguments that the package itself passes.
+    (r"py:class", r"lightning_lrsched\..*\.(PublicScheduler|RandomStates|Sections|Start|TrainerLike)"),
 ]
 
 html_theme = "furo"
@@ -69,7 +71,7 @@ copybutton_prompt_is_regexp = True
 
 def show_plain_types(_app, what, _name, obj, _options, _signature, returns):
     """A schedule's signature without the rules behind its types, which the descriptions give in words."""
-    if what != "class" or not issubclass(obj, (ClosedFormLR, Phase)):
+    if what != "class" or not issubclass(obj, (ScheduledLR, Fields)):
         return None
     types = get_type_hints(obj.__init__)  # without include_extras: Annotated[int, Steps()] is int
     signature = inspect.signature(obj)

@@ -1,8 +1,9 @@
 """One line against a default: LRSchedulerCallback() on scikit-learn's handwritten digits.
 
 For each seed, a small convolutional network is trained three times from the same weights, for the same number of
-steps: with LRSchedulerCallback(), which makes an LR range test inside the fit and then follows 1Cycle (cyclical
-momentum included); at the learning rate that Lightning's own finder suggests; and at torch's default learning rate.
+steps: with LRSchedulerCallback(), which makes an LR range test inside the fit (some 200 steps more) and then follows
+1Cycle (cyclical momentum included); at the learning rate that Lightning's own finder suggests; and at torch's default
+learning rate.
 
     python examples/digits.py [--seeds 5] [--epochs 20] [--out demo_output]
 """

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from lightning_lrsched import __version__
 from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
-from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping
+from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping, write_text
 from lightning_lrsched.preview import draw, picture_steps, table, table_steps, to_csv
+from lightning_lrsched.schedules.errors import ParameterError
 from lightning_lrsched.schedules.length import STEPS
-from lightning_lrsched.schedules.numbers import MAX_COUNT
+from lightning_lrsched.schedules.numbers import MAX_COUNT, number, to_number
 
 MAX_STEPS = 10_000_000
+MAX_LINE = 1000
+"""Characters of one message: a key in a file may be as long as the file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def preview(args: argparse.Namespace) -> int:
     """Show lr and momentum of one configuration."""
+    plot = None if args.plot is None else Path(args.plot if Path(args.plot).suffix else f"{args.plot}.png")
+    if args.plot is not None and (not args.plot or Path(args.plot).is_dir()):
+        raise ValueError(f"--plot must be the name of a file, got {args.plot!r}")
     file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
     schedule = file.resolved()
     steps, turns, unit = args.steps or schedule.schedule.completed().preview_steps, file.turns(), schedule.unit
@@ -48,21 +54,24 @@ def preview(args: argparse.Namespace) -> int:
         print(
             f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; give another with --base-lr)", file=sys.stderr
         )
-    if args.plot:
-        draw(schedule.type, file.rows(picture_steps(steps)), turns, unit).savefig(args.plot, dpi=120)
+    if plot is not None:
+        draw(schedule.type, file.rows(picture_steps(steps)), turns, unit).savefig(plot, dpi=120)
+        print(f"wrote {plot}", file=sys.stderr)
     return 0
 
 
 def convert(args: argparse.Namespace) -> int:
     """Write a configuration in the other format, with numbers for what can be resolved."""
     file = ConfigFile.read(args.config, args.steps, args.steps_per_epoch, args.base_lr)
+    if args.output and Path(args.output).exists() and file.path.samefile(args.output):
+        raise ValueError(f"{args.output} is the file that is read: give OUTPUT another name")
     is_yaml = file.path.suffix.lower() in YAML_SUFFIXES
     if args.to is None and args.output:
         args.to = "yaml" if Path(args.output).suffix.lower() in YAML_SUFFIXES else "json"
     content, left = file.converted()
     text = dump_mapping(content, args.to or ("json" if is_yaml else "yaml"))
     if args.output:
-        Path(args.output).write_text(text, encoding="utf-8")
+        write_text(args.output, text)
     else:
         print(text, end="")
     schedule = file.schedule()
@@ -100,13 +109,27 @@ def _files(paths: list[Path]) -> list[Path]:
 
 
 def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    text = " ".join(str(message).split())
+    return text if len(text) <= MAX_LINE else f"{text[: MAX_LINE - 3]}..."
 
 
 def _steps(text: str) -> int:
-    if not text.isdecimal() or len(text) > 16 or not 1 <= int(text) <= MAX_COUNT:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 16 or not 1 <= int(text) <= MAX_COUNT:
         raise argparse.ArgumentTypeError(f"must be a whole number in 1..{MAX_COUNT}, got {text!r}")
     return int(text)
+
+
+def _lr(text: str) -> float:
+    try:
+        return number("it", to_number(text), at_least=0)
+    except ParameterError:
+        raise argparse.ArgumentTypeError(f"must be a finite number, at least 0, got {text!r}") from None
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must be the path of a file or folder, got ''")
+    return Path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,11 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="preview | convert | check")
     run = argparse.ArgumentParser(add_help=False)
-    run.add_argument("config", metavar="CONFIG", help="a JSON or YAML file with a scheduler section")
+    run.add_argument("config", type=_path, metavar="CONFIG", help="a JSON or YAML file with a scheduler section")
     run.add_argument("--steps", type=_steps, metavar="N", help="length of the run, in the schedule's unit")
     run.add_argument("--steps-per-epoch", type=_steps, metavar="N", help='for values such as "2ep"')
     run.add_argument(
-        "--base-lr", type=float, metavar="X", help="the optimizer's own lr, where the file does not give it"
+        "--base-lr", "--lr", type=_lr, metavar="X", help="the optimizer's own lr, where the file does not give it"
     )
 
     command = commands.add_parser("preview", parents=[run], help="show lr and momentum of each param group")
@@ -134,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=convert)
 
     command = commands.add_parser("check", help="one line per file; exit status 1 if any is bad")
-    command.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="files, or folders of them")
+    command.add_argument("configs", nargs="+", type=_path, metavar="CONFIG", help="files, or folders of them")
     command.set_defaults(run=check)
     return parser
 

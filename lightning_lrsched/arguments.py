@@ -10,7 +10,6 @@ instead.
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,7 +27,6 @@ from lightning_lrsched.schedules.fields import (
     Steps,
     Switch,
     Word,
-    with_keys,
     written,
 )
 from lightning_lrsched.schedules.length import STEPS, UNITS
@@ -173,15 +171,6 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
     if not lrs or any(isinstance(lr, Word) for lr in lrs):
         return None, f"{checked.type} uses the optimizer's own learning rate; the configuration has none"
     return written(max(lrs, key=lambda lr: max(lr) if isinstance(lr, tuple) else lr)), ""
-
-
-def describe_schedules() -> str:
-    """Return a plain-text list of every schedule with its parameters, their meaning and default."""
-    lines = []
-    for name, schedule in SCHEDULES.items():
-        lines.append(f"{name}: {(inspect.getdoc(schedule) or '').partition(chr(10))[0]}")
-        lines += [f"  {key}: {field.describe()}" for key, field in with_keys(schedule.fields)]
-    return "\n".join(lines)
 
 
 def _override(schedule: str, args: argparse.Namespace, params: dict[str, Any]) -> None:

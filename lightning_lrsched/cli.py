@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,34 +11,35 @@ from typing import Any, Literal
 if find_spec("jsonargparse") is None:
     raise ImportError("LRSchedulerCLI needs jsonargparse: pip install 'lightning-lrsched[cli]'")
 
-from jsonargparse import DefaultHelpFormatter, Namespace
-from lightning.pytorch import Callback, Trainer
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
-from lightning_lrsched.arguments import describe_schedules
-from lightning_lrsched.config.files import dump_mapping, read_mapping
+from lightning_lrsched.config.files import dump_mapping, read_mapping, write_text
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
-from lightning_lrsched.optim.schedulers import ONE_CYCLE, WARMUP_DECAY_LR
-from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.optim.schedulers import ONE_CYCLE, VALID_LR_SCHEDULES, WARMUP_DECAY_LR
+from lightning_lrsched.range_test.record import MIN_STEPS, RangeTestResult
 from lightning_lrsched.range_test.report import count_steps
-from lightning_lrsched.schedules.length import parse_length, rounded
-from lightning_lrsched.schedules.numbers import choice
+from lightning_lrsched.schedules.length import is_word
+from lightning_lrsched.schedules.numbers import choice, count
 from lightning_lrsched.trainer.deepspeed import clock_of
-from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
 
-TOTAL = "total_num_steps"
-MIN_STEPS = 10
-"""[optimizer steps] Shorter trainings have no room for the phases of a schedule."""
-
 SCHEDULER_HELP = (
-    "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Values may be"
-    ' overridden one by one (--scheduler.params.warmup_num_steps 100); lengths may be "auto", a fraction of the run, or'
-    ' epochs ("2ep").'
+    "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Single values"
+    " of a section in a --config file may be overridden (--scheduler.params.warmup_num_steps 100); lengths may be"
+    f' "auto", a fraction of the run, or epochs ("2ep"). Types: {", ".join(VALID_LR_SCHEDULES)}, and those of torch. A'
+    " key that a type does not have is an error that lists those that it has."
+)
+
+NO_SCHEDULE = (
+    "LRSchedulerCLI: there is no section scheduler, so the learning rate is what the optimizer and the module make of"
+    " it. To schedule it, add --scheduler FILE, or lightning_lrsched.LRSchedulerCallback to trainer.callbacks, which"
+    " also finds the learning rates"
 )
 
 
@@ -53,6 +53,8 @@ class LRSchedulerCLI(LightningCLI):
     * a scheduler in Lightning's own section ``lr_scheduler:`` advances after every optimizer step, not every epoch
       (ReduceLROnPlateau excepted: it follows a metric);
     * the subcommand ``lr_range_test``, which writes a ``scheduler.yaml`` for ``fit --config scheduler.yaml``.
+
+    Where none of these schedules the learning rate, a line says so.
 
     Args:
         *args: as for LightningCLI.
@@ -82,13 +84,9 @@ class LRSchedulerCLI(LightningCLI):
         """Return the subcommands, and for each the arguments that are not on the command line."""
         return {**LightningCLI.subcommands(), "lr_range_test": {"model", "train_dataloaders", "datamodule"}}
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser whose help keeps the lines of the schedules' description."""
-        return super().init_parser(**{"formatter_class": _LineKeepingFormatter, **kwargs})
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the section ``scheduler``."""
-        group = parser.add_argument_group("Learning rate and momentum, per optimizer step", describe_schedules())
+        group = parser.add_argument_group("Learning rate and momentum, per optimizer step")
         group.add_argument("--scheduler", type=SchedulerConfig | str | None, default=None, help=SCHEDULER_HELP)
 
     def before_instantiate_classes(self) -> None:
@@ -129,13 +127,14 @@ class LRSchedulerCLI(LightningCLI):
         scheduler = linked if self._scheduler is None else self._scheduler
         if scheduler is not None:
             trainer.callbacks.insert(0, LRSchedulerCallback(scheduler))
+        elif self.subcommand in (None, "fit") and not self._is_scheduled(trainer):
+            rank_zero_info(NO_SCHEDULE)
         return trainer
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "lr_range_test":
-            _show_only(parser, self._subcommand_method_arguments[subcommand])
-        return parser
+    def _is_scheduled(self, trainer: Any) -> bool:
+        """Return whether a callback, or LightningCLI's own section, schedules the learning rate."""
+        ours = any(isinstance(callback, LRSchedulerCallback) for callback in trainer.callbacks)
+        return ours or self._get(self.config_init, "lr_scheduler") is not None
 
     @staticmethod
     def configure_optimizers(lightning_module: Any, optimizer: Optimizer, lr_scheduler: Any = None) -> Any:
@@ -163,7 +162,7 @@ class LRRangeTestTrainer(Trainer):
         datamodule: Any = None,
         output: str = "scheduler.yaml",
         schedule: Literal["OneCycle", "WarmupDecayLR"] = "OneCycle",
-        total_num_steps: int | float | str = "auto",
+        total_num_steps: int | str = "auto",
         **range_test: Any,
     ) -> RangeTestResult:
         """Runs an LR range test and writes the schedule that it suggests.
@@ -172,10 +171,10 @@ class LRRangeTestTrainer(Trainer):
             model: the module.
             train_dataloaders: its data.
             datamodule: or its datamodule.
-            output: file to write, missing folders are made; ``fit --scheduler`` takes it, or ``fit --config``.
+            output: file to write, missing folders are made; ``fit --config`` takes it, also after another ``--config``.
             schedule: which schedule to write.
-            total_num_steps: length of the training to come [optimizer steps]; also a fraction of the run that the
-                Trainer's settings describe, epochs (``"2ep"``), or ``"auto"``: that whole run.
+            total_num_steps: length of the training to come [optimizer steps], at least 10; ``"auto"``: lengths are
+                written as fractions of the run, and fit any.
             **range_test: as for :class:`~lightning_lrsched.LRRangeTestCallback`.
 
         Raises:
@@ -185,23 +184,22 @@ class LRRangeTestTrainer(Trainer):
         if self.is_global_zero:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
         trainer: Any = self
-        trainer.callbacks += [test.length, test.callback]
+        trainer.callbacks.append(test.callback)
         try:
             self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
         finally:
-            for added in (test.length, test.callback):
-                trainer.callbacks.remove(added)
+            trainer.callbacks.remove(test.callback)
         result = test.callback.result
         assert result is not None
-        total = test.length.total
-        section = result.one_cycle(total) if schedule == ONE_CYCLE else result.warmup_decay(total)
+        section = result.one_cycle(test.total) if schedule == ONE_CYCLE else result.warmup_decay(test.total)
         if self.is_global_zero:
             wrote = "replaced" if Path(output).exists() else "wrote"
-            Path(output).write_text(_describe(result, total) + dump_mapping({"scheduler": section}, "yaml"), "utf-8")
+            write_text(output, _describe(result, test.total) + dump_mapping({"scheduler": section}, "yaml"))
             low, high = result.bounds()
+            length = "as long as its run" if test.total is None else f"over {test.total} steps"
             rank_zero_info(
-                f"LR range test: learning rates {low:.3g} to {high:.3g} for {schedule} over {total} steps; {wrote}"
-                f" {output}. To train with it, add --scheduler {output} to the arguments of fit"
+                f"LR range test: learning rates {low:.3g} to {high:.3g} for {schedule}, {length}; {wrote} {output}. To"
+                f" train with it, add --config {output} to the arguments of fit, as the last --config"
             )
         return result
 
@@ -211,34 +209,24 @@ class _RangeTest:
     """What a range test on the command line needs; checked first: a mistake found later would lose the result."""
 
     callback: LRRangeTestCallback
-    length: _Length
+    total: int | None
 
     @classmethod
-    def of(cls, output: str, schedule: str, total_num_steps: int | float | str, **range_test: Any) -> _RangeTest:
+    def of(cls, output: str, schedule: str, total_num_steps: int | str, **range_test: Any) -> _RangeTest:
         choice("schedule", schedule, (ONE_CYCLE, WARMUP_DECAY_LR))
         if Path(output).is_dir():
             raise ValueError(f"output must be the name of a file, and {output} is a folder")
-        return cls(LRRangeTestCallback(**range_test), _Length(total_num_steps))
+        auto = is_word(total_num_steps, "auto")
+        total = None if auto else count("total_num_steps", total_num_steps, at_least=MIN_STEPS, or_else=', or "auto"')
+        return cls(LRRangeTestCallback(**range_test), total)
 
 
-class _Length(Callback):
-    """Reads how long the later training is, before the range test lifts the trainer's limits."""
-
-    def __init__(self, value: int | float | str) -> None:
-        super().__init__()
-        self._length = parse_length(TOTAL, value, at_least=MIN_STEPS, auto=1.0)
-        self.total = self._length if isinstance(self._length, int) else 0
-
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        if not isinstance(self._length, int):
-            self.total = rounded(horizon_of(trainer), self._length, key=TOTAL)[0]
-
-
-def _describe(result: RangeTestResult, total: int) -> str:
+def _describe(result: RangeTestResult, total: int | None) -> str:
     low, high = result.bounds()
+    length = "a training of any length" if total is None else f"a training of {total} optimizer steps"
     return (
         f"# From an LR range test of {count_steps(result)} steps (ended by: {result.stop_reason}): its bounds for"
-        f" 1Cycle are the lrs {low:.3g} and {high:.3g}.\n# For a training of {total} optimizer steps.\n"
+        f" 1Cycle are the lrs {low:.3g} and {high:.3g}.\n# For {length}.\n"
     )
 
 
@@ -247,36 +235,3 @@ def _check(content: Any, prefix: str) -> SchedulerConfig:
         return SchedulerConfig.of(content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{prefix}{error}") from None
-
-
-def _show_only(parser: LightningArgumentParser, names: list[str]) -> None:
-    """Leave all but these arguments, and the general ones, out of the help: there are hundreds, the same as for fit."""
-    general, *groups = parser._action_groups[1:]
-    general.description = "all options of fit, which its --help describes, and:"
-    shown = [*general._group_actions, *(action for action in parser._actions if action.dest in names)]
-    hidden = [action for action in parser._actions if action not in shown]
-    for group in groups:
-        if not any(action in shown for action in group._group_actions):
-            group.description = None
-    format_all = parser.format_help
-
-    def format_shown() -> str:
-        # Only while formatting: for jsonargparse an argument without help is not part of a configuration.
-        helps = [action.help for action in hidden]
-        try:
-            for action in hidden:
-                action.help = SUPPRESS
-            return format_all()
-        finally:
-            for action, text in zip(hidden, helps, strict=True):
-                action.help = text
-
-    vars(parser)["format_help"] = format_shown
-
-
-class _LineKeepingFormatter(DefaultHelpFormatter):
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        lines = text.split("\n")
-        # argparse would merge the list of schedules into one paragraph.
-        return "\n".join(fill(line, width, indent + " " * (len(line) - len(line.lstrip()))) for line in lines)

@@ -66,6 +66,17 @@ def write(tmp_path: Path) -> Callable[..., str]:
     return write_file
 
 
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, only the first bytes of a text can be written."""
+
+    def write_text(path: Path, text: str, **options: Any) -> None:
+        path.write_bytes(text.encode()[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+
+
 @pytest.fixture(scope="session")
 def deepspeed() -> ModuleType:
     """DeepSpeed's own lr_schedules module; a test that asks for it is slow: the quick suite needs no DeepSpeed."""

@@ -46,28 +46,13 @@ def refusal(capsys: Any, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_help_documents_every_parameter_of_every_schedule(capsys):
+@pytest.mark.parametrize("command", ["fit", "lr_range_test"])
+def test_help_names_every_schedule_and_the_options_of_the_range_test_where_they_belong(capsys, command):
     with pytest.raises(SystemExit):
-        run("fit", "--help")
+        run(command, "--help")
     text = capsys.readouterr().out
-    for name, schedule in SCHEDULERS.items():
-        assert f"\n  {name}: " in text
-        for key in schedule.parameters():
-            assert f"\n    {key}: " in text
-    assert "--scheduler" in text
-    assert "--num_steps" not in text
-
-
-def test_the_help_of_the_range_test_is_about_the_range_test(capsys):
-    with pytest.raises(SystemExit):
-        run("lr_range_test", "--help")
-    text = capsys.readouterr().out
-    for own in ("--num_steps", "--max_lr", "--output", "--total_num_steps", "--config"):
-        assert own in text
-    for of_fit in ("--trainer.max_epochs", "WarmupCosineLR:", "--model.lr"):
-        assert of_fit not in text
-    assert "all options of fit" in text
-    assert len(text.splitlines()) < 110
+    assert [name for name in ("--scheduler", *SCHEDULERS) if name not in text] == []
+    assert all((option in text) == (command != "fit") for option in ("--num_steps", "--max_lr", "--total_num_steps"))
 
 
 def test_help_introduces_the_trainers_settings(capsys):
@@ -175,6 +160,7 @@ def test_a_wrong_section_is_refused_as_any_wrong_argument(capsys, arguments, com
         ("--mode=quadratic", "mode must be"),
         ("--total_num_steps=5", "total_num_steps must be"),
         ("--total_num_steps=many", "total_num_steps must be"),
+        ("--total_num_steps=0.5", "total_num_steps must be"),
         ("--output=.", "output must be the name of a file"),
     ],
 )
@@ -269,34 +255,62 @@ def test_it_works_without_subcommands_and_with_a_trainer_class_of_ones_own():
         run(run=False, trainer_class=functools.partial(Own))
 
 
-def test_the_range_test_can_write_a_warmup(tmp_path):
-    options = ["--num_steps=150", "--max_lr=30", "--schedule=WarmupDecayLR", "--total_num_steps=3ep", "--output=w.yaml"]
-    cli = run("lr_range_test", *options, *QUIET)
-    section = yaml.safe_load((tmp_path / "w.yaml").read_text())["scheduler"]
-    assert section["type"] == "WarmupDecayLR"
-    assert section["params"]["total_num_steps"] == 30
+RANGE_TEST = ["lr_range_test", "--num_steps=150", "--max_lr=30", *QUIET]
+
+
+def section_of(path: Any) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())["scheduler"]
+
+
+def test_what_the_range_test_writes_fits_a_training_of_another_length(tmp_path):
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"scheduler": SECTION}))
+    cli = run(*RANGE_TEST, "--config=fit.yaml")
     assert not any(type(callback).__name__ == "LRRangeTestCallback" for callback in cli.trainer.callbacks)
+    low = section_of(tmp_path / "scheduler.yaml")["params"]["cycle_min_lr"]
+    trained = run("fit", "--config=fit.yaml", "--config=scheduler.yaml", *QUIET, "--trainer.max_epochs=4")
+    lrs = [lr for lr, _ in trained.model.seen]
+    assert len(lrs) == 40
+    assert [lrs.index(max(lrs)), lrs[36]] == [12, pytest.approx(low)]  # 30 % up, 60 % down, and the last 10 % below
 
 
-def test_the_range_test_makes_the_folder_of_its_file(tmp_path):
-    run("lr_range_test", "--num_steps=150", "--max_lr=30", "--total_num_steps=20", "--output=new/folder/s.yaml", *QUIET)
-    assert yaml.safe_load((tmp_path / "new" / "folder" / "s.yaml").read_text())["scheduler"]["type"] == "OneCycle"
+def test_the_range_test_can_write_a_warmup_of_a_given_length_into_a_new_folder(tmp_path):
+    run(*RANGE_TEST, "--schedule=WarmupDecayLR", "--total_num_steps=30", "--output=new/folder/w.yaml")
+    section = section_of(tmp_path / "new" / "folder" / "w.yaml")
+    assert (section["type"], section["params"]["total_num_steps"]) == ("WarmupDecayLR", 30)
 
 
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        (["--total_num_steps=0.5ep"], "total_num_steps must be .*10"),
-        (["--total_num_steps=auto", "--trainer.max_epochs=-1"], "total_num_steps='auto' needs to know how long"),
-    ],
-)
-def test_what_can_be_known_to_be_wrong_is_told_before_the_range_test(tmp_path, options, complaint):
-    class Untrained(Plain):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            pytest.fail("the test has begun")
+def test_a_full_disk_leaves_the_earlier_file(tmp_path, request):
+    (tmp_path / "scheduler.yaml").write_text("earlier")
+    request.getfixturevalue("full_disk")
+    with pytest.raises(OSError, match="No space left"):
+        run(*RANGE_TEST)
+    assert (tmp_path / "scheduler.yaml").read_bytes() == b"earlier"
 
-    with pytest.raises((TypeError, ValueError, OSError), match=complaint):
-        run("lr_range_test", "--num_steps=150", "--max_lr=30", *QUIET, *options, module=Untrained)
+
+NOTHING = "there is no section scheduler"
+
+
+def test_a_training_without_a_schedule_says_so(tmp_path, caplog):
+    caplog.set_level("INFO")
+    own = {"trainer": {"callbacks": [{"class_path": "lightning_lrsched.LRSchedulerCallback",
+                                      "init_args": {"scheduler": SECTION}}]}}  # fmt: skip
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    lightnings = ["--optimizer=SGD", "--optimizer.lr=0.1", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=2"]
+    for arguments, module, said in (
+        ([], Plain, True),
+        (["--config=own.yaml"], Plain, False),
+        ([f"--scheduler={json.dumps(SECTION)}"], Plain, False),
+        (lightnings, Regression, False),
+    ):
+        caplog.clear()
+        run("fit", *arguments, *QUIET, module=module)
+        assert (NOTHING in caplog.text) == said, arguments
+
+
+def test_a_single_value_of_a_file_is_changed_on_the_command_line(tmp_path):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"scheduler": SECTION}))
+    cli = run("fit", "--config=s.yaml", "--scheduler.params.warmup_max_lr=0.2", *QUIET)
+    assert cli.model.seen[4][0] == pytest.approx(0.2)
 
 
 def test_without_jsonargparse_the_message_says_what_to_install(monkeypatch):

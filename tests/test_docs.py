@@ -80,6 +80,10 @@ def test_the_site_finds_the_pictures_of_its_markdown_pages():
     assert [page.name for page in pages if re.search(r"<(picture|source|video)\b", page.read_text("utf-8"))] == []
 
 
+def test_links_have_a_text_also_where_no_site_is_built():
+    assert [page.name for page in DOCS.rglob("*.md") if "[](" in page.read_text("utf-8")] == []
+
+
 # Messages ---------------------------------------------------------------------------------------------------------
 
 

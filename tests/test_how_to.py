@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_lrsched import PhasedLR, WarmupCosineLR, WarmupDecayLR, WarmupStableDecayLR
+from lightning_lrsched import PhasedLR, SchedulerConfig, WarmupCosineLR, WarmupDecayLR, WarmupStableDecayLR
 from lightning_lrsched.__main__ import main
 from tests.kit.pages import DOCS, commands_of, python_of, run_command, run_python, write_files
 from tests.kit.schedules import sgd
@@ -22,7 +22,7 @@ IN_PROCESSES_OF_THEIR_OWN = ("ddp", "fsdp2", "deepspeed")
 WITH_SCRIPTS = ("lightning_cli", "hydra")
 WITH_A_TEST_BELOW = {
     *("cool_down", "extend_a_run", "resume", "several_optimizers", "fabric", "loggers", "compiled_step"),
-    "samples_and_tokens",
+    *("samples_and_tokens", "phases"),
 }
 OTHERS = sorted(
     {page.stem for page in PAGES.glob("*.md")}
@@ -114,8 +114,20 @@ def test_a_csv_file_has_the_curves(run: Any, tmp_path: Path) -> None:
     assert all(row["lr-SGD-momentum"] for row in rows if row["lr-SGD"])
 
 
-def test_a_capturable_lr_is_a_tensor(run: Any) -> None:
+def test_an_lr_that_is_a_tensor_stays_one(run: Any) -> None:
     assert isinstance(run("compiled_step")["optimizer"].param_groups[0]["lr"], torch.Tensor)
+
+
+def test_weight_decay_goes_through_the_phases(run: Any) -> None:
+    [schedule] = run("phases")["schedule"].schedulers
+    assert schedule.values_at(0)["weight_decay"] == [0.04]
+    assert schedule.values_at(80)["weight_decay"] == [pytest.approx(0.4)]
+
+
+def test_the_schedule_of_the_page_on_the_cli_fits_any_lr(tmp_path: Path) -> None:
+    write_files(PAGES / "lightning_cli.md", tmp_path)
+    schedule = SchedulerConfig.load(tmp_path / "config.yaml").build(sgd(lr=1e-4), total_steps=10)
+    assert schedule.lr_at(3) == [1e-4]
 
 
 def test_the_settings_of_a_whole_file_are_those_that_its_comment_states(run: Any) -> None:

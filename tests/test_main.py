@@ -1,11 +1,11 @@
-"""The console command: its speed, its exit status, its subcommands check and convert, its complaints."""
+"""The console command: what it needs, its exit status, its subcommands check and convert, its complaints."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,17 +18,15 @@ from tests.kit.schedules import AUTO, ONE_CYCLE
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_command_answers_quickly_and_without_lightning(write):
+def test_the_command_needs_neither_lightning_nor_the_compiler(write):
+    # They take seconds to import.
     script = (
         "import sys; from lightning_lrsched.__main__ import main; status = main(sys.argv[1:]);"
         " print([n for n in ('lightning', 'pytorch_lightning', 'torch._dynamo') if n in sys.modules]); sys.exit(status)"
     )
     command = [sys.executable, "-c", script, "preview", write(ONE_CYCLE)]
-    start = time.perf_counter()
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    elapsed = time.perf_counter() - start
     assert result.stdout.splitlines()[-1] == "[]"
-    assert elapsed < 10, "3 s are promised; a machine that is busy with other tests may need more"
 
 
 def test_python_m_runs_it(write):
@@ -91,16 +89,104 @@ def test_what_cannot_be_used_is_told_in_one_line(write, capsys, arguments, compl
     error = capsys.readouterr().err
     assert error.startswith("lightning-lrsched: ")
     assert error.count("\n") == 1
-    import re
-
     assert re.search(complaint, error)
 
 
-@pytest.mark.parametrize("steps", ["0", "-3", "many", "1e3", "9" * 17])
-def test_a_wrong_number_of_steps_is_refused(write, capsys, steps):
+@pytest.mark.parametrize(
+    ("option", "values", "complaint"),
+    [
+        ("--steps", ["0", "-3", "many", "1e3", "9" * 17, "\u0663"], "must be a whole number in 1.."),
+        ("--base-lr", ["nan", "inf", "-1", "1e999", "x"], "must be a finite number, at least 0"),
+        ("--lr", ["nan"], "must be a finite number, at least 0"),
+    ],
+)
+def test_a_wrong_number_is_refused(write, capsys, option, values, complaint):
+    for value in values:
+        with pytest.raises(SystemExit):
+            main(["preview", write(ONE_CYCLE), f"{option}={value}"])
+        assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "preview", "convert"])
+def test_an_empty_path_is_no_folder(capsys, command):
     with pytest.raises(SystemExit):
-        main(["preview", write(ONE_CYCLE), "--steps", steps])
-    assert "must be a whole number in 1.." in capsys.readouterr().err
+        main([command, ""])
+    assert "must be the path of a file or folder, got ''" in capsys.readouterr().err
+
+
+def test_convert_does_not_write_over_what_it_reads(write, tmp_path, capsys):
+    file = write(ONE_CYCLE)
+    before = Path(file).read_bytes()
+    assert main(["convert", file, f"{tmp_path}/../{tmp_path.name}/config.json"]) == 2
+    assert "is the file that is read" in capsys.readouterr().err
+    assert Path(file).read_bytes() == before
+
+
+def test_a_full_disk_leaves_what_was_there(write, tmp_path, request):
+    file, output = write(ONE_CYCLE), write("earlier", "out.yaml")
+    request.getfixturevalue("full_disk")
+    assert main(["convert", file, output]) == 2
+    assert Path(output).read_bytes() == b"earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "out.yaml"]
+
+
+def test_what_is_no_regular_file_is_written_to_as_it_is(write, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target.yaml")  # as /dev/stdout is one
+    assert main(["convert", write(ONE_CYCLE), str(tmp_path / "link"), "--to", "yaml"]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert yaml.safe_load((tmp_path / "target.yaml").read_text()) == ONE_CYCLE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"x" * 200_000: 1},
+        {"scheduler": {"x" * 200_000: 1}},
+        {"scheduler": {"type": "WarmupLR", "params": {"x" * 200_000: 1}}},
+        {"scheduler": {"type": "WarmupLR", "x" * 200_000: 1}},
+        {"optimizer": {"type": "SGD", "params": {"x" * 200_000: 1}}},
+        '{"' + "x" * 100_000 + '": 1, "' + "x" * 100_000 + '": 2}',
+    ],
+)
+def test_a_huge_key_gives_a_short_line(write, capsys, content):
+    file = write(content)
+    assert main(["check", file]) == 1
+    assert main(["preview", file]) == 2
+    said = capsys.readouterr()
+    assert max(map(len, [*said.out.splitlines(), *said.err.splitlines()])) <= 1100
+
+
+ODD = {
+    "nul.yaml": "a: \x00b",
+    "control.yaml": "a: \x07",
+    "timestamp.yaml": "a: !!timestamp x",
+    "bool.yaml": "a: !!bool maybe",
+    "quotes.json": "'''",
+    "in_key.json": "{\"a\": '''}",
+    "surrogate.json": '{"\\ud800": 1}',
+    "epochs.json": json.dumps({"type": "WarmupLR", "params": {"warmup_num_steps": "9" * 400 + "ep"}}),
+    "percent.json": json.dumps({"type": "WarmupLR", "params": {"warmup_num_steps": "9" * 400 + "%"}}),
+    "key.yaml": "? [a]\n: 1\n? {b: 1}\n: 2\n",
+    "null.json": json.dumps({"scheduler": {"type": "WarmupLR", "params": None}, "optimizer": None}),
+    "types.json": json.dumps({"scheduler": [1], "optimizer": "SGD"}),
+    "params.json": json.dumps({"optimizer": {"type": "SGD", "params": {"lr": [1], "momentum": {}}}}),
+    "torch.json": json.dumps({"type": "StepLR", "params": {"step_size": {}, "gamma": "x"}}),
+    "milestones.json": json.dumps({"type": "MultiStepLR", "params": {"milestones": [3, [1], "x"]}}),
+    "phases.json": json.dumps({"type": "PhasedLR", "params": {"phases": [{"steps": [1]}]}}),
+}
+
+
+def test_odd_files_are_errors_of_their_own_and_do_not_end_the_check_of_a_folder(write, tmp_path, capsys):
+    for name, text in ODD.items():
+        write(text, name)
+    write(ONE_CYCLE, "z_good.json")
+    assert main(["check", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(ODD) + 1
+    assert lines[-1].endswith("z_good.json: ok: scheduler OneCycle")
+    assert [line for line in lines if "Traceback" in line] == []
+    for name in ODD:
+        assert main(["preview", str(tmp_path / name), "--steps", "10"]) in (0, 2)
 
 
 def test_a_preview_of_more_optimizer_steps_than_anybody_makes_is_refused(write, capsys):

@@ -41,9 +41,18 @@ def test_a_scheduler_of_torch_is_shown_too(write, capsys):
     assert float(rows[40]["lr"]) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_picture_is_written(write, tmp_path, capsys):
-    assert main(["preview", write(ONE_CYCLE), "--plot", str(tmp_path / "x.png")]) == 0
+@pytest.mark.parametrize("name", ["x.png", "x"])
+def test_a_picture_is_written_and_its_name_is_said(write, tmp_path, capsys, name):
+    assert main(["preview", write(ONE_CYCLE), "--plot", str(tmp_path / name)]) == 0
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert f"wrote {tmp_path / 'x.png'}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plot", ["", "{folder}"])
+def test_a_picture_needs_the_name_of_a_file(write, tmp_path, capsys, plot):
+    assert main(["preview", write(ONE_CYCLE), "--plot", plot.format(folder=tmp_path)]) == 2
+    assert "--plot must be the name of a file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.parent.glob("*.png")] == []
 
 
 def test_without_matplotlib_the_message_says_what_to_install(write, capsys, monkeypatch):
@@ -79,7 +88,14 @@ def test_stable_part_and_decay_are_marked_too(write, capsys):
 
 
 def test_the_legend_names_every_group_and_no_line_is_hidden_behind_another():
-    rows = [(step, [0.1 * step, 0.1 * step, 0.3], [0.9, 0.9, 0.9]) for step in range(5)]
+    rows = [(step, {"lr": [0.1 * step, 0.1 * step, 0.3], "momentum": [0.9] * 3}) for step in range(5)]
     lrs, momenta = preview.draw("PhasedLR", rows).axes
     assert [line.get_label() for line in lrs.get_lines()] == ["param groups 1, 2", "param group 3"]
     assert [text.get_text() for text in momenta.get_legend().get_texts()] == ["param groups 1, 2, 3"]
+
+
+def test_weight_decay_has_a_column_and_a_panel_of_its_own(write, tmp_path, capsys):
+    phases = [{"steps": 10, "lr": 0.1, "weight_decay": 0.5}]
+    file, plot = write({"type": "PhasedLR", "params": {"phases": phases}}), tmp_path / "x.svg"
+    assert main(["preview", file, "--plot", str(plot)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["step", "lr", "weight_decay"]

@@ -100,7 +100,7 @@ def test_the_versions_are_those_that_are_promised_and_pinned():
     rows = dict(re.findall(r"^\| (torch|lightning|Python)\b[^|]* \| ([\d.]+ \| [\d.]+) \|$", README, re.MULTILINE))
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     pins = dict(re.findall(r"^([\w-]+)==(\d+\.\d+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
-    oldest = dict(re.findall(r'^  "([\w-]+)>=(\d+\.\d+)",$', project, re.MULTILINE))
+    oldest = dict(re.findall(r'^  "([\w-]+)>=(\d+\.\d+)[",]', project, re.MULTILINE))
     pythons = re.findall(r"Python :: (3\.\d+)", project)
     assert rows == {
         "Python": f"{pythons[0]} | {pythons[-1]}",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightning_lrsched.optim.schedulers import SCHEDULERS
+from lightning_lrsched.schedules import SCHEDULES
 from lightning_lrsched.schedules.fields import with_keys
 from tests.kit.pages import DOCS
 
@@ -24,7 +24,7 @@ def extensions() -> Any:
 def test_curves_are_drawn_from_the_schedules_themselves() -> None:
     import schedule_curves
 
-    assert sorted(schedule_curves.EXAMPLES) == sorted(SCHEDULERS)
+    assert sorted(schedule_curves.EXAMPLES) == sorted(SCHEDULES)
     values = schedule_curves.values("OneCycle")
     assert [values["lr"][""][step] for step in (0, 30, 90)] == pytest.approx([0.01, 0.1, 0.01])
     assert [values["momentum"][""][step] for step in (0, 30, 90)] == pytest.approx([0.9, 0.8, 0.9])
@@ -35,12 +35,12 @@ def test_curves_are_drawn_from_the_schedules_themselves() -> None:
 def test_a_row_of_a_table_of_keys_says_what_the_rule_says() -> None:
     from reference_tables import allowed
 
-    keys = {**with_keys(SCHEDULERS["OneCycle"].parameters()), **with_keys(SCHEDULERS["PhasedLR"].parameters())}
+    keys = {key: field for name in ("OneCycle", "PhasedLR") for key, field in with_keys(SCHEDULES[name].fields)}
     assert allowed(keys["decay_lr_rate"]) == "a number at least 0"
     assert allowed(keys["cycle_min_mom"]) == (
         "a number at least 0 and below 1, or a list with one for each param group"
     )
-    assert allowed(keys["cycle_first_step_size"]) == 'steps, at least 1; also ``0.1``, ``"2ep"``, ``"auto"``'
+    assert allowed(keys["cycle_first_step_size"]) == 'steps, at least 1; also ``0.1``, ``"10%"``, ``"2ep"``, ``"auto"``'
     assert allowed(keys["phases[].shape"]).startswith('``"linear"`` or ``"cosine"``')
 
 

@@ -45,8 +45,13 @@ def test_the_sentences_round_the_tables_numbers(figures):
     ours, lightning = figures[OURS], figures["Lightning's finder, fixed lr"]
     assert f"misses {100 * ours['mean regret']:.0f} %" in re.sub(r"\s+", " ", PAGE)
     sentence = re.sub(r"\s+", " ", README.split("<!-- quality figures -->")[1])
-    for figure in (ours, lightning):
+    rivals = ("Prodigy", "fastai valley, its 1Cycle", "the prior without a test, 1Cycle")
+    for figure in (ours, lightning, *(figures[rival] for rival in rivals)):
         assert f"{100 * figure['mean regret']:.0f} %" in sentence
+    others = {
+        name: row["mean regret"] for name, row in figures.items() if not name.startswith(("best of", "range test"))
+    }
+    assert sorted(others, key=others.get)[0] == "Prodigy"  # README names the strongest
 
 
 def test_the_range_test_is_ahead_of_every_other_way_to_an_lr(figures):

@@ -20,9 +20,8 @@ from docutils.parsers.rst.directives.tables import ListTable
 from docutils.statemachine import StringList
 
 from lightning_lrsched.__main__ import main
-from lightning_lrsched.schedulers import SCHEDULERS
-from lightning_lrsched.schedulers.parameters import Parameter, with_keys
-from lightning_lrsched.schedulers.rules import Choice, Count, ListOf, Number, Steps, Switch
+from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.schedules.fields import REQUIRED, Choice, Count, Field, ListOf, Number, Steps, Switch, with_keys
 
 WORDS = ("auto", "lr_range_test")
 
@@ -66,7 +65,7 @@ class Table(Directive):
 
 
 class WordsForKeys(Table):
-    """Shows what the two words mean, read from the rules of the schedules' parameters."""
+    """Shows what the two words mean, read from the fields of the schedules."""
 
     def header(self) -> list[str]:
         """Return the titles of the columns."""
@@ -75,16 +74,16 @@ class WordsForKeys(Table):
     def rows(self) -> list[list[str]]:
         """Return a row for each key."""
         found: dict[str, tuple[list[str], list[str]]] = {}
-        for name, schedule in SCHEDULERS.items():
-            for key, parameter in with_keys(schedule.parameters()).items():
-                meanings = [_meaning(parameter, word) for word in WORDS]
+        for name, schedule in SCHEDULES.items():
+            for key, field in with_keys(schedule.fields):
+                meanings = [_meaning(field, word) for word in WORDS]
                 if any(meanings):
                     found.setdefault(key, ([], meanings))[0].append(f":class:`~lightning_lrsched.{name}`")
         return [[f"``{key}``", ", ".join(owners), *meanings] for key, (owners, meanings) in found.items()]
 
 
-def _meaning(parameter: Parameter, word: str) -> str:
-    found = re.search(rf'"{word}": ([^"]+?)\.(?= "| \(default)', parameter.describe())
+def _meaning(field: Field, word: str) -> str:
+    found = re.search(rf'"{word}": ([^"]+?)\.(?= "| \(default)', field.describe())
     return found[1] if found else ""
 
 
@@ -99,31 +98,28 @@ class ConfigurationKeys(Table):
 
     def rows(self) -> list[list[str]]:
         """Return a row for each key."""
-        parameters = with_keys(SCHEDULERS[self.arguments[0]].parameters())
-        return [
-            [f"``{key}``", allowed(parameter), _default(parameter), parameter.help]
-            for key, parameter in parameters.items()
-        ]
+        fields = with_keys(SCHEDULES[self.arguments[0]].fields)
+        return [[f"``{key}``", allowed(field), _default(field), field.help] for key, field in fields]
 
 
-def _default(parameter: Parameter) -> str:
-    return "required" if parameter.required else f"``{json.dumps(parameter.default)}``"
+def _default(field: Field) -> str:
+    return "required" if field.default is REQUIRED else f"``{json.dumps(field.default)}``"
 
 
-def allowed(parameter: Parameter) -> str:
-    """Return in words which values a parameter takes."""
-    words = _kind(parameter.rule)
-    if parameter.per_group:
+def allowed(field: Field) -> str:
+    """Return in words which values a field takes."""
+    words = _kind(field.rule)
+    if isinstance(field.rule, Number) and field.rule.per_group:
         words += ", or a list with one for each param group"
-    if isinstance(parameter.rule, Number) and parameter.rule.ratio:
+    if isinstance(field.rule, Number) and field.rule.ratio:
         words += ', or ``{"ratio": x}``'
-    quoted = [f'``"{word}"``' for word in WORDS if _meaning(parameter, word)]
+    quoted = [f'``"{word}"``' for word in WORDS if _meaning(field, word)]
     return ", ".join([words, *quoted])
 
 
 def _kind(rule: Any) -> str:
     if isinstance(rule, Steps):
-        return f'steps, at least {rule.at_least}; also ``0.1``, ``"2ep"``'
+        return f'steps, at least {rule.at_least}; also ``0.1``, ``"10%"``, ``"2ep"``'
     if isinstance(rule, Count):
         return f"a whole number, at least {rule.at_least}"
     if isinstance(rule, Switch):

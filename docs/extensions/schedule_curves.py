@@ -86,12 +86,14 @@ def build(name: str) -> dict[str, Any]:
 
 
 def values(name: str) -> dict[str, dict[str, list[float]]]:
-    """Return quantity -> label of a curve -> its values at the steps from 0 to 100."""
-    schedules = build(name)
-    found = {"lr": {label: [one.lr_at(step)[0] for step in range(STEPS + 1)] for label, one in schedules.items()}}
-    first = next(iter(schedules.values()))
-    if first.momentum_at(0) is not None:
-        found["momentum"] = {"": [first.momentum_at(step)[0] for step in range(STEPS + 1)]}
+    """Return quantity -> label of a curve -> its values at the steps from 0 to 100; other than lr, of the first."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for label, schedule in build(name).items():
+        rows = [schedule.values_at(step) for step in range(STEPS + 1)]
+        for quantity in rows[0]:
+            if quantity == "lr" or not found.get(quantity):
+                curve = "" if quantity != "lr" else label
+                found.setdefault(quantity, {})[curve] = [row[quantity][0] for row in rows]
     return found
 
 

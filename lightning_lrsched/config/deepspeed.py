@@ -22,6 +22,12 @@ MISSPELLED = {
 """Top-level keys that DeepSpeed silently ignores -> the section that was meant."""
 
 
+OF_LIGHTNING_CLI = (
+    ": class_path and init_args are LightningCLI's form, which only LightningCLI reads; here a section 'scheduler' has"
+    " type and params"
+)
+
+
 @dataclass(frozen=True)
 class Sections:
     """The two sections of a configuration, as they stand there, the key path that leads to them, and all its keys."""
@@ -49,6 +55,8 @@ class Sections:
         for key in found:
             spelled = str(key).lower().replace("-", "_")
             meant = MISSPELLED.get(spelled, spelled if spelled in ("scheduler", "optimizer") else key)
+            if isinstance(found[key], Mapping) and "class_path" in found[key] and meant in ("scheduler", "optimizer"):
+                raise ParameterValueError(f"{prefix}{key}", OF_LIGHTNING_CLI)
             if meant != key:
                 raise ParameterValueError(
                     f"{prefix}{key}", f": DeepSpeed ignores this section (did you mean {meant!r}?)"

@@ -56,6 +56,9 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 def write_text(path: str | Path, text: str) -> None:
     """Write a file as a whole: a full disk leaves the one that was there before."""
     path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout must stay what it is
+        path.write_text(text, encoding="utf-8")
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")

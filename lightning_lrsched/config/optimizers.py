@@ -174,8 +174,9 @@ def _check_options(
                 f" it takes {', '.join(allowed)}",
             )
         found = _auto(where, key, module) if is_word(value, "auto") else value
-        rule = Switch() if isinstance(allowed[key].default, bool) else AnyValue()
-        checked[key] = rule.parse(f"{where}.{key}", found)
+        # Some may be None, too: fused, foreach. For torch any text is true.
+        is_switch = "bool" in str(allowed[key].annotation) and found is not None
+        checked[key] = (Switch() if is_switch else AnyValue()).parse(f"{where}.{key}", found)
     return checked
 
 

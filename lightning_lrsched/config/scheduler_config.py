@@ -304,6 +304,10 @@ class SchedulerConfig:
         return horizon.in_unit(self.unit)
 
 
+# jsonargparse takes the types of a dataclass's arguments from its annotations, and `params` is no field.
+SchedulerConfig.__annotations__["params"] = "Mapping[str, Any] | None"
+
+
 def _checked_unit(unit: Any, type_name: str) -> Unit:
     if unit == STEPS:
         return STEPS

@@ -239,7 +239,7 @@ class ScheduledLR(LRScheduler):
 
     @property
     def is_active(self) -> bool:
-        """Whether the optimizer's groups hold this schedule's values: not so while it waits in SequentialLR."""
+        """Whether the optimizer's groups hold this schedule's values; they do not while it waits in SequentialLR."""
         return self.last_epoch >= 0 and holds_lrs(self.optimizer.param_groups, self.lr_at(self.last_epoch))
 
     def set_position(self, step: int) -> None:

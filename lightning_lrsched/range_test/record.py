@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lightning_lrsched.config.files import write_text
 from lightning_lrsched.range_test import report
 from lightning_lrsched.range_test.suggest import Record, stop_reason
 from lightning_lrsched.schedules.fields import Finding
@@ -183,14 +183,7 @@ class RangeTestResult(Record):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists already; give another name, or overwrite=True")
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.with_name(
-            f".{path.name}.{os.getpid()}"
-        )  # beside it: an earlier record stays if the disk is full
-        try:
-            written.write_text(self.to_json(), encoding="utf-8")
-            written.replace(path)
-        finally:
-            written.unlink(missing_ok=True)
+        write_text(path, self.to_json())
 
     def to_json(self) -> str:
         """Return the record as JSON."""

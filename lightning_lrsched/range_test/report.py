@@ -156,8 +156,8 @@ def draw(record: Record) -> Figure:
     axes = figure.add_subplot()
     coarse = _coarse_rows(record)
     if coarse:
-        axes.plot(*zip(*coarse, strict=True), color="tab:orange", linewidth=0.8, alpha=0.6, label="coarse sweep")
-    axes.plot(record.lrs, record.losses, color="0.7", linewidth=0.8)
+        axes.plot(*zip(*coarse, strict=True), color="#d9731a", linewidth=0.8, alpha=0.6, label="coarse sweep")
+    axes.plot(record.lrs, record.losses, color="0.5", linewidth=0.8)
     axes.plot(record.lrs, record.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if record.mode == "exponential":
         axes.set_xscale("log")

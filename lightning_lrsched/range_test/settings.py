@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, StopReason
 from lightning_lrsched.range_test.suggest import Record
+from lightning_lrsched.schedules.errors import ParameterValueError
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
@@ -79,7 +80,7 @@ class SweepSettings:
             infinity or None: only a loss that is not finite stops it.
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
             shown, and the stop rule uses it; suggestions smooth the losses themselves.
-        prior: the peak of 1Cycle to which the suggestions are drawn down, the more the less the record says. ``"auto"``
+        prior: a peak of 1Cycle that is likely. The less the record says, the more it lowers the suggestions. ``"auto"``
             is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
         by_validation: whether the losses are validation losses.
         then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
@@ -138,7 +139,11 @@ class SweepSettings:
         )
         max_lr = DEFAULT_MAX_LR if exponential and self.max_lr is None else self.max_lr
         if max_lr is not None:
-            self._set(max_lr=number("max_lr", max_lr, above=self.largest_min_lr))
+            self._set(max_lr=number("max_lr", max_lr, above=0))
+            if max_lr <= self.largest_min_lr:
+                raise ParameterValueError(
+                    "max_lr", f"must be greater than lr_range_test_min_lr={self.largest_min_lr:g}, got {max_lr:g}"
+                )
         if self.num_steps is not None and not isinstance(self.num_steps, Word):
             self._set(num_steps=parse_length("num_steps", self.num_steps, at_least=1, auto=1.0))
         elif self.num_steps is None and exponential:

@@ -190,12 +190,12 @@ class Curve:
         return 1.0 if self.climb() is None else MAX_DOUBT * min(1.0, self.noise / self.fall)
 
     def peak(self) -> float:
-        """Return 1Cycle's highest lr: half the edge, drawn down to the prior in log lr; ten times the prior at most."""
+        """Return 1Cycle's highest lr: half the edge, lowered towards the prior; at most ten times the prior."""
         drawn = self.drawn()
         return drawn if self.prior is None else min(drawn, MAX_OVER_PRIOR * self.prior)
 
     def drawn(self) -> float:
-        """Return half the edge, drawn down to the prior in log lr."""
+        """Return half the edge, lowered towards the prior in log lr."""
         safe, doubt = PEAK_OF_EDGE[self.mode] * self.edge(), self.doubt()
         if self.prior is None:
             return safe

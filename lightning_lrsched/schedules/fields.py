@@ -163,7 +163,11 @@ class Number:
             return self.auto
         if self.finding is not None and is_word(text, FROM_RANGE_TEST):
             return FromRangeTest(self.finding)
-        return self._number(key, _spelled(key, text))
+        try:
+            return self._number(key, _spelled(key, text))
+        except ParameterTypeError as error:
+            words = [AUTO] * (self.auto is not None) + [FROM_RANGE_TEST] * (self.finding is not None)
+            raise ParameterTypeError(key, f"{error.problem}{did_you_mean(text[:60], words)}") from None
 
     def _mapping(self, key: str, value: Mapping[Any, Any]) -> Own:
         if not self.ratio:

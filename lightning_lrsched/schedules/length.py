@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.errors import ParameterValueError, did_you_mean, short
 from lightning_lrsched.schedules.numbers import MAX_COUNT, MAX_TEXT, count, to_number
 
 Unit = Literal["step", "sample", "token"]
@@ -146,7 +146,8 @@ def parse_length(key: str, value: Any, *, at_least: int = 0, auto: float | None 
         return Fraction(value, written)
     if isinstance(value, float) and value == 1.0:
         raise ParameterValueError(key, 'must not be 1.0: write 1 for one step, or "100%" for the whole run')
-    return count(key, value, at_least=at_least, or_else=_or_else(auto))
+    hint = "" if auto is None else did_you_mean(short(value), ["auto"])
+    return count(key, value, at_least=at_least, or_else=f"{_or_else(auto)}{hint}")
 
 
 def _or_else(auto: float | None) -> str:

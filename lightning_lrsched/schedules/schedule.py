@@ -100,7 +100,7 @@ class Schedule(Fields):
 
     @property
     def length(self) -> tuple[list[str], int] | None:
-        """The keys that give the schedule its length, and the position at which it ends; None: it has no end."""
+        """The keys that give the schedule its length, and the position of its end; None if it has no end."""
         return None
 
     @property

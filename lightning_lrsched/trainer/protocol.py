@@ -1,7 +1,7 @@
 """What this package uses of a Trainer: its attributes, Lightning's classes by name, and what differs between versions.
 
 A name that begins with an underscore is private to Lightning: a new version may change it. A test compares the Trainer
-of the installed Lightning with these classes. What only a range test saves and restores is in ``snapshot.py``.
+of the installed Lightning with these classes. What only a range test saves and restores is in ``fit_state.py``.
 """
 
 # The hooks take the Trainer that is used, TrainerLike; see scheduler_callback.py.

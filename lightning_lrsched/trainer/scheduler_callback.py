@@ -47,9 +47,9 @@ class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
     Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how
-    far along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is put
-    back, and the training follows 1Cycle from a tenth of the peak up to it, as long as the run. In runs of fewer than
-    42 steps the peak is what is known of the optimizer. Where a loss cannot be computed again outside its step
+    far along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is
+    put back, and the training follows 1Cycle from a tenth of the peak up to it, until the run ends. In runs of fewer
+    than 42 steps the peak is what is known of the optimizer. Where a loss cannot be computed again outside its step
     (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of the probe.
 
     An LR range test (``range_test=LRRangeTestCallback()``, up to 300 steps) trains between the bounds that it finds.
@@ -89,8 +89,8 @@ class LRSchedulerCallback(Callback):
     no second test: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
     ``"lr_range_test"`` means the same as ``"auto"``.
 
-    A class of ``torch.optim.lr_scheduler`` is possible as type too; Lightning steps it after each of its own optimizer
-    steps. An ``optimizer`` section beside the schedule is not used, and the log reports that;
+    A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An
+    ``optimizer`` section beside the schedule is not used, and the log reports that;
     :func:`configure_optimizers` reads it.
 
     Args:

@@ -30,14 +30,12 @@ def sgd(parameters: Any, *, tensors: bool) -> Optimizer:
     return SGD(parameters, lr=torch.tensor(0.1) if tensors else 0.1, momentum=0.9, foreach=False)
 
 
-def recompilations(make: Any, *, tensors: bool, capturable: bool = False) -> dict[str, Any]:
+def recompilations(make: Any, *, tensors: bool) -> dict[str, Any]:
     """Count the compilations of the optimizer's step in its first two steps, and in the rest."""
     torch._dynamo.reset()
     parameters = [torch.randn(4, 4, requires_grad=True) for _ in range(2)]
     optimizer = make(parameters, tensors=tensors)
     schedule = OneCycle(optimizer, 0.01, 0.1, cycle_first_step_size=STEPS // 2, cycle_min_mom=0.5)
-    if capturable:
-        schedule.make_capturable()
     schedule.follow_optimizer()
     step = torch.compile(optimizer.step)
     compiled = []
@@ -47,7 +45,7 @@ def recompilations(make: Any, *, tensors: bool, capturable: bool = False) -> dic
             p.grad = torch.ones_like(p)
         step()
         compiled.append(torch._dynamo.utils.counters["frames"]["total"] - before)
-    kind = "made capturable" if capturable else "tensors" if tensors else "floats"
+    kind = "tensors" if tensors else "floats"
     # In its second step SGD has got its momentum buffers, and torch compiles it for these.
     return {
         "optimizer": f"{make.__name__}, {kind}",
@@ -81,7 +79,6 @@ def main() -> None:
     options = parser.parse_args()
     rows = [
         recompilations(adamw, tensors=True),
-        recompilations(adamw, tensors=False, capturable=True),
         recompilations(sgd, tensors=True),
         recompilations(adamw, tensors=False),
         recompilations(sgd, tensors=False),

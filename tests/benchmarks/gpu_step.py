@@ -21,8 +21,11 @@ CALLS = 50
 
 def make_optimizer(groups: int, *, tensor: bool) -> AdamW:
     def group() -> dict[str, Any]:
-        lr = torch.tensor(0.01, device="cuda") if tensor else 0.01
-        return {"params": [torch.zeros(1, device="cuda", requires_grad=True)], "lr": lr}
+        params = [torch.zeros(1, device="cuda", requires_grad=True)]
+        if not tensor:
+            return {"params": params, "lr": 0.01}
+        lr, *betas = (torch.tensor(value, device="cuda") for value in (0.01, 0.9, 0.999))
+        return {"params": params, "lr": lr, "betas": tuple(betas)}
 
     return AdamW([group() for _ in range(groups)], capturable=tensor)
 
@@ -55,8 +58,6 @@ def main() -> None:
     for tensor in (False, True):
         for groups in (1, 10, 100, 1000):
             ours = OneCycle(make_optimizer(groups, tensor=tensor), **configurations(10_000)["OneCycle"])
-            if tensor:
-                ours.make_capturable()
             torchs = OneCycleLR(make_optimizer(groups, tensor=tensor), 0.01, total_steps=10_000)
             torchs.optimizer._opt_called = True
             steps = {"ours": ours.step, "torch OneCycleLR": torchs.step}

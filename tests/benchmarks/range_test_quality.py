@@ -35,6 +35,8 @@ from other_ways import FASTAI_STEPS, LIGHTNING_STEPS, fastai_cycle, fastai_sugge
 from tasks import CHOOSING, REPORTED, TASKS, Task, Values, lr_grid, make_task, train
 
 from lightning_lrsched import RangeTest, RangeTestResult
+from lightning_lrsched.optim.hyperparameters import momentum_kind
+from lightning_lrsched.optim.schedulers import OneCycle
 from lightning_lrsched.range_test.record import one_cycle
 from lightning_lrsched.range_test.suggest import prior_of
 

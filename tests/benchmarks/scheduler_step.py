@@ -62,6 +62,8 @@ def candidates(groups: int, steps: int, *, tensor: bool) -> dict[str, Callable[[
     made: dict[str, Callable[[], object]] = {}
     for name, params in configurations(steps).items():
         made[name] = step_of(lambda o, n=name, p=params: SCHEDULERS[n](o, **p))
+        if not SCHEDULERS[name].kind.in_deepspeed:
+            continue
         # DeepSpeed puts floats in the place of tensor betas: from then on its momentum costs what float momentum costs.
         made[f"DeepSpeed {name}"] = step_of(lambda o, n=name, p=params: getattr(deepspeed, n)(o, **p))
     made["torch OneCycleLR"] = step_of(lambda o: OneCycleLR(o, 0.01, total_steps=steps + 2))
@@ -86,7 +88,8 @@ def main() -> None:
             for name, time in times.items():
                 row = {"lr": "tensor" if tensor else "float", "groups": groups, "scheduler": name, "us": time}
                 if name in SCHEDULERS:
-                    row["x DeepSpeed's"] = time / times[f"DeepSpeed {name}"]
+                    deepspeeds = times.get(f"DeepSpeed {name}")
+                    row["x DeepSpeed's"] = None if deepspeeds is None else time / deepspeeds
                     row["x torch OneCycleLR"] = time / times["torch OneCycleLR"]
                 rows.append(row)
     show("scheduler_step", rows, options.out)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_lrsched import RangeTestResult
 from lightning_lrsched.__main__ import main
 from lightning_lrsched.config.files import MAX_BYTES, dump_mapping, read_mapping
 
@@ -86,6 +87,16 @@ def test_what_is_no_file_is_refused(path):
 def test_what_is_written_reads_back(tmp_path, form):
     content = {"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": [1e-8, 0.1], "cycle_momentum": True}}}
     assert read(tmp_path, f"x.{form}", dump_mapping(content, form)) == content
+
+
+def test_a_full_disk_leaves_the_record_that_was_there(tmp_path, request):
+    path, result = tmp_path / "x.json", RangeTestResult([0], [0.1], [1.0], [1.0], "diverged", "exponential")
+    result.save(path)
+    before = path.read_bytes()
+    request.getfixturevalue("full_disk")
+    with pytest.raises(OSError, match="No space left"):
+        result.save(path, overwrite=True)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999"])

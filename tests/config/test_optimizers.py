@@ -110,6 +110,10 @@ def test_param_groups_are_given_or_the_modules_or_all():
         ({"type": "Adam", "params": {"max_grad_norm": 1.0}}, r"gradient_clip_val=1.0"),
         ({"type": "Adam", "params": {"bias_correction": False}}, "always corrects the bias"),
         ({"type": "Adam", "params": {"adam_w_mode": "no"}}, r"optimizer\.params\.adam_w_mode must be true or false"),
+        *[
+            ({"type": type_name, "params": {"lr": 0.1, key: "false"}}, rf"optimizer\.params\.{key} must be true or")
+            for type_name, key in (("SGD", "maximize"), ("SGD", "nesterov"), ("Adam", "amsgrad"), ("Adam", "fused"))
+        ],
         ({"type": "Adam", "params": {"learning_rate": 1}}, r"optimizer\.params\.learning_rate: .* no such parameter"),
         ({"type": "Adam", "params": {"lr": -1}}, r"optimizer\.params: AdamW refuses them: Invalid learning rate"),
         ({"type": "Adam", "params": {"betas": []}}, r"optimizer\.params: AdamW refuses them"),

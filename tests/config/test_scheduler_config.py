@@ -303,3 +303,13 @@ def test_a_unit_is_kept_wherever_a_configuration_goes():
 def test_a_wrong_unit_is_refused(section, message):
     with pytest.raises(ValueError, match=message):
         SchedulerConfig.of({"type": "WarmupLR", "params": {}, **section})
+
+
+def test_lists_and_mappings_of_omegaconf_are_taken():
+    omegaconf = pytest.importorskip("omegaconf", reason="omegaconf is not installed (hydra-core brings it)")
+    phases = [{"steps": 3, "lr": [0.1, 0.2]}, {"steps": 0.5, "lr": {"ratio": 0.1}}]
+    for section in (
+        {"type": "PhasedLR", "params": {"phases": phases}},
+        {"type": "MultiStepLR", "params": {"milestones": [3, "50%"]}},
+    ):
+        assert SchedulerConfig.of(omegaconf.OmegaConf.create(section)) == SchedulerConfig.of(section)

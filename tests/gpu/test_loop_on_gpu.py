@@ -127,11 +127,10 @@ def test_a_model_of_a_billion_parameters_is_restored_bit_for_bit_where_80_percen
     del filler
 
 
-def test_the_lr_of_a_capturable_optimizer_is_put_back() -> None:
+def test_an_lr_that_is_a_tensor_is_put_back() -> None:
     net = nn.Linear(8, 8, device=DEVICE)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=torch.tensor(0.01, device=DEVICE), capturable=True)
     schedule = OneCycle(optimizer, 0.001, 0.1, cycle_first_step_size=10)
-    schedule.make_capturable()
     with RangeTest(net, optimizer, max_lr=0.1, num_steps=20) as test:
         for _ in test.batches(itertools.repeat(None)):
             net(torch.ones(4, 8, device=DEVICE)).square().mean().backward()

@@ -48,7 +48,10 @@ class OnDevice(LightningModule):
         return self.net(torch.ones(4, 8, device=self.device)).square().mean()
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW([{"params": [p]} for p in self.net.parameters()], lr=0.01, **self.options)
+        groups = [{"params": [p]} for p in self.net.parameters()]
+        if self.options.get("capturable"):
+            groups = [{**group, "lr": torch.tensor(0.01, device=self.device)} for group in groups]
+        return torch.optim.AdamW(groups, lr=0.01, **self.options)
 
 
 ONE_CYCLE = {"type": "OneCycle", "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.01, "cycle_first_step_size": 8}}
@@ -62,7 +65,7 @@ ONE_CYCLE = {"type": "OneCycle", "params": {"cycle_min_lr": 0.001, "cycle_max_lr
     [
         (LRSchedulerCallback(ONE_CYCLE), {}),
         (LRSchedulerCallback(ONE_CYCLE), {"fused": True}),
-        (LRSchedulerCallback(ONE_CYCLE, capturable=True), {}),
+        (LRSchedulerCallback(ONE_CYCLE), {"capturable": True}),
         (LRRangeTestCallback(max_lr=0.1, num_steps=25), {}),
     ],
     ids=["eager", "fused", "capturable", "range test"],

@@ -37,41 +37,43 @@ def strict_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def adamw_with_tensors(parameters: list[Tensor]) -> Optimizer:
-    def tensor(value: float) -> Tensor:
-        return torch.tensor(value, device=parameters[0].device)
+def with_tensors(cls: Any) -> Any:
+    def make(parameters: list[Tensor]) -> Optimizer:
+        lr, *betas = (torch.tensor(value, device=parameters[0].device) for value in (0.1, 0.9, 0.999))
+        return cls(parameters, lr=lr, betas=tuple(betas), capturable=True)
 
-    return AdamW(parameters, lr=tensor(0.1), betas=(tensor(0.9), tensor(0.999)), capturable=True)
+    return make
 
 
-MAKE = {
-    "AdamW with tensors": (adamw_with_tensors, False),
-    "AdamW made capturable": (lambda p: AdamW(p, lr=0.1), True),
-    "NAdam made capturable": (lambda p: NAdam(p, lr=0.1), True),
-    "SGD with tensor lr and float momentum": (
-        lambda p: SGD(p, lr=torch.tensor(0.1, device=p[0].device), momentum=0.9, foreach=False),
-        False,
-    ),
+def sgd(parameters: list[Tensor]) -> Optimizer:
+    return SGD(parameters, lr=torch.tensor(0.1, device=parameters[0].device), momentum=0.9, foreach=False)
+
+
+def adamw_of_floats(parameters: list[Tensor]) -> Optimizer:
+    return AdamW(parameters, lr=0.1)
+
+
+MAKE = {  # name -> makes the optimizer whose step is compiled, and that for eager training
+    "AdamW with tensors": (with_tensors(AdamW), adamw_of_floats),
+    "NAdam with tensors": (with_tensors(NAdam), lambda p: NAdam(p, lr=0.1)),
+    "SGD with tensor lr and float momentum": (sgd, sgd),
 }
 slow = pytest.mark.slow
 CASES = [
     ("AdamW with tensors", "follow"),
-    ("AdamW made capturable", "follow"),
     ("SGD with tensor lr and float momentum", "follow"),
     ("AdamW with tensors", "step"),
     pytest.param("SGD with tensor lr and float momentum", "step", marks=slow),
     pytest.param("AdamW with tensors", "step inside", marks=slow),
-    pytest.param("NAdam made capturable", "follow", marks=slow),
+    pytest.param("NAdam with tensors", "follow", marks=slow),
 ]
 
 
-def train(make: Any, capturable: bool, driven: str, device: str, compiled: bool) -> tuple[list[Tensor], Any]:
+def train(make: Any, driven: str, device: str, compiled: bool) -> tuple[list[Tensor], Any]:
     torch.manual_seed(0)
     parameters = [torch.randn(3, device=device, requires_grad=True) for _ in range(2)]
     optimizer = make(parameters)
     schedule = OneCycle(optimizer, 0.01, 0.1, cycle_first_step_size=10, cycle_min_mom=0.5)
-    if capturable:
-        schedule.make_capturable()
     if driven == "follow":
         schedule.follow_optimizer()
 
@@ -100,21 +102,16 @@ def train(make: Any, capturable: bool, driven: str, device: str, compiled: bool)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("name", "driven"), CASES)
 def test_no_recompilation_after_the_first_step_and_the_same_weights(name: str, driven: str, device: str) -> None:
-    make, capturable = MAKE[name]
-    eager_make = adamw_of_floats if name == "AdamW with tensors" else make
-    eager, _ = train(eager_make, False, "step", device, compiled=False)
+    make, make_eager = MAKE[name]
+    eager, _ = train(make_eager, "step", device, compiled=False)
     torch._dynamo.utils.counters.clear()
-    compiled, _ = train(make, capturable, driven, device, compiled=True)
+    compiled, _ = train(make, driven, device, compiled=True)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
     for a, b in zip(eager, compiled, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def adamw_of_floats(parameters: list[Tensor]) -> Optimizer:
-    return AdamW(parameters, lr=0.1)
-
-
 def test_the_test_can_fail() -> None:
     """With a float lr every step is compiled anew: this is what the tests above would see."""
     with pytest.raises(torch._dynamo.exc.RecompileError):
-        train(adamw_of_floats, False, "follow", "cpu", compiled=True)
+        train(adamw_of_floats, "follow", "cpu", compiled=True)

