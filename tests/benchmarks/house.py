@@ -17,6 +17,7 @@ import sys
 import tokenize
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 PACKAGE = "lightning_lrsched"
@@ -49,7 +50,7 @@ def frames_of(action: Callable[[], object]) -> tuple[int, int, int]:
         action()
     finally:
         sys.setprofile(None)
-    return len(modules), len(set(modules)), sum(a != b for a, b in zip(modules, modules[1:], strict=False))
+    return len(modules), len(set(modules)), sum(a != b for a, b in pairwise(modules))
 
 
 def ways() -> dict[str, tuple[int, int, int]]:
@@ -108,8 +109,8 @@ def main() -> None:
     anys = sum(len(re.findall(r"\bAny\b", text)) for text in texts.values())
     print(f"modules: {len(texts)} ({sum(count == 0 for count in code.values())} of them without code)")
     print(f"code lines: {sum(code.values())}")
-    print(f"test lines: {sum(len(path.read_text(encoding='utf-8').splitlines()) for path in every)}"
-          f" ({sum(len(path.read_text(encoding='utf-8').splitlines()) for path in tests)} without benchmarks)")  # fmt: skip
+    lines = [sum(len(path.read_text(encoding="utf-8").splitlines()) for path in each) for each in (every, tests)]
+    print(f"test lines: {lines[0]} ({lines[1]} without benchmarks)")
     largest = max(code, key=lambda path: code[path])
     print(f"largest file: {largest.relative_to(root)}, {code[largest]} code lines; largest class: {max(classes)}")
     print(

@@ -29,8 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_lrsched.schedulers import OneCycle
-from lightning_lrsched.schedulers.param_groups import momentum_kind
 from other_ways import FASTAI_STEPS, LIGHTNING_STEPS, fastai_cycle, fastai_suggestions, lightning_finder, without_lr
 from tasks import CHOOSING, REPORTED, TASKS, Task, Values, lr_grid, make_task, train
 
