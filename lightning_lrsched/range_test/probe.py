@@ -92,10 +92,10 @@ def lowest_along(loss_at: Callable[[float], float], start: float) -> tuple[float
         place *= 2
     while place > least and at(place / 2) <= at(place):
         place /= 2
-    return place * _lowest_of_parabola(at(place / 2), at(place), at(2 * place)), tried
+    return place * lowest_of_parabola(at(place / 2), at(place), at(2 * place)), tried
 
 
-def _lowest_of_parabola(half: float, one: float, two: float) -> float:
+def lowest_of_parabola(half: float, one: float, two: float) -> float:
     """Return where a parabola through the values at 1/2, 1 and 2 is lowest; 1 where it has no lowest place."""
     falling, rising = (one - half) / 0.5, two - one
     bend = (rising - falling) / 1.5

@@ -94,7 +94,7 @@ class Run:
     def cycle(self, high: float, low: float | None = None) -> float:
         high, low = float(f"{high:.3g}"), float(f"{low or LOW_OF_HIGH * high:.3g}")
         momentum = momentum_kind(self.optimizer) == "momentum"
-        config = one_cycle(low, high, [1.0], self.task.num_steps, momentum)["params"]
+        config = one_cycle(low, high, self.task.num_steps, momentum)["params"]
 
         def run() -> Values:
             return train(self.fresh(), high, lambda optimizer: OneCycle(optimizer, **config))
