@@ -1,8 +1,8 @@
 """One line against a default: LRSchedulerCallback() on scikit-learn's handwritten digits.
 
 For each seed, a small convolutional network is trained three times from the same weights, for the same number of
-steps: with LRSchedulerCallback(), which makes an LR range test inside the fit (some 200 steps more) and then follows
-1Cycle (cyclical momentum included); at the learning rate that Lightning's own finder suggests; and at torch's default
+steps: with LRSchedulerCallback(), which makes a probe of 12 steps at the start of the fit and then follows 1Cycle
+(cyclical momentum included); at the learning rate that Lightning's own finder suggests; and at torch's default
 learning rate.
 
     python examples/digits.py [--seeds 5] [--epochs 20] [--out demo_output]
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import statistics
 import time
 from pathlib import Path
@@ -80,8 +81,8 @@ def train(out: Path, name: str, seed: int, epochs: int) -> float:
     accuracy = 100 * trainer.test(module, test_data, verbose=False)[0]["test_accuracy"]
     how = f"lr {module.lr:.2g}"
     if callbacks:
-        low, high = callbacks[0].range_test_result.bounds()
-        how = f"1Cycle {low:.2g} .. {high:.2g}"
+        found = callbacks[0].probe_result.learning_rates()
+        how = f"1Cycle {found['low']:.2g} .. {found['high']:.2g}"
         if seed == 0:
             save_pictures(out, callbacks[0])
     say(f"{seed:>4}  {NAMES[name]:<21}  {how:<22}  {accuracy:6.2f} %  {time.perf_counter() - start:5.1f} s")
@@ -89,9 +90,9 @@ def train(out: Path, name: str, seed: int, epochs: int) -> float:
 
 
 def save_pictures(out: Path, schedule: LRSchedulerCallback) -> None:
-    """Save what the range test recorded, its figure, and the schedule that it led to."""
-    result, one_cycle = schedule.range_test_result, schedule.schedulers[0]
-    result.save(out / "range_test.json", overwrite=True)
+    """Save what the probe found, its figure, and the schedule that it led to."""
+    result, one_cycle = schedule.probe_result, schedule.schedulers[0]
+    (out / "probe.json").write_text(json.dumps(result.to_dict()), encoding="utf-8")
     result.plot().savefig(out / "loss_vs_lr.png", dpi=120)
     steps = preview.picture_steps(one_cycle.last_epoch)
     preview.draw("OneCycle", preview.rows_of(one_cycle, steps)).savefig(out / "schedule.png", dpi=120)
@@ -115,7 +116,7 @@ def main() -> None:
     say("\nmedian test accuracy")
     for name, words in NAMES.items():
         say(f"      {words:<45}  {statistics.median(accuracies[name]):6.2f} %")
-    say(f"\nThe range test:  {args.out / 'loss_vs_lr.png'}\nThe schedule:    {args.out / 'schedule.png'}")
+    say(f"\nThe probe:       {args.out / 'loss_vs_lr.png'}\nThe schedule:    {args.out / 'schedule.png'}")
     show_curves(args.out / "tensorboard")
 
 

@@ -28,12 +28,12 @@ inputs = torch.randn(4096, 8)
 targets = torch.sin(inputs).sum(dim=1, keepdim=True)
 data = DataLoader(TensorDataset(inputs, targets), batch_size=32, shuffle=True)
 
-schedule = LRSchedulerCallback()  # finds the learning rates, then trains with 1Cycle
+schedule = LRSchedulerCallback()  # finds the peak of the lr in a dozen steps, then trains with 1Cycle
 trainer = Trainer(max_epochs=10, callbacks=[schedule], log_every_n_steps=10, enable_checkpointing=False)
 trainer.fit(Model(), data)
 
-low, high = schedule.range_test_result.bounds()
-print(f"1Cycle from {low:.2g} to {high:.2g} and back; final loss {trainer.callback_metrics['train_loss']:.4f}")
+peak = schedule.probe_result.peak
+print(f"1Cycle up to {peak:.2g} and back; final loss {trainer.callback_metrics['train_loss']:.4f}")
 
 # It printed, beside Lightning's own lines:
 #

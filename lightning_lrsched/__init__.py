@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lightning_lrsched.optim.schedulers import WarmupLR as WarmupLR
     from lightning_lrsched.optim.schedulers import WarmupStableDecayLR as WarmupStableDecayLR
     from lightning_lrsched.range_test.loop import RangeTest as RangeTest
+    from lightning_lrsched.range_test.probe import ProbeResult as ProbeResult
     from lightning_lrsched.range_test.record import RangeTestResult as RangeTestResult
     from lightning_lrsched.trainer.configure_optimizers import configure_optimizers as configure_optimizers
     from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback as LRRangeTestCallback
@@ -46,6 +47,7 @@ _MODULES = {
     "config.scheduler_config": ["SchedulerConfig"],
     "config.deepspeed": ["trainer_arguments"],
     "range_test.loop": ["RangeTest"],
+    "range_test.probe": ["ProbeResult"],
     "range_test.record": ["RangeTestResult"],
     "optim.schedulers": [
         *["LRRangeTest", "OneCycle", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR"],

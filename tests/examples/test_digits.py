@@ -13,7 +13,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_lrsched import RangeTestResult, SchedulerConfig
+from lightning_lrsched import ProbeResult, SchedulerConfig
+from lightning_lrsched.range_test.probe import STEPS
+from lightning_lrsched.range_test.record import one_cycle
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, BATCHES = 3, 22
@@ -29,14 +31,18 @@ def demo(tmp_path_factory) -> tuple[Path, str, str]:
     return out, run.stdout, run.stderr
 
 
+def result_of(out: Path) -> ProbeResult:
+    return ProbeResult.from_dict(json.loads((out / "probe.json").read_text("utf-8")))
+
+
 def test_the_report_has_a_line_for_each_training_and_no_progress_bars(demo):
     out, report, errors = demo
-    low, high = RangeTestResult.load(out / "range_test.json").bounds()
+    found = result_of(out).learning_rates()
     lines = report.splitlines()
     assert max(len(line) for line in lines[:11]) <= 80
     for number, (name, how) in enumerate(
         (
-            ("LRSchedulerCallback()", f"1Cycle {low:.2g} .. {high:.2g}"),
+            ("LRSchedulerCallback()", f"1Cycle {found['low']:.2g} .. {found['high']:.2g}"),
             ("Lightning's finder", "lr "),
             ("torch's default", "lr 0.001"),
         )
@@ -62,7 +68,8 @@ def test_the_pictures_are_there(demo):
 def test_the_event_files_hold_the_schedules_own_values(demo):
     out = demo[0]
     total = EPOCHS * BATCHES
-    config = SchedulerConfig.of(RangeTestResult.load(out / "range_test.json").one_cycle())
+    found = result_of(out).learning_rates()
+    config = SchedulerConfig.of(one_cycle(found["low"], found["high"], None, cycle_momentum=True))
     schedule = config.build(torch.optim.SGD([torch.zeros(1)], 0.001, momentum=0.9), total_steps=total)
     events = EventAccumulator(str(out / "tensorboard" / "one_line_seed0")).Reload()
     expected = list(range(4, total, 5))  # log_every_n_steps=5
@@ -73,18 +80,18 @@ def test_the_event_files_hold_the_schedules_own_values(demo):
             assert value == pytest.approx(value_at(step)[0], rel=1e-6)  # event files hold float32
 
 
-def test_the_event_files_hold_the_range_test(demo):
+def test_the_event_files_hold_the_probe(demo):
     out = demo[0]
-    result = RangeTestResult.load(out / "range_test.json")
-    events = EventAccumulator(str(out / "tensorboard" / "one_line_seed0"), {"images": 0}).Reload()
-    coarse = result.coarse
-    for tag, values in (("loss", [*coarse.losses, *result.losses]), ("lr", [*coarse.lrs, *result.lrs])):
-        points = events.Scalars(f"lr_range_test/{tag}")
-        assert [event.step for event in points] == list(range(coarse.num_steps + result.num_steps))
-        assert [event.value for event in points] == pytest.approx(values, rel=1e-6)
-    assert len(events.Images("lr_range_test/loss_vs_lr")) == 1
+    sizes = {"images": 0, "tensors": 0}
+    events = EventAccumulator(str(out / "tensorboard" / "one_line_seed0"), sizes).Reload()
+    [text] = events.Tensors("lr_probe/result/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == str(result_of(out))
+    assert len(events.Images("lr_probe/loss_vs_lr")) == 1
 
 
-def test_the_configuration_is_plain_json(demo):
-    config = RangeTestResult.load(demo[0] / "range_test.json").one_cycle(1000)
-    assert json.loads(json.dumps(config)) == config
+def test_what_was_found_is_a_dozen_steps_work(demo):
+    result = result_of(demo[0])
+    assert result.steps == STEPS
+    assert result.forwards < 2 * STEPS
+    assert min(result.losses) < result.losses[0]  # the first is that before the update
+    assert "where the loss of a batch is lowest along the update" in result.because

@@ -35,7 +35,7 @@ def test_the_last_line_is_the_one_in_its_comment(printed):
     [shown] = re.findall(r"^#     (.+)$", SOURCE, re.MULTILINE)
     assert NUMBER.sub("_", printed) == NUMBER.sub("_", shown)
     values, shown_values = ([float(number) for number in NUMBER.findall(line)[1:]] for line in (printed, shown))
-    assert values[:2] == pytest.approx(shown_values[:2], rel=0.5)  # the bounds: rounding differs between machines
+    assert values[0] == pytest.approx(shown_values[0], rel=0.5)  # the peak: rounding differs between machines
 
 
 def test_it_ends_well_below_a_training_without_the_callback(printed):
