@@ -13,7 +13,6 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.trainer.attach import NEVER, Idle, detach, ignore
 from lightning_lrsched.trainer.deepspeed import check_no_scheduler_section
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
-from lightning_lrsched.trainer.reporting import log
 
 CALLBACKS_THAT_SET_LR = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
@@ -50,10 +49,13 @@ def check_optimizer(trainer: TrainerLike, index: int, owner: str, *, take_over: 
             )
 
 
-def take_over(trainer: TrainerLike, index: int, owner: str) -> Idle | None:
-    """Put idle schedulers in the place of those that the module has returned for an optimizer; return the first.
+def take_over(trainer: TrainerLike, index: int) -> tuple[Idle | None, str]:
+    """Put idle schedulers in the place of those that the module has returned for an optimizer.
 
     The module may ask for them, and step them: their number and order stay, and what steps them changes nothing.
+
+    Returns:
+        The first of the idle ones, None where the module has returned none; and the names of those that are dropped.
     """
     optimizer, found = trainer.optimizers[index], None
     configs, dropped = trainer.strategy.lr_scheduler_configs, configs_of(trainer, optimizer)
@@ -62,10 +64,7 @@ def take_over(trainer: TrainerLike, index: int, owner: str) -> Idle | None:
         idle = Idle(optimizer)
         found = found or idle
         configs[configs.index(config)] = LRSchedulerConfig(idle, interval="step", frequency=NEVER, name=config.name)
-    if dropped:
-        names = " and ".join(map(_name_of, dropped))
-        log(trainer, f"{owner}: takes the place of the module's {names} for optimizer {index}, which is not used")
-    return found
+    return found, " and ".join(map(_name_of, dropped))
 
 
 def _put_back(optimizer: Any, scheduler: Any) -> None:

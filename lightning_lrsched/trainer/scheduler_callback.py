@@ -274,7 +274,10 @@ class LRSchedulerCallback(Callback):
             self._check_lengths(scheduled)
         self._scheduled.append(scheduled)
         if self._take_over:
-            scheduled.scheduler = take_over(trainer, index, self._owner)
+            scheduled.scheduler, names = take_over(trainer, index)
+            if names:
+                what = f"takes the place of the module's {names} for optimizer {index}, which is not used"
+                log(trainer, f"{self._owner}: {what}")
         if self._tests.is_to_come(trainer, scheduled):
             # Others look at the schedulers before training starts.
             scheduled.scheduler = scheduled.scheduler or Idle(optimizer)
