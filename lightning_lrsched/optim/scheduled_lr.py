@@ -113,7 +113,10 @@ class ScheduledLR(LRScheduler):
         check_lrs(self.optimizer)
         names = {LR, *self.schedule.own_names}
         # The values of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
-        own, of_groups, new = dict(self._own), [], []
+        # A group that was removed is forgotten: it may come back with another lr.
+        present = {_identity(number, group) for number, group in enumerate(groups)}
+        own = {key: known for key, known in self._own.items() if key in present}
+        of_groups, new = [], []
         for number, group in enumerate(groups):
             key = _identity(number, group)
             if key not in own:
@@ -173,6 +176,11 @@ class ScheduledLR(LRScheduler):
                 " groups have no 'initial_lr'. Set group['initial_lr'] to the lr that the optimizer was made with, or"
                 " make the schedule before the optimizer's state is loaded"
             )
+
+    def rebind(self) -> None:
+        """Read the groups' ``lr_scale`` again, and write the values of the present position."""
+        self._bind()
+        self.set_position(self.last_epoch)
 
     def rebind_tensors(self) -> None:
         """Bind again as soon as a state was loaded: the groups may hold other tensors."""

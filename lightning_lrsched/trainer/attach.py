@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_lrsched.config.deepspeed import Sections
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.optim.clock import follower_of
-from lightning_lrsched.optim.hyperparameters import MOMENTUM, read_number
+from lightning_lrsched.optim.hyperparameters import MOMENTUM, read_lrs, read_number, torch_optimizer, write
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.schedules.fields import Finding
 from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.trainer.deepspeed import TrainerClock
@@ -25,7 +26,10 @@ from lightning_lrsched.trainer.protocol import TrainerLike
 NEVER = sys.maxsize
 """[batches] Between two calls of ``step`` by Lightning."""
 
-Given = SchedulerConfig | Mapping[str, Any] | str | Path
+if TYPE_CHECKING:
+    Given = SchedulerConfig | RangeTestResult | Mapping[str, Any] | str | Path
+else:  # a command line would offer to make a result from flags
+    Given = SchedulerConfig | Mapping[str, Any] | str | Path
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,38 @@ class Written:
     @classmethod
     def read(cls, given: Given) -> Written:
         """Read what a user may pass: a configuration, a dict, or the path of a file."""
+        if isinstance(given, RangeTestResult):
+            given = SchedulerConfig.from_dict(given.one_cycle())
         if isinstance(given, SchedulerConfig):
             return cls(given)
         content = read_content(given)
         with in_file(given):
             return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer, content)
+
+
+class Idle(LRScheduler):
+    """Stands in a Trainer's list where no schedule is, or not yet; whoever steps it changes nothing.
+
+    Args:
+        optimizer: the optimizer whose scheduler it stands for.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer, self.last_epoch = torch_optimizer(optimizer), 0  # torch's own would wrap the optimizer's step
+
+    def step(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""
+
+    def get_last_lr(self) -> list[Any]:
+        """Return the learning rates that the optimizer's groups hold now."""
+        return read_lrs(self.optimizer.param_groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load nothing."""
 
 
 class Scheduled:
@@ -73,6 +104,8 @@ class Scheduled:
 
     def __init__(self, written: Written, index: int, optimizer: Any, counter: StepCounter | None = None) -> None:
         self.written, self.config, self.index, self.counter = written, written.config, index, counter
+        self.optimizer = optimizer
+        self.groups: Any = None  # GroupRatios, once training has begun
         self.own_momenta = [read_number(MOMENTUM, group) for group in optimizer.param_groups]
         self.run = Horizon()
         self.axis = self.began_at = self.logged = 0
@@ -102,6 +135,10 @@ class Scheduled:
             ValueError: if a value is wrong, or another schedule drives the optimizer.
         """
         detach(self.scheduler)
+        if self.resolved is not None:  # built before: its momentum is not the optimizer's own
+            for group, momentum in zip(optimizer.param_groups, self.own_momenta, strict=False):
+                if momentum is not None:
+                    write(MOMENTUM, group, momentum)
         earlier = follower_of(optimizer)
         if earlier is not None and not _is_left_over(earlier):
             raise ValueError(
@@ -153,6 +190,11 @@ def detach(scheduler: LRScheduler | None) -> None:
     """Stop ``scheduler`` from following its optimizer."""
     if isinstance(scheduler, ScheduledLR):
         scheduler.unfollow_optimizer()
+        vars(scheduler).pop("step", None)
+
+
+def ignore(*_: Any, **__: Any) -> None:
+    """Stand where a schedule has its ``step``, for a module that steps what the Trainer lists: it moves nothing."""
 
 
 def pick_optimizer(trainer: TrainerLike, index: int | None, owner: str) -> tuple[int, Optimizer]:

@@ -9,10 +9,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.optim.scheduled_lr import ScheduledLR, is_own_state, position_in
+from lightning_lrsched.optim.scheduled_lr import is_own_state, position_in
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.schedules.length import STEPS
+from lightning_lrsched.schedules.numbers import count
+from lightning_lrsched.trainer.attach import Idle
 
 KEY = "lightning_lrsched"
 """Our entry in a checkpoint."""
@@ -43,9 +45,28 @@ def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], f
 
 def saved_findings(checkpoint: Mapping[str, Any]) -> Found:
     """Return what range tests and probes had found when ``checkpoint`` was saved."""
-    entry = checkpoint.get(KEY, {})
+    entry = _entry_in(checkpoint)
     tests: Found = {index: RangeTestResult.from_dict(each) for index, each in entry.get("range_tests", {}).items()}
     return tests | {index: ProbeResult.from_dict(each) for index, each in entry.get("probes", {}).items()}
+
+
+def _entry_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return our entry in a checkpoint.
+
+    Raises:
+        ValueError: if it has another shape than :func:`mark` gives it.
+    """
+    entry: Mapping[str, Any] = checkpoint.get(KEY, {})
+    try:
+        pairs = [(place, index) for place, index in entry.get("places", [])]
+        ok = all(isinstance(number, int) for pair in pairs for number in pair)
+        records = [*entry.get("range_tests", {}).values(), *entry.get("probes", {}).values()]
+        ok &= all(isinstance(record, Mapping) for record in records)
+    except (AttributeError, TypeError, ValueError):
+        ok = False
+    if not ok:
+        raise ValueError(f"the checkpoint's entry {KEY!r} is not as it was saved: {str(entry)[:200]}")
+    return entry
 
 
 class SavedSchedules:
@@ -65,7 +86,7 @@ class SavedSchedules:
 
     def __init__(self, checkpoint: Mapping[str, Any], optimizers: Sequence[Optimizer]) -> None:
         self._checkpoint, self._optimizers = checkpoint, optimizers
-        states, entry = checkpoint.get("lr_schedulers", []), checkpoint.get(KEY, {})
+        states, entry = checkpoint.get("lr_schedulers", []), _entry_in(checkpoint)
         if "places" in entry:
             index_at = {place: index for place, index in entry["places"] if place < len(states)}
         else:
@@ -73,7 +94,7 @@ class SavedSchedules:
             places = [place for place, state in enumerate(states) if is_own_state(state)]
             index_at = {place: index for index, place in enumerate(places)} if len(places) == len(optimizers) else {}
         self.ours = {index: states[place] for place, index in index_at.items()}
-        self.others = [state for place, state in enumerate(states) if place not in index_at]
+        self.others = [state for place, state in enumerate(states) if place not in index_at and state]
 
     def position(self, index: int) -> int:
         """Return the position of the schedule of optimizer ``index``; 0 where it has none."""
@@ -113,24 +134,27 @@ class SavedSchedules:
                 schedule nor the number of steps that its optimizer has made.
         """
         index_of = {id(scheduler): index for index, scheduler in schedules.items()}
-        expected = len(configs) - len(schedules)
+        expected = sum(id(each.scheduler) not in index_of and not isinstance(each.scheduler, Idle) for each in configs)
         if expected and len(self.others) != expected:
             raise ValueError(
                 f"the checkpoint holds the state of {len(self.others)} schedulers besides those of LRSchedulerCallback,"
                 f" but the module now has {expected}: Lightning would give them each other's state"
             )
-        rest = iter(self.others)
-        indices = [(config.scheduler, index_of.get(id(config.scheduler))) for config in configs]
-        return [next(rest) if index is None else self._state_of(index, ours, finished) for ours, index in indices]
+        rest, states = iter(self.others), []
+        for scheduler in (config.scheduler for config in configs):
+            index = index_of.get(id(scheduler))
+            if isinstance(scheduler, Idle):
+                states.append(scheduler.state_dict())
+            else:
+                states.append(next(rest) if index is None else self._state_of(index, scheduler, finished))
+        return states
 
-    def _state_of(self, index: int, scheduler: LRScheduler, finished: int | None) -> Any:
+    def _state_of(self, index: int, scheduler: Any, finished: int | None) -> Any:
         """Return the state to restore ``scheduler`` from: the saved one, or one with the position that can be known."""
         name, state = getattr(scheduler, "name", type(scheduler).__name__), self.ours.get(index)
-        if not isinstance(scheduler, ScheduledLR):  # a placeholder, until a range test has found the lrs
-            return scheduler.state_dict()
         if is_own_state(state):
             return state
-        if state is None and scheduler.last_epoch > 0:  # given in the configuration, as last_batch_iteration
+        if not state and scheduler.last_epoch > 0:  # given in the configuration, as last_batch_iteration
             return {"last_epoch": scheduler.last_epoch, "unit": scheduler.unit}
         if scheduler.unit != STEPS:
             raise ValueError(
@@ -138,8 +162,10 @@ class SavedSchedules:
                 f" {scheduler.unit}s that optimizer has been trained with; give the number minus one as"
                 " last_batch_iteration among the schedule's params"
             )
-        if state is not None:
-            position = state["last_epoch"]
+        if state and not isinstance(state, Mapping):
+            raise ValueError(f"the checkpoint's state of {name} must be a mapping, got {type(state).__name__}")
+        if state:  # of a scheduler of torch's that an earlier version of the callback had made
+            position = count("last_epoch", state.get("last_epoch"))
         else:
             position = self._finished_steps(index, name) if finished is None else finished
         if position:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_lrsched.optim.hyperparameters import LR, MOMENTUM, read_number, write
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.trainer.attach import NEVER, Idle, detach, ignore
 from lightning_lrsched.trainer.deepspeed import check_no_scheduler_section
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 
 CALLBACKS_THAT_SET_LR = {
     "StochasticWeightAveraging": "WeightAveraging averages the weights without touching the lr",
@@ -28,27 +31,67 @@ def check_callbacks(trainer: Any, owner: str) -> None:
     check_no_scheduler_section(trainer, owner)
 
 
-def check_optimizer(trainer: TrainerLike, index: int, owner: str) -> None:
+def check_optimizer(trainer: TrainerLike, index: int, owner: str, *, take_over: bool) -> None:
     """Raise ValueError where a schedule of optimizer ``index`` would not be the only one."""
     ours = [schedule for callback in callbacks_named(trainer, owner) for schedule in callback.schedulers]
     for other in configs_of(trainer, trainer.optimizers[index]):
-        name = type(other.scheduler).__name__
+        name = _name_of(other)
         if any(other.scheduler is schedule for schedule in ours):
             raise ValueError(
                 f"{owner}: another {owner} of this Trainer already schedules optimizer {index} ({name}); keep one of"
                 " them, or give each an optimizer_index of its own"
             )
-        raise ValueError(
-            f"{owner}: the module's configure_optimizers already returns a scheduler ({name}) for optimizer {index};"
-            " keep that one or this callback"
-        )
+        if not take_over:
+            raise ValueError(
+                f"{owner}: the module's configure_optimizers already returns a scheduler ({name}) for optimizer"
+                f" {index}; write {owner}(..., take_over=True) to use this schedule in its place, or leave this"
+                " callback out"
+            )
+
+
+def take_over(trainer: TrainerLike, index: int) -> tuple[Idle | None, str]:
+    """Put idle schedulers in the place of those that the module has returned for an optimizer.
+
+    The module may ask for them, and step them: their number and order stay, and what steps them changes nothing.
+
+    Returns:
+        The first of the idle ones, None where the module has returned none; and the names of those that are dropped.
+    """
+    optimizer, found = trainer.optimizers[index], None
+    configs, dropped = trainer.strategy.lr_scheduler_configs, configs_of(trainer, optimizer)
+    for config in dropped:
+        _put_back(optimizer, config.scheduler)
+        idle = Idle(optimizer)
+        found = found or idle
+        configs[configs.index(config)] = LRSchedulerConfig(idle, interval="step", frequency=NEVER, name=config.name)
+    return found, " and ".join(map(_name_of, dropped))
+
+
+def _put_back(optimizer: Any, scheduler: Any) -> None:
+    """Give an optimizer back what a scheduler that is dropped has changed, and let its ``step`` do nothing."""
+    detach(scheduler)
+    scheduler.step = ignore
+    cycles = is_a(scheduler, "OneCycleLR", "CyclicLR")  # these replace the own lr, too
+    momentum = read_number(MOMENTUM, optimizer.defaults)
+    for group in optimizer.param_groups:
+        if cycles:
+            group["initial_lr"] = optimizer.defaults["lr"]
+        if momentum is not None and (cycles or isinstance(scheduler, ScheduledLR)):
+            write(MOMENTUM, group, momentum)
+        if group.get("initial_lr") is not None:
+            write(LR, group, float(group["initial_lr"]))
+
+
+def _name_of(config: Any) -> str:
+    name = getattr(config.scheduler, "name", type(config.scheduler).__name__)
+    return f"{name} (monitor {config.monitor!r})" if config.monitor else name
 
 
 def check_second_schedulers(trainer: TrainerLike, schedulers: list[LRScheduler], owner: str) -> None:
     """Raise ValueError where another callback has attached a scheduler to the optimizer of one of these."""
     for scheduler in schedulers:
         for config in configs_of(trainer, scheduler.optimizer):
-            if config.scheduler is not scheduler:
+            if config.scheduler is not scheduler and not isinstance(config.scheduler, Idle):
                 index = [same_optimizer(scheduler, optimizer) for optimizer in trainer.optimizers].index(True)
                 raise ValueError(
                     f"{owner}: a second scheduler ({type(config.scheduler).__name__}) has been attached to optimizer"
@@ -76,13 +119,3 @@ def warn_of_epoch_interval(trainer: TrainerLike) -> None:
                 " (interval 'epoch', Lightning's default); return {'scheduler': ..., 'interval': 'step'}, or what"
                 " lightning_lrsched.configure_optimizers returns"
             )
-
-
-def warn_of_finetuning(trainer: TrainerLike) -> None:
-    """Warn where BackboneFinetuning sets an lr of the backbone that the schedule then replaces with its own."""
-    if callbacks_named(trainer, "BackboneFinetuning"):
-        rank_zero_warn(
-            "BackboneFinetuning: once unfrozen, the backbone's lr is the schedule's like that of every param group; the"
-            " callback's own settings of the backbone's lr have no effect, except with a schedule that scales each"
-            " group's own lr (WarmupCosineLR, or warmup_max_lr: null)"
-        )

@@ -21,6 +21,9 @@ from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_
 ENDLESS = sys.maxsize
 """As a number of epochs or batches: no end is known."""
 
+MANUAL_TOLERANCE = 0.1
+"""How many more or fewer steps than batches an optimizer may make, as a fraction of these."""
+
 NO_TRAINER = "the length of the run is not known here: pass trainer=..., or write a number of optimizer steps"
 REMEDY = "set Trainer(max_steps=<number of steps>), or write a number of optimizer steps"
 
@@ -58,7 +61,7 @@ class Start:
         epochs: finished epochs.
         batches: finished batches of the next epoch.
         after_batch: saved in ``on_train_batch_end``: if an epoch has fewer batches now, Lightning starts it again.
-        resumes: whether the run has begun earlier; a second fit is a run of its own.
+        first: epoch with which the run has begun, as its schedules count it; a second fit is a run of its own.
     """
 
     steps: int = 0
@@ -66,7 +69,7 @@ class Start:
     epochs: int = 0
     batches: int = 0
     after_batch: bool = False
-    resumes: bool = False
+    first: int = 0
 
     @classmethod
     def of(cls, trainer: TrainerLike) -> Start:
@@ -74,7 +77,8 @@ class Start:
         checkpoint, clock = loaded_checkpoint(trainer), clock_of(trainer)
         if not checkpoint:
             # A second fit begins with a whole epoch, also after one that was stopped in the middle of it.
-            return cls(global_step=trainer.global_step, epochs=trainer.fit_loop.epoch_progress.current.processed)
+            epochs = trainer.fit_loop.epoch_progress.current.processed
+            return cls(global_step=trainer.global_step, epochs=epochs, first=epochs)
         start = cls._in_checkpoint(checkpoint, automatic=is_automatic(trainer))
         # Without an engine's own files in it, Lightning's count is all that is known.
         return replace(start, steps=clock.steps or 0) if clock.attempts else start
@@ -82,7 +86,7 @@ class Start:
     @classmethod
     def _in_checkpoint(cls, checkpoint: Mapping[str, Any], *, automatic: bool) -> Start:
         steps, loop = checkpoint["global_step"], checkpoint.get("loops", {}).get("fit_loop")
-        start = cls(steps, steps, checkpoint["epoch"], resumes=True)
+        start = cls(steps, steps, checkpoint["epoch"])
         if loop is None:
             return start
         epoch, progress = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
@@ -105,6 +109,7 @@ class Limits:
         every: first epoch -> batches in a group that is accumulated, from then on.
         steps: still to come at most, as Lightning counts them.
         carries: whether a group goes on in the next epoch. Lightning counts full groups in each epoch then.
+        rate: steps per batch of an optimizer that the module steps itself, where they were measured.
     """
 
     batches: int = ENDLESS
@@ -112,6 +117,7 @@ class Limits:
     every: Mapping[int, int] = field(default_factory=lambda: {0: 1})
     steps: int | None = None
     carries: bool = False
+    rate: float | None = None
 
     @property
     def known_epoch(self) -> bool:
@@ -171,8 +177,9 @@ Amount = Callable[[Iterable[Row]], float]
 
 def steps_in(limits: Limits) -> Amount:
     """Return how to count optimizer steps."""
-    if limits.carries:
-        return lambda rows: sum(row.epochs * row.batches for row in rows) / limits.every[0]
+    rate = 1 / limits.every[0] if limits.carries else limits.rate
+    if rate is not None:
+        return lambda rows: sum(row.epochs * row.batches for row in rows) * rate
     return lambda rows: sum(row.epochs * row.steps for row in rows)
 
 
@@ -185,13 +192,16 @@ def horizon_in(limits: Limits, start: Start, done: int, amount: Amount) -> tuple
         done: position of a schedule there.
         amount: counts what is still to come.
     """
-    rows = limits.rows(start)
+    # Where steps are not batches, Lightning's limit of steps does not say which batch is the last.
+    rows = limits.rows(start) if limits.rate is None else replace(limits, steps=None).rows(start)
     ends = all(row.epochs < ENDLESS // 2 and row.last < ENDLESS for row in rows)
-    total = done + int(amount(rows)) if ends else None
+    total = done + round(amount(rows)) if ends else None
+    if limits.rate is not None and limits.steps is not None:
+        total = done + limits.steps if total is None else min(total, done + limits.steps)
     if not limits.known_epoch:
         return total, None
-    before = start.epochs if start.resumes else 0
-    to_come = list(replace(limits, steps=None, carries=False).rows(start))
+    before = start.epochs - start.first
+    to_come = replace(limits, steps=None, carries=False).rows(start)
     epochs = before + sum(row.epochs for row in to_come)
     if limits.epochs == ENDLESS or not epochs:
         to_come, epochs, done = [Row(1, 0, limits.batches, limits.every[0])], 1, 0
@@ -209,6 +219,7 @@ def horizon_of(
     start: Start | None = None,
     position: int = 0,
     tokens: Tokens | None = None,
+    rate: float | None = None,
 ) -> Horizon:
     """Return the length of the run that a Trainer is about to fit, as a schedule that begins or resumes in it counts.
 
@@ -218,7 +229,8 @@ def horizon_of(
 
     Accumulation (also by GradientAccumulationScheduler, whose keys are read as epochs), ``max_steps``, ``max_epochs``,
     ``limit_train_batches`` and the loader's ``drop_last`` are taken into account. Under manual optimization each
-    optimizer is assumed to step once per batch. In a run on several devices the shortest loader decides for all.
+    optimizer is assumed to step once per batch, unless it was seen to do
+    otherwise. In a run on several devices the shortest loader decides for all.
     Partial last batches count the samples that they hold; the batches of a stream whose length is not known are taken
     to be full.
 
@@ -226,31 +238,60 @@ def horizon_of(
         trainer: the Trainer; None gives a run of unknown length; a Horizon is returned as it is.
         unit: ``"step"``, ``"sample"`` or ``"token"``.
         start: where the fit begins, if already known; the Trainer drops its checkpoint when training starts.
-        position: of the schedule in the checkpoint that the fit resumes from, if it does not count steps.
+        position: of the schedule in the checkpoint that the fit resumes from.
         tokens: tokens per sample, or a function of the batch, with which the length is not known.
+        rate: steps per batch under manual optimization, where they were measured; None: what a run that is resumed
+            has shown, else one.
     """
     if isinstance(trainer, Horizon):
         return trainer
     if trainer is None:
         return Horizon(why_no_total=NO_TRAINER, why_no_epoch=NO_TRAINER)
+    start = start or Start.of(trainer)
+    with train_loaders(trainer) as loader:
+        limits = _limits(trainer, start)
+        if unit != STEPS:
+            return _horizon_in_samples(unit, trainer, loader, limits, start, position, tokens)
+        if not is_automatic(trainer):
+            rate = position / start.steps if rate is None and position and start.steps else rate
+            if rate is not None and abs(rate - 1) > MANUAL_TOLERANCE:
+                limits, start = replace(limits, rate=rate), replace(start, steps=position)
+        total, per_epoch = horizon_in(limits, start, start.steps, steps_in(limits))
+        why_no_total, why_no_epoch = _reasons(trainer, limits)
+        if by_step_scheduler(trainer):
+            return Horizon(None, None, BY_STEP, BY_STEP)
+        if len(set(limits.every.values())) > 1:
+            per_epoch, why_no_epoch = None, VARYING
+        return Horizon(total, per_epoch, why_no_total, why_no_epoch)
+
+
+def _horizon_in_samples(
+    unit: str, trainer: TrainerLike, loader: Any, limits: Limits, start: Start, position: int, tokens: Tokens | None
+) -> Horizon:
+    why = ""
     if callable(tokens):
         why = "tokens are counted batch by batch, by a function; write a number of tokens"
+    elif not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+        kind = "several loaders" if isinstance(loader, (dict, list, tuple)) else f"this {type(loader).__name__}"
+        why = f"the samples in the batches of {kind} are not known; write a number of {unit}s"
+    elif by_step_scheduler(trainer) and limits.steps is not None:
+        why = BY_STEP
+    if why:
         return Horizon(None, None, why, why)
-    with train_loaders(trainer) as loader:
-        start = start or Start.of(trainer)
-        limits = _limits(trainer, start)
-        why_no_total, why_no_epoch = _reasons(trainer, limits)
-        if unit == STEPS:
-            total, per_epoch = horizon_in(limits, start, start.steps, steps_in(limits))
-            if len(set(limits.every.values())) > 1:
-                per_epoch, why_no_epoch = None, VARYING
-        elif not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
-            kind = "several loaders" if isinstance(loader, (dict, list, tuple)) else f"this {type(loader).__name__}"
-            why = f"the samples in the batches of {kind} are not known; write a number of {unit}s"
-            return Horizon(None, None, why, why)
-        else:
-            total, per_epoch = horizon_in(limits, start, position, _samples_in(loader, limits, trainer, tokens or 1))
-    return Horizon(total, per_epoch, why_no_total, why_no_epoch)
+    amount = _samples_in(loader, limits, trainer, 1 if tokens is None or callable(tokens) else tokens)
+    return Horizon(*horizon_in(limits, start, position, amount), *_reasons(trainer, limits))
+
+
+BY_STEP = (
+    "GradientAccumulationScheduler(mode='step') changes the number of batches per step within an epoch; write a number"
+    " of optimizer steps"
+)
+
+
+def by_step_scheduler(trainer: TrainerLike) -> bool:
+    """Return whether accumulation changes at certain steps, as newer Lightnings may do, and not at epochs."""
+    callbacks = callbacks_named(trainer, "GradientAccumulationScheduler")
+    return any(getattr(callback, "mode", "epoch") != "epoch" for callback in callbacks)
 
 
 VARYING = (
@@ -333,6 +374,13 @@ def steps_made(trainer: TrainerLike) -> int:
     """Return how many steps of its schedule's optimizer a trainer counts; under manual optimization, batches."""
     attempts = clock_of(trainer).attempts if is_automatic(trainer) else None
     return trainer.fit_loop.epoch_loop._batches_that_stepped if attempts is None else attempts
+
+
+def ended_early(trainer: TrainerLike) -> bool:
+    """Return whether a run has ended before its number of epochs, and of steps, where it has one."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    all_epochs = epochs not in (-1, None) and trainer.fit_loop.epoch_progress.current.processed >= epochs
+    return not (all_epochs or (steps is not None and 0 <= steps <= trainer.global_step))
 
 
 def steps_before(trainer: TrainerLike) -> int:

@@ -112,6 +112,7 @@ class TrainerLike(Protocol):
     gradient_clip_val: int | float | None
     is_global_zero: bool
     lightning_module: Any
+    limit_train_batches: int | float
     limit_val_batches: int | float
     local_rank: int
     log_every_n_steps: int

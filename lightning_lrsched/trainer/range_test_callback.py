@@ -109,6 +109,7 @@ class LRRangeTestCallback(Callback):
         self._resumes = False
         self._losses = BackwardLosses()
         self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
+        self.batches = 0
         self._result: RangeTestResult | None = None
 
     @property
@@ -253,6 +254,7 @@ class LRRangeTestCallback(Callback):
 
     def _start_batch(self) -> None:
         self._run.start_batch()
+        self.batches += 1
 
     def on_before_backward(self, trainer: TrainerLike, pl_module: Any, loss: Tensor) -> None:
         if not pl_module.automatic_optimization:

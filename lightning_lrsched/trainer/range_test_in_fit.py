@@ -40,16 +40,18 @@ class RangeTestsInFit:
 
     Attributes:
         results: what the tests have found; on a resume, what the checkpoint holds.
+        rates: how many steps each optimizer has made per batch of its test.
     """
 
     def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, log: bool) -> None:
         self._owner, self._settings, self._log = owner, settings, log
         self.results: Found = {}
+        self.rates: dict[int, float] = {}
         self._start: RandomStates | None = None
 
     def forget(self) -> None:
         """Forget the tests of an earlier fit."""
-        self.results, self._start = {}, None
+        self.results, self.rates, self._start = {}, {}, None
 
     def begin(self, trainer: Any, configs: Iterable[SchedulerConfig]) -> None:
         """Note where the fit begins; before the data is loaded to see how long the run is."""
@@ -103,6 +105,8 @@ class RangeTestsInFit:
         except BaseException as error:
             test.on_exception(trainer, pl_module, error)
             raise
+        sweeps = [sweep for sweep in (test.result.coarse, test.result) if sweep is not None]
+        self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.batches)
         return test.result
 
     def findings(self, trainer: Any, scheduled: Scheduled) -> Mapping[Finding, Any] | None:

@@ -18,7 +18,7 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterError
 from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.attach import Scheduled
-from lightning_lrsched.trainer.horizon import Start, horizon_of
+from lightning_lrsched.trainer.horizon import MANUAL_TOLERANCE, Start, horizon_of
 from lightning_lrsched.trainer.protocol import (
     Guest,
     TrainerLike,
@@ -35,8 +35,8 @@ MAX_DIGITS = 8
 TOLERANCE = 0.05
 """How much shorter or longer than the run a schedule may be, as a fraction of the run."""
 
-MANUAL_TOLERANCE = 0.1
-"""How many more or fewer steps than expected an optimizer may make, as a fraction of these."""
+LOW = 0.01
+"""An lr below this fraction of the highest hardly trains."""
 
 
 def log(trainer: Any, text: str, level: int = logging.INFO) -> None:
@@ -121,9 +121,22 @@ class RunReport(Guest):
                 logger.log_graph(pl_module)
                 logger.save()
         # Under manual optimization only the loop knows how often an optimizer steps.
-        if trainer.fast_dev_run or not is_automatic(trainer):
-            return
-        for each in self.schedules.values():
+        if not trainer.fast_dev_run:
+            for each in self.schedules.values():
+                self._report_length(trainer, each)
+
+    def _report_length(self, trainer: TrainerLike, each: Scheduled) -> None:
+        name, found = each.config.type, length_of(each.scheduler)
+        ends_early = [type(callback).__name__ for callback in callbacks_named(trainer, "EarlyStopping", "Timer")]
+        if ends_early and found is not None:
+            who = "max_time" if ends_early == ["Timer"] else ends_early[0]
+            log(
+                trainer,
+                f"{name}: ends at {each.config.unit} {found[1]}; where {who} ends the run before, its lr is not yet"
+                " down, and the log has both numbers then",
+            )
+        # Under manual optimization only the loop knows how often an optimizer steps.
+        if is_automatic(trainer):
             tokens = None if each.counter is None else each.counter.tokens
             position = each.scheduler.last_epoch
             run = horizon_of(trainer, each.config.unit, start=self._start, position=position, tokens=tokens)
@@ -271,25 +284,29 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: Horizon) -> str
         schedule: the schedule that was built from it.
         run: how long the run is.
     """
-    found = length_of(schedule)
-    if found is None or run.total is None:
+    found, total, unit = length_of(schedule), run.total, config.unit
+    if found is None or total is None:
         return None
-    (keys, length), total, unit = found, run.total, config.unit
+    keys, length = found
     fields = {path: field for path, field, _ in config.schedule.leaves()}
     named, auto = " + ".join(keys), all(fields[key].auto for key in keys)
     remedy = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
+    remedy = f"Write {remedy} for lengths that fit the run, or train for {length} {unit}s"
     if length > total * (1 + TOLERANCE):
         lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
         return (
             f"{config.type}: the run ends at {unit} {total}, the schedule only at {unit} {length} ({named}): the lr"
-            f" will then be {lr:.3g}, not {last:.3g}. Write {remedy} for lengths that fit the run, or train for"
-            f" {length} {unit}s"
+            f" will then be {lr:.3g}, not {last:.3g}. {remedy}"
         )
-    if length < total * (1 - TOLERANCE) and schedule.schedule.ends_low and not set(keys) & set(config.needs_run):
+    peak = max(schedule.lr_at(round(length * part / 20))[0] for part in range(21))
+    # Its end, or where a decay that follows has left nearly nothing of the lr; none where it goes on to train.
+    preview = schedule.schedule.preview_steps
+    lows = [step for step in (length, (length + preview) // 2, preview) if schedule.lr_at(step)[0] < LOW * peak]
+    end = length if schedule.schedule.ends_low else min(lows, default=total)
+    if end < total * (1 - TOLERANCE) and not set(keys) & set(config.needs_run):
         return (
-            f"{config.type}: the schedule ends at {unit} {length} ({named}), the run only at {unit} {total}: the"
-            f" last {total - length} {unit}s will have an lr of {schedule.lr_at(total)[0]:.3g}. Write {remedy} for"
-            f" lengths that fit the run, or train for {length} {unit}s"
+            f"{config.type}: the schedule ends at {unit} {end} ({named}), the run only at {unit} {total}: the last"
+            f" {total - end} {unit}s will have an lr of {schedule.lr_at(total)[0]:.3g}. {remedy}"
         )
     return None
 
@@ -299,31 +316,34 @@ def length_of(schedule: Any) -> tuple[list[str], int] | None:
     return schedule.schedule.length if isinstance(schedule, ScheduledLR) else None
 
 
-def steps_mismatch(config: SchedulerConfig, schedule: Any, made: int, expected: int) -> str | None:
-    """Return a line for the log where an optimizer made far more or fewer steps than its schedule was resolved for.
-
-    Accumulation by hand, or an optimizer that steps on every nth batch, cannot be known in advance.
+def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str | None:
+    """Return a line for the log where a schedule has not come to its end, or not where its lengths had put it.
 
     Args:
-        config: the configuration as it was written.
-        schedule: the schedule that was built from it, after the fit.
-        made: its optimizer's steps in the fit.
+        scheduled: the schedule, after the fit.
         expected: steps of the fit as Lightning counts them; under manual optimization, batches.
+        early: whether the run has ended before its own limits, by its time, a callback or the user.
     """
-    found = length_of(schedule)
-    if found is None or abs(made - expected) <= MANUAL_TOLERANCE * expected:
+    config, schedule, found = scheduled.config, scheduled.scheduler, length_of(scheduled.scheduler)
+    if found is None:
         return None
-    (keys, length), position = found, schedule.last_epoch
-    from_the_run = [key for key in keys if key in config.needs_run]
-    if not from_the_run and position >= (1 - MANUAL_TOLERANCE) * length:
+    (keys, length), position, unit = found, schedule.last_epoch, config.unit
+    named, made = " + ".join(keys), position - scheduled.began_at
+    if early and position < (1 - TOLERANCE) * length:
+        return (
+            f"{config.type}: the run has ended at {unit} {position}, the schedule only at {unit} {length} ({named}):"
+            f" the lr was {schedule.lr_at(max(0, position - 1))[0]:.3g} and would have come to"
+            f" {schedule.lr_at(length)[0]:.3g}"
+        )
+    # Whatever the steps are, samples and tokens count what each holds.
+    near = [end for end in (length, scheduled.run.total) if end and abs(position - end) <= MANUAL_TOLERANCE * end]
+    if scheduled.counter is not None or abs(made - expected) <= MANUAL_TOLERANCE * expected or near:
         return None
-    end = (
-        f"is at step {position} of {length} ({' + '.join(keys)})"
-        if position < length
-        else (f"ended at step {length} ({' + '.join(keys)}) of {position}")
-    )
+    if position > length and not set(keys) & set(config.needs_run):
+        return None
+    at = f"is at step {position} of {length}" if position < length else f"ended at step {length} of {position}"
     return (
         f"{config.type}: the optimizer made {made} steps in this fit, where one per batch would be {expected}; the"
-        f' schedule {end}. Lengths count this optimizer\'s own steps, and "auto", fractions and epochs assume one step'
-        " per batch: write numbers of optimizer steps"
+        f' schedule {at} ({named}). Lengths count this optimizer\'s own steps, and "auto", fractions and epochs assume'
+        " one step per batch unless a range test or a resumed run has shown otherwise: write numbers of optimizer steps"
     )

@@ -12,33 +12,33 @@ from typing import Any, TypeVar
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.optim.hyperparameters import MOMENTUM, torch_optimizer, write
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import hyperparameters
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.schedules.length import Horizon
-from lightning_lrsched.trainer.attach import NEVER, Given, Scheduled, Written, detach, pick_optimizer
+from lightning_lrsched.trainer.attach import NEVER, Given, Idle, Scheduled, Written, detach, ignore, pick_optimizer
 from lightning_lrsched.trainer.checkpoint import SavedSchedules, mark
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
     check_second_schedulers,
     same_optimizer,
+    take_over,
     warn_of_epoch_interval,
-    warn_of_finetuning,
 )
 from lightning_lrsched.trainer.deepspeed import clock_of
-from lightning_lrsched.trainer.horizon import horizon_of, steps_before, steps_made, train_loaders
+from lightning_lrsched.trainer.groups import GroupRatios
+from lightning_lrsched.trainer.horizon import Start, ended_early, horizon_of, steps_before, steps_made, train_loaders
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.progress import BatchCounter, StepCounter, make_counters
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, loaded_checkpoint
+from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_automatic, loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.range_test_in_fit import RangeTestsInFit, schedule_from_range_test
-from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, log_unused, steps_mismatch
+from lightning_lrsched.trainer.reporting import RunReport, line_at_the_end, log, log_trainer_arguments, log_unused
 
 Result = TypeVar("Result", RangeTestResult, ProbeResult)
 
@@ -64,18 +64,22 @@ class LRSchedulerCallback(Callback):
     On a resume the current configuration is used, and a warning shows what has changed. From a checkpoint that was
     saved without the schedule, it continues from the number of steps that the optimizer has counted itself, else (with
     one optimizer) from ``trainer.global_step``, and a warning reports it; where neither is known, give
-    ``last_batch_iteration`` among the schedule's params. Param groups that are unfrozen during training have the
-    schedule's values from then on.
+    ``last_batch_iteration`` among the schedule's params. A param group that is added during training, as layers are
+    unfrozen, has the schedule's values too, times the ratio of its lr to that of the first group that whoever added it
+    gave it; groups may go as well.
 
     The curves go to every logger of the trainer under the tags of Lightning's LearningRateMonitor (``lr-SGD``,
     ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. With a
-    LearningRateMonitor on the same trainer it logs none. TensorBoard's tab Custom Scalars shows the
-    lr of all param groups in one chart and their momentum in another.
+    LearningRateMonitor on the same trainer it logs none. TensorBoard's tab Custom Scalars shows the lr of all param
+    groups in one chart and their momentum in another.
 
     Lengths may be given as a fraction of the run (0.1), in epochs (``"2ep"``) or as ``"auto"``: when training starts
     they become optimizer steps, which are logged as a table. On a resume the run is the steps in the checkpoint plus
     those still to come. The loggers store the schedule with its numbers among the hyperparameters. A schedule that is
-    much shorter or longer than the run is reported in the log, with both numbers.
+    much shorter or longer than the run is reported in the log, with both numbers, and so is a run that time, a callback
+    or the user ends before its schedule. Under manual optimization an optimizer is taken to step once per batch until a
+    range test, or the run that is resumed, has shown otherwise. Loaders that are made again with another number of
+    batches change the lengths from there on.
 
     With ``"unit": "sample"`` or ``"token"`` in the configuration, position and lengths count the samples or tokens in
     the batches of all devices up to the last finished optimizer step, and the position is one more curve
@@ -95,24 +99,27 @@ class LRSchedulerCallback(Callback):
 
     Args:
         scheduler: the schedule: a ``{"type", "params"}`` dictionary, the path of a JSON or YAML file, or a
-            :class:`SchedulerConfig`; or a list of these, one for each of the module's optimizers (None: leave that
-            optimizer alone). None: 1Cycle up to the peak that is found, for every optimizer.
+            :class:`SchedulerConfig`, or the :class:`RangeTestResult` whose 1Cycle is meant; or a list of these, one for
+            each of the module's optimizers (None: leave that optimizer alone). None: 1Cycle up to the peak that is
+            found, for every optimizer.
         optimizer_index: which of several optimizers to schedule, counted from 0; needed when there are several and one
             ``scheduler``.
         range_test: an :class:`LRRangeTestCallback` with the settings of the range test; None: its defaults, or a probe.
         tokens: for schedules with ``"unit": "token"``: the tokens of each sample, or a function that returns the number
             of tokens in a batch; called on every rank, for every batch.
+        take_over: use the schedule in place of what the module returns for the same optimizer, and say so in the log.
+            The optimizer's own lr and momentum are put back, and if the module steps its schedulers, nothing moves.
         log: send the lr and momentum curves to the trainer's loggers.
 
     Raises:
         TypeError: if a value has the wrong type.
         ValueError: if the configuration is wrong (at construction); or, when training starts: if the module returns a
-            scheduler for the same optimizer, if StochasticWeightAveraging, LearningRateFinder or a scheduler in the
-            config of DeepSpeedStrategy is in use, if a value depends on the length of a run that the Trainer does not
-            know, if the samples of a batch cannot be seen, if the range
-            test shows no learning rate (the message says what to change); or, on a resume, if the checkpoint has
-            another number of optimizers, of param groups or of the module's own schedulers, or no range test where one
-            is asked for.
+            scheduler for the same optimizer and ``take_over`` is False, if StochasticWeightAveraging,
+            LearningRateFinder or a scheduler in the config of DeepSpeedStrategy is in use, if a value depends on the
+            length of a run that the Trainer does not know, if the samples of a batch cannot be seen, if the range test
+            shows no learning rate (the message says what to change); or, on a resume, if the checkpoint has another
+            number of optimizers, of param groups or of the module's own schedulers, or no range test where one is asked
+            for.
 
     Example:
         >>> callback = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}})
@@ -127,6 +134,7 @@ class LRSchedulerCallback(Callback):
         optimizer_index: int | None = None,
         range_test: LRRangeTestCallback | None = None,
         tokens: int | Callable[[Any], int] | None = None,
+        take_over: bool = False,
         log: bool = True,
     ) -> None:
         super().__init__()
@@ -136,7 +144,7 @@ class LRSchedulerCallback(Callback):
         listed: Any = scheduler if self._one_for_each else [scheduler]
         # None: 1Cycle from a range test, made for each optimizer once there is one.
         self._written = None if scheduler is None else [None if each is None else Written.read(each) for each in listed]
-        self._optimizer_index = optimizer_index
+        self._optimizer_index, self._take_over = optimizer_index, take_over
         self._log = log
         self._owner = type(self).__name__
         self._tests = RangeTestsInFit(self._owner, self._check_range_test(range_test), log=log)
@@ -145,8 +153,10 @@ class LRSchedulerCallback(Callback):
         self._curves = CurveLogger()
         self._report: RunReport | None = None
         self._scheduled: list[Scheduled] = []
-        self._attached = False
+        self._attached = self._began = False
+        self._start = Start()
         self._steps_before = 0
+        self._batches: float = 0
 
     def _make_counters(self) -> dict[str, BatchCounter]:
         return make_counters({config.unit for config in self._configs()}, self._tokens)
@@ -213,7 +223,7 @@ class LRSchedulerCallback(Callback):
     # Before training --------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
-        self._attached = False
+        self._attached = self._began = False
         if stage == "fit":
             self._scheduled = []
             self._tests.forget()
@@ -224,7 +234,8 @@ class LRSchedulerCallback(Callback):
         # Here the optimizers exist and their saved state is not yet restored: Lightning then restores ours as well.
         targets = self._targets(trainer)
         for index, _ in targets:
-            check_optimizer(trainer, index, self._owner)
+            check_optimizer(trainer, index, self._owner, take_over=self._take_over)
+        self._start = Start.of(trainer)
         self._tests.begin(trainer, [written.config for _, written in targets])
         self._scheduled, self._counters = [], self._make_counters()
         needs_run = any(written.config.needs_run for _, written in targets)
@@ -235,8 +246,6 @@ class LRSchedulerCallback(Callback):
             log_trainer_arguments(trainer, self._owner, content)
         self._attached = True
         warn_of_epoch_interval(trainer)
-        if self._scheduled:
-            warn_of_finetuning(trainer)
         self._restore(trainer)
 
     def _targets(self, trainer: TrainerLike) -> list[tuple[int, Written]]:
@@ -261,11 +270,18 @@ class LRSchedulerCallback(Callback):
         optimizer, batches = trainer.optimizers[index], self._counters.get(written.config.unit)
         scheduled = Scheduled(written, index, optimizer, None if batches is None else StepCounter(batches))
         scheduled.run, scheduled.axis = self._run(trainer, scheduled), steps_before(trainer)
+        if self._tests.is_to_come(trainer, scheduled) and trainer.limit_train_batches:
+            self._check_lengths(scheduled)
         self._scheduled.append(scheduled)
+        if self._take_over:
+            scheduled.scheduler, names = take_over(trainer, index)
+            if names:
+                what = f"takes the place of the module's {names} for optimizer {index}, which is not used"
+                log(trainer, f"{self._owner}: {what}")
         if self._tests.is_to_come(trainer, scheduled):
             # Others look at the schedulers before training starts.
-            scheduled.scheduler = ConstantLR(torch_optimizer(optimizer), factor=1.0)
-            self._list(trainer, scheduled, None)
+            scheduled.scheduler = scheduled.scheduler or Idle(optimizer)
+            self._list(trainer, scheduled, scheduled.scheduler)
             if self._report is not None:
                 self._report.wait_for_range_test()
         else:
@@ -274,13 +290,22 @@ class LRSchedulerCallback(Callback):
             number = index if len(trainer.optimizers) > 1 else None
             log_unused(trainer, self._owner, written.optimizer_section, optimizer, number)
 
+    def _check_lengths(self, scheduled: Scheduled) -> None:
+        """Raise ValueError where a length needs to know the run, and nobody does: before a range test, not after it."""
+        if self._written is not None:
+            scheduled.config.without_range_test().resolve(scheduled.optimizer, scheduled.run)
+        elif scheduled.run.total is None:
+            why = scheduled.run.why_no_total.replace("write a number", "give it a schedule whose lengths are numbers")
+            raise ValueError(f"{self._owner}: 1Cycle is as long as the run, whose length is not known: {why}")
+
     def _run(self, trainer: TrainerLike, scheduled: Scheduled) -> Horizon:
         """Return the length of the run in the unit of a schedule, if it is needed."""
         config = scheduled.config
         if not config.needs_run:
             return horizon_of(None)
         saved = SavedSchedules(loaded_checkpoint(trainer), trainer.optimizers)
-        return horizon_of(trainer, config.unit, position=saved.position(scheduled.index), tokens=self._tokens)
+        position = saved.position(scheduled.index)
+        return horizon_of(trainer, config.unit, start=self._start, position=position, tokens=self._tokens)
 
     def _build(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Attach the schedule with all its numbers, in place of one that was attached before."""
@@ -303,24 +328,21 @@ class LRSchedulerCallback(Callback):
     def _list(self, trainer: TrainerLike, scheduled: Scheduled, earlier: Any) -> None:
         """List the schedule among the Trainer's, in place of an earlier one: Lightning saves and restores it there."""
         configs, scheduler = trainer.strategy.lr_scheduler_configs, scheduled.scheduler
-        config = LRSchedulerConfig(scheduler, interval="step", frequency=NEVER)
-        places = [place for place, other in enumerate(configs) if other.scheduler is earlier]
-        place = places[0] if places else len(configs)
-        configs[place : place + 1] = [config]
+        scheduler.step = ignore  # a module may ask for it and step it, even with a metric
+        place = next((place for place, other in enumerate(configs) if other.scheduler is earlier), len(configs))
+        name = configs[place].name if place < len(configs) else None
+        configs[place : place + 1] = [LRSchedulerConfig(scheduler, interval="step", frequency=NEVER, name=name)]
 
     def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # Before on_fit_start; but with strategies that shard the optimizer, after it.
         if not self._attached:
             return
         self._tests.load(checkpoint)
+        self._start = Start.of(trainer)
         for scheduled in self._scheduled:
             scheduled.axis = 0
             if scheduled.config.needs_run or scheduled.config.needs_range_test:
                 scheduled.run = self._run(trainer, scheduled)
-                groups = trainer.optimizers[scheduled.index].param_groups
-                for group, momentum in zip(groups, scheduled.own_momenta, strict=False):
-                    if momentum is not None:
-                        write(MOMENTUM, group, momentum)
                 self._build(trainer, scheduled)
         self._restore(trainer)
 
@@ -342,6 +364,7 @@ class LRSchedulerCallback(Callback):
         waiting = [scheduled for scheduled in self._scheduled if scheduled.resolved is None]
         self._tests.run(trainer, pl_module, waiting)
         for scheduled in waiting:
+            self._correct_length(trainer, scheduled)
             self._build(trainer, scheduled)
         check_second_schedulers(trainer, self.schedulers, self._owner)
         self._steps_before = steps_made(trainer)
@@ -351,22 +374,70 @@ class LRSchedulerCallback(Callback):
             if scheduled.counter is not None:
                 scheduled.axis = steps_before(trainer)  # the position does not tell, and all is restored by now
             scheduled.begin()
+            scheduled.groups = GroupRatios(scheduled.scheduler)
+        self._began = True
+        self._batches = trainer.num_training_batches
+
+    def _correct_length(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        """Let lengths follow from how often the range test has seen the optimizer step."""
+        rate, before = self._tests.rates.get(scheduled.index), scheduled.run.total
+        if rate and before is not None and not is_automatic(trainer):
+            scheduled.run = horizon_of(
+                trainer, scheduled.config.unit, start=self._start, tokens=self._tokens, rate=rate
+            )
+            if scheduled.run.total != before:
+                what = f"optimizer {scheduled.index} made {rate:.3g} steps per batch in its range test"
+                log(trainer, f"{self._owner}: {what}: the run is {scheduled.run.total} steps long, not {before}")
+
+    def on_train_epoch_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        if trainer.num_training_batches != self._batches:
+            self._take_new_length(trainer)
+
+    def _take_new_length(self, trainer: TrainerLike) -> None:
+        """Let lengths follow from loaders that were made again with another number of batches."""
+        before, self._batches = self._batches, trainer.num_training_batches
+        loop, name = (
+            trainer.fit_loop,
+            f"{self._owner}: the train dataloader has {self._batches} batches now, not {before}",
+        )
+        for scheduled in self._scheduled:
+            if scheduled.config.needs_run:
+                position, epochs = scheduled.scheduler.last_epoch, loop.epoch_progress.current.processed
+                start = Start(position, trainer.global_step, epochs, first=self._start.first)
+                run = horizon_of(trainer, scheduled.config.unit, start=start, position=position, tokens=self._tokens)
+                total, scheduled.run = scheduled.run.total, run
+                self._build(trainer, scheduled)
+                scheduled.scheduler.set_position(position)
+                log(trainer, f"{name}: {scheduled.config.type} is now made for {run.total}, not {total}")
 
     def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             for scheduled in self._scheduled:
                 if not same_optimizer(scheduled.scheduler, trainer.optimizers[scheduled.index]):
                     self._take_new_optimizer(trainer, scheduled)
-                # Callbacks that unfreeze layers have added param groups, or set an lr, at the start of the epoch.
-                else:
-                    scheduled.scheduler.step(scheduled.scheduler.last_epoch)
+        for scheduled in self._scheduled:
+            # Whoever unfreezes layers has added param groups, or set an lr, at the start of the epoch.
+            if batch_idx == 0 or scheduled.groups.have_changed:
+                self._look_at_groups(trainer, scheduled)
         for counter in self._counters.values():
             counter.add(trainer, batch)
+
+    def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: Any, optimizer: Any) -> None:
+        for scheduled in self._scheduled:
+            if scheduled.groups.have_changed:  # by the module, in the middle of an epoch
+                self._look_at_groups(trainer, scheduled)
+
+    def _look_at_groups(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        changes = scheduled.groups.update(finetuned=bool(callbacks_named(trainer, "BaseFinetuning")))
+        if changes:
+            unseen = "; the range test has not seen them" if scheduled.index in self._tests.results else ""
+            log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         name, index, position = scheduled.config.type, scheduled.index, scheduled.scheduler.last_epoch
         self._build(trainer, scheduled)
-        scheduled.scheduler.step(position)
+        scheduled.scheduler.set_position(position)
+        scheduled.groups = GroupRatios(scheduled.scheduler)
         what = f"optimizer {index} has been replaced; {name} goes on from step {position} with the new one"
         log(trainer, f"{self._owner}: {what}")
 
@@ -396,17 +467,19 @@ class LRSchedulerCallback(Callback):
         self._curves.flush(trainer)
         for counter in self._counters.values():
             counter.end()
+        self._report_end(trainer, early=ended_early(trainer))
+
+    def _report_end(self, trainer: TrainerLike, *, early: bool) -> None:
         expected = steps_made(trainer) - self._steps_before
         for scheduled in self._scheduled:
-            if scheduled.counter is not None:
-                continue  # whatever the steps are, each counts what it holds
-            made = scheduled.scheduler.last_epoch - scheduled.began_at
-            line = steps_mismatch(scheduled.config, scheduled.scheduler, made, expected)
+            line = None if trainer.fast_dev_run else line_at_the_end(scheduled, expected, early=early)
             if line:
                 log(trainer, line, logging.WARNING)
 
     def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
         self._curves.flush(trainer)
+        if isinstance(exception, KeyboardInterrupt) and self._began:
+            self._report_end(trainer, early=True)
         self._detach()
 
     def teardown(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:

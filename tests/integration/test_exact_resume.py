@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_lrsched import LRSchedulerCallback, PhasedLR
+from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
 from tests.kit.phases import phased
 from tests.kit.runs import (
     CONFIGS,
@@ -183,7 +183,8 @@ def test_preview_training_and_a_resume_of_any_phases_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, params: dict[str, Any], saved_at: int
 ) -> None:
     folder, config = tmp_path_factory.mktemp("phases"), {"type": "PhasedLR", "params": params}
-    preview = PhasedLR.values(PhasedLR.check(params), [0.01, 0.03])
+    groups = [{"params": [torch.zeros(1)], "lr": lr} for lr in (0.01, 0.03)]
+    preview = SchedulerConfig.of(config).build(torch.optim.SGD(groups, momentum=0.9))
     expected = [
         (0, list(zip(preview.lr_at(step), preview.momentum_at(step) or [], strict=True))) for step in range(STEPS)
     ]

@@ -42,21 +42,21 @@ LONG = 10**12
         (Limits(ENDLESS, 3), Start(), None, None),
         (Limits(every={0: 4}, steps=7), Start(), 7, None),
         # a resume: what was done, and what is still to come; an epoch is an average epoch
-        (Limits(10, 3), Start(13, 13, 1, 3, resumes=True), 30, 10),
-        (Limits(20, 3), Start(10, 10, 1, resumes=True), 50, 50 / 3),
-        (Limits(10, 3, {0: 4}), Start(4, 4, 1, 6, resumes=True), 4 + 2 + 3, 3),
-        (Limits(10, 3, {0: 4}), Start(6, 6, 1, 10, resumes=True), 9, 3),
-        (Limits(5, 3), Start(7, 7, 0, 7, after_batch=True, resumes=True), 22, 22 / 3),
-        (Limits(10, 3, steps=4), Start(13, 13, 1, 3, resumes=True), 17, 10),
-        (Limits(10, 3, steps=0), Start(13, 13, 1, 3, resumes=True), 13, 10),
+        (Limits(10, 3), Start(13, 13, 1, 3), 30, 10),
+        (Limits(20, 3), Start(10, 10, 1), 50, 50 / 3),
+        (Limits(10, 3, {0: 4}), Start(4, 4, 1, 6), 4 + 2 + 3, 3),
+        (Limits(10, 3, {0: 4}), Start(6, 6, 1, 10), 9, 3),
+        (Limits(5, 3), Start(7, 7, 0, 7, after_batch=True), 22, 22 / 3),
+        (Limits(10, 3, steps=4), Start(13, 13, 1, 3), 17, 10),
+        (Limits(10, 3, steps=0), Start(13, 13, 1, 3), 13, 10),
         # a second fit is a run of its own
-        (Limits(10, 5), Start(epochs=3), 20, 10),
-        (Limits(10, 3), Start(epochs=3), 0, 10),
+        (Limits(10, 5), Start(epochs=3, first=3), 20, 10),
+        (Limits(10, 3), Start(epochs=3, first=3), 0, 10),
         # an engine's groups go on in the next epoch, where Lightning counts the full groups of each epoch
         (Limits(10, 3, {0: 4}, carries=True), Start(), 7, 2.5),
         (Limits(10, 3, {0: 4}, 5, carries=True), Start(), 6, 2.5),
         (Limits(3, 8, {0: 4}, 5, carries=True), Start(), 6, 0.75),
-        (Limits(10, 3, {0: 4}, carries=True), Start(2, 2, 1, resumes=True), 7, 7 / 3),
+        (Limits(10, 3, {0: 4}, carries=True), Start(2, 2, 1), 7, 7 / 3),
         (Limits(10, LONG, {0: 4}, carries=True), Start(), 10 * LONG // 4, 2.5),
     ],
     ids=str,
@@ -147,7 +147,7 @@ def test_steps_done_plus_steps_to_come_is_where_a_resumed_run_ends(make_trainer,
         trainer = make_trainer(asking, *callbacks, **options)
         loader = data(batches=80 // batch_size, batch_size=batch_size)
         trainer.fit(ValidatedRegression(), loader, data(2), ckpt_path=tmp_path / "saved.ckpt")
-        assert asking.run.total_steps == trainer.global_step
+        assert asking.run.total == trainer.global_step
 
 
 class Unsized(IterableDataset):
@@ -191,7 +191,7 @@ def test_the_length_of_a_run_is_what_the_trainer_then_does(make_trainer, module,
     asking, options = Asking(), dict(options)
     trainer = make_trainer(asking, *schedulers(options), **options)
     trainer.fit(module(), loader())
-    assert (asking.run.total_steps, asking.run.steps_per_epoch) == (steps, per_epoch)
+    assert (asking.run.total, asking.run.per_epoch) == (steps, per_epoch)
     assert trainer.global_step == steps * len(trainer.optimizers)
 
 

@@ -294,12 +294,19 @@ def test_nothing_is_left_in_the_trainer(make_trainer):
     assert trainer.callbacks == [callback]
 
 
+class Short(Regression):
+    """Its own schedule ends long before the run."""
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(super().configure_optimizers(), section(total_num_steps=5), trainer=self.trainer)
+
+
 def test_a_range_test_reports_no_schedule(make_trainer, tmp_path, caplog):
     logger = CSVLogger(tmp_path)
-    callbacks = [LRSchedulerCallback(section(total_num_steps=5)), LRRangeTestCallback(max_lr=1.0, num_steps=30)]
+    callbacks = [LRRangeTestCallback(max_lr=1.0, num_steps=30)]
     trainer = make_trainer(*callbacks, logger=logger)
     with caplog.at_level(logging.INFO):
-        trainer.fit(Regression(), data())
+        trainer.fit(Short(), data())
     assert "lr_scheduler" not in logger.experiment.hparams
     assert not any("schedule ends" in message for message in caplog.messages)
     assert trainer.callbacks == callbacks
@@ -366,7 +373,6 @@ def test_the_modules_own_configure_optimizers_is_reported_alike(make_trainer, ca
         (section(total_num_steps=0.5), {}),
         (section(total_num_steps="auto"), {}),
         (section(total_num_steps=10), {"fast_dev_run": 3}),
-        (section(total_num_steps=10), {"max_epochs": -1, "max_time": "00:00:00:01"}),
         (one_cycle(cycle_first_step_size="auto", cycle_second_step_size="auto", decay_step_size="auto"), {}),
         (one_cycle(cycle_first_step_size=15), {}),
         (one_cycle(cycle_first_step_size=5, decay_step_size=5, decay_lr_rate=1.0), {}),
