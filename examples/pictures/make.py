@@ -1,4 +1,4 @@
-"""Draws the pictures of README and documentation: a range test, the large-batch experiment, cooldowns.
+"""Draws the pictures of README and documentation: a probe, a range test, the large-batch experiment, cooldowns.
 
     python examples/pictures/make.py
 
@@ -11,7 +11,6 @@ while the documentation is built.
 from __future__ import annotations
 
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,7 +30,15 @@ import digits  # noqa: E402
 import large_batch  # noqa: E402
 from common import make_trainer, quieten  # noqa: E402
 
-from lightning_lrsched import LRRangeTestCallback, RangeTestResult, SchedulerConfig  # noqa: E402
+from lightning_lrsched import (  # noqa: E402
+    LRRangeTestCallback,
+    LRSchedulerCallback,
+    ProbeResult,
+    RangeTestResult,
+    SchedulerConfig,
+)
+from lightning_lrsched.range_test.probe import LOW  # noqa: E402
+from lightning_lrsched.range_test.record import one_cycle  # noqa: E402
 
 GREY, BLUE, ORANGE, GREEN = "#808080", "#3a86c8", "#d9731a", "#2f9e44"
 STYLE = {
@@ -51,77 +58,68 @@ STYLE = {
 }
 
 
-def draw_found(result: RangeTestResult, epochs: int = 20, batches: int = 22) -> Figure:
-    """Return what a range test found beside the lr and momentum that it leads to; all is named where it stands."""
+def draw_found(result: ProbeResult, epochs: int = 20, batches: int = 22) -> Figure:
+    """Return what a probe found beside the lr that it leads to; all is named where it stands."""
     figure = Figure((8.4, 2.9), layout="constrained")
-    test, training = figure.subplots(1, 2)
-    draw_test(test, result)
+    probe, training = figure.subplots(1, 2)
+    draw_probe(probe, result)
     draw_training(training, result, epochs * batches)
     return figure
 
 
-def draw_test(axes: Any, result: RangeTestResult) -> None:
-    """Draw loss against lr, and the bounds between which the loss falls."""
-    low, high = result.bounds()
-    axes.axvspan(low, high, color=GREEN, alpha=0.15, linewidth=0, gid="found-band-left")
-    axes.plot(*both_sweeps(result, "losses"), color=GREY, linewidth=0.8, gid="found-loss")
-    axes.plot(*both_sweeps(result, "smoothed_losses"), color=BLUE, linewidth=2, gid="found-smoothed")
-    least, most = low / 40, result.lrs[-1]
-    axes.set(xscale="log", xlim=(least, 1.3 * most), ylim=(0, 1.2 * result.smoothed_losses[0]))
-    axes.set(xlabel="learning rate", ylabel="loss")
-    axes.set_title("The LR range test raises the lr", pad=22)
-    for words, ends, colour in (
-        ("too small", (least, low), GREY),
-        (f"{low:.2g} to {high:.2g}", (low, high), GREEN),
-        ("too large", (high, most), GREY),
-    ):
-        at, above = math.sqrt(ends[0] * ends[1]), axes.get_xaxis_transform()
-        axes.text(at, 1.03, words, transform=above, ha="center", color=colour, fontsize=9)
+def draw_probe(axes: Any, result: ProbeResult) -> None:
+    """Draw the loss of a batch along the optimizer's update, and the three learning rates that count."""
+    rows = sorted(zip(result.lrs, result.losses, strict=True))
+    before, lrs, losses = rows[0][1], [lr for lr, _ in rows[1:]], [loss for _, loss in rows[1:]]
+    axes.axhline(before, color=GREY, linewidth=0.8, gid="found-before")
+    axes.plot(lrs, losses, "o-", color=BLUE, linewidth=2, markersize=4, gid="found-loss")
+    axes.axvline(result.peak, color=GREEN, linewidth=2, gid="found-peak")
+    drawn = [*lrs, result.peak, result.prior]
+    axes.set(xscale="log", xlim=(min(drawn) / 2, max(drawn) * 2))
+    shown = [loss for loss in losses if loss < 1.5 * before] + [before]
+    margin = 0.15 * (max(shown) - min(shown))
+    axes.set(ylim=(min(shown) - margin, max(shown) + margin), xlabel="learning rate of the step", ylabel="loss")
+    axes.set_title("One batch, along the optimizer's update", pad=22)
+    above = axes.get_xaxis_transform()
+    marks = [
+        (result.prior, f"usual {result.prior:.2g}", GREY),
+        (result.peak, f"peak {result.peak:.2g}", GREEN),
+        (result.lowest, f"lowest {result.lowest:.2g}", BLUE),
+    ]
+    for lr, words, colour in marks:
+        axes.axvline(lr, color=colour, linewidth=0.8, linestyle="--")
+        axes.text(lr, 1.03, words, transform=above, ha="center", color=colour, fontsize=9)
+    axes.annotate(
+        "before the step", (axes.get_xlim()[0], before), (4, 3), textcoords="offset points", color=GREY, fontsize=9
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def both_sweeps(result: RangeTestResult, losses: str) -> tuple[list[float], list[float]]:
-    """Return learning rates and losses of the fine sweep; below its first lr, those of the coarse one."""
-    coarse = result.coarse
-    below = [] if coarse is None else [lr for lr in coarse.lrs if lr < result.lrs[0]]
-    before = getattr(coarse, losses)[: len(below)] if below else []
-    return below + result.lrs, before + getattr(result, losses)
-
-
-def draw_training(axes: Any, result: RangeTestResult, length: int) -> None:
-    """Draw the lr and the momentum of the 1Cycle schedule between the bounds."""
-    low, high = result.bounds()
-    cycle = SchedulerConfig.of(result.one_cycle())
-    schedule = cycle.build(torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9), total_steps=length)
-    steps, momentum = range(length + 1), axes.twinx()
-    axes.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, gid="found-band-right")
-    axes.plot(steps, [schedule.lr_at(step)[0] for step in steps], color=BLUE, linewidth=2, gid="found-lr")
-    momenta = [schedule.momentum_at(step)[0] for step in steps]
-    momentum.plot(steps, momenta, color=ORANGE, linewidth=2, gid="found-momentum")
-    peak = momenta.index(min(momenta))
-    axes.annotate("lr", (peak, high), (0, -10), textcoords="offset points", color=BLUE, ha="center", va="top")
-    momentum.annotate("momentum", (peak, max(momenta)), color=ORANGE, ha="center", va="center")
-    axes.set(ylim=(0, 1.9 * high), xlabel="step")
-    axes.set_title("Training follows 1Cycle between these bounds", pad=22)
+def draw_training(axes: Any, result: ProbeResult, length: int) -> None:
+    """Draw the lr of the 1Cycle schedule up to the peak."""
+    low, high = LOW * result.peak, result.peak
+    cycle = SchedulerConfig.of(one_cycle(low, high, None, cycle_momentum=False))
+    schedule = cycle.build(torch.optim.AdamW([torch.zeros(1)], lr=0.1), total_steps=length)
+    axes.axhline(high, color=GREEN, linewidth=2, gid="found-high")
+    lrs = [schedule.lr_at(step)[0] for step in range(length + 1)]
+    axes.plot(range(length + 1), lrs, color=BLUE, linewidth=2, gid="found-lr")
+    axes.set(ylim=(0, 1.15 * high), xlabel="step", ylabel="learning rate")
+    axes.set_title("Training follows 1Cycle up to this peak", pad=22)
     axes.set_yticks([low, high], [f"{low:.2g}", f"{high:.2g}"])
-    momentum.set(ylim=(0.62, 0.98), yticks=[min(momenta), max(momenta)])
-    axes.tick_params(axis="y", colors=BLUE)
-    momentum.tick_params(axis="y", colors=ORANGE)
-    for plot in (axes, momentum):
-        plot.spines["top"].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def animate(svg: str) -> str:
-    """Let the range test run once, then the training, in a viewer that moves; elsewhere the picture stands finished."""
+    """Let the probe run once, then the training, in a viewer that moves; elsewhere the picture stands finished."""
     lines = ["@keyframes found-draw {from {clip-path: inset(-9px 100% -9px -9px)} to {clip-path: inset(-9px)}}"]
     lines += [
         "@keyframes found-show {from {opacity: 0} to {opacity: 1}}",
         "@media (prefers-reduced-motion: no-preference) {",
     ]
     for names, animation in (
-        (("loss", "smoothed"), "found-draw 4s linear"),
-        (("band-left", "band-right"), "found-show 1s 4s"),
-        (("lr", "momentum"), "found-draw 4s 5s linear"),
+        (("loss",), "found-draw 4s linear"),
+        (("peak", "high"), "found-show 1s 4s"),
+        (("lr",), "found-draw 4s 5s linear"),
     ):
         lines.append(f"{', '.join(f'#found-{name}' for name in names)} {{animation: {animation} both}}")
     return svg.replace("</style>", "\n".join(["", *lines, "}", "</style>"]), 1)
@@ -134,6 +132,22 @@ def save(figure: Figure, name: str, change: Callable[[str], str] = str) -> None:
     lines = map(str.rstrip, change(path.read_text("utf-8")).splitlines())
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
+
+
+class DigitsWithAdamW(digits.Digits):
+    """The network of the digits example, with the optimizer that most modules have."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters())
+
+
+def probe() -> ProbeResult:
+    """Make the probe of the digits example with AdamW, in a fit that needs no more epochs than a probe does."""
+    seed_everything(0, verbose=False)
+    callback = LRSchedulerCallback()
+    with tempfile.TemporaryDirectory() as logs:
+        make_trainer(Path(logs), "probe", callback, max_epochs=2).fit(DigitsWithAdamW(), digits.loaders(0)[0])
+    return callback.probe_result
 
 
 def range_test() -> RangeTestResult:
@@ -149,9 +163,8 @@ def main() -> None:
     quieten()
     torch.set_num_threads(1)
     with mpl.rc_context(STYLE):
-        result = range_test()
-        save(draw_found(result), "found", animate)
-        save(result.plot(), "range_test")
+        save(draw_found(probe()), "found", animate)
+        save(range_test().plot(), "range_test")
         save(cooldown.draw(json.loads((FOLDER / "cooldown.json").read_text("utf-8"))), "cooldown")
         record = large_batch.read_record(FOLDER / "large_batch.json")
         tests, trainings = large_batch.draw(record["records"], record["best_lr"])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_lrsched import RangeTestResult
-from lightning_lrsched.range_test.loss_watch import StopReason
+from lightning_lrsched import ProbeResult
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "pictures"
@@ -58,11 +57,9 @@ def test_the_pictures_are_small_and_shown():
 
 @pytest.fixture
 def found(make, tmp_path, monkeypatch) -> Callable[[], str]:
-    """Draws what a range test found, and returns the picture."""
+    """Draws what a probe found, and returns the picture."""
     monkeypatch.setattr(make, "FOLDER", tmp_path)
-    lrs = [1e-5 * 1.08**step for step in range(160)]
-    losses = [2.0 - min(1.5, 20 * lr) + max(0.0, lr - 0.3) * 20 for lr in lrs]
-    result = RangeTestResult(list(range(160)), lrs, losses, losses, StopReason.DIVERGED, "exponential")
+    result = ProbeResult(0.15, "", 0.15, 0.2, [0.0, 0.1, 0.2, 0.4, 0.8], [2.0, 1.7, 1.5, 1.8, float("inf")])
 
     def draw() -> str:
         with make.mpl.rc_context(make.STYLE):
@@ -75,22 +72,14 @@ def found(make, tmp_path, monkeypatch) -> Callable[[], str]:
 def test_the_same_picture_again_is_the_same_file(found, capsys):
     first, second = found(), found()
     assert first == second
-    assert "momentum" in first
+    assert "peak 0.15" in first
     assert "kB" in capsys.readouterr().out
-
-
-def test_the_curve_begins_where_the_coarse_sweep_did(make):
-    coarse = RangeTestResult([0, 1, 2], [0.001, 0.01, 0.1], [3.0, 2.0, 1.0], [3.0, 2.5, 2.0], "diverged", "exponential")
-    fine = RangeTestResult([0, 1], [0.05, 0.06], [2.0, 1.5], [2.0, 1.9], "diverged", "exponential", coarse=coarse)
-    assert make.both_sweeps(fine, "losses") == ([0.001, 0.01, 0.05, 0.06], [3.0, 2.0, 2.0, 1.5])
-    assert make.both_sweeps(fine, "smoothed_losses")[1] == [3.0, 2.5, 2.0, 1.9]
-    assert make.both_sweeps(coarse, "losses") == (coarse.lrs, coarse.losses)
 
 
 def test_what_moves_is_there_and_stands_still_for_readers_who_want_that(found):
     picture = found()
     moving = re.findall(r"#(found-[\w-]+)", picture)
-    assert len(moving) == 6
+    assert len(moving) == 4
     for name in moving:
         assert f'id="{name}"' in picture
     assert "prefers-reduced-motion: no-preference" in picture
