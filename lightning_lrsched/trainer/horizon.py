@@ -16,7 +16,13 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.progress import Tokens, ranks_per_batch
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_automatic, loaded_checkpoint
+from lightning_lrsched.trainer.protocol import (
+    TrainerLike,
+    callbacks_named,
+    is_automatic,
+    loaded_checkpoint,
+    repeats_last_batch,
+)
 
 ENDLESS = sys.maxsize
 """As a number of epochs or batches: no end is known."""
@@ -79,12 +85,13 @@ class Start:
             # A second fit begins with a whole epoch, also after one that was stopped in the middle of it.
             epochs = trainer.fit_loop.epoch_progress.current.processed
             return cls(global_step=trainer.global_step, epochs=epochs, first=epochs)
-        start = cls._in_checkpoint(checkpoint, automatic=is_automatic(trainer))
+        count = "completed" if repeats_last_batch(trainer) else "processed"
+        start = cls._in_checkpoint(checkpoint, count, automatic=is_automatic(trainer))
         # Without an engine's own files in it, Lightning's count is all that is known.
         return replace(start, steps=clock.steps or 0) if clock.attempts else start
 
     @classmethod
-    def _in_checkpoint(cls, checkpoint: Mapping[str, Any], *, automatic: bool) -> Start:
+    def _in_checkpoint(cls, checkpoint: Mapping[str, Any], count: str, *, automatic: bool) -> Start:
         steps, loop = checkpoint["global_step"], checkpoint.get("loops", {}).get("fit_loop")
         start = cls(steps, steps, checkpoint["epoch"])
         if loop is None:
@@ -93,7 +100,7 @@ class Start:
         start = replace(start, steps=steps if automatic else progress["total"]["processed"], epochs=epoch["processed"])
         if epoch["processed"] >= epoch["started"]:
             return start
-        batches = progress["current"]["processed"]
+        batches = progress["current"][count]
         after_batch = progress["current"]["completed"] < batches
         epochs = epoch["processed"] + (after_batch and progress["is_last_batch"])
         return replace(start, epochs=epochs, batches=batches, after_batch=after_batch)

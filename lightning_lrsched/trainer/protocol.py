@@ -185,6 +185,19 @@ def autologs(trainer: TrainerLike) -> bool:
     return bool(getattr(trainer, "enable_autolog_hparams", True))
 
 
+class _Paused:
+    """Stands where a module has whether its hyperparameters are logged, while they are not."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def logs_own(owner: Any) -> bool:
+    """Return whether a module or its data have hyperparameters that Lightning logs, now or once it is not paused."""
+    logs = getattr(owner, "_log_hyperparams", False)
+    return bool(logs) or isinstance(logs, _Paused)
+
+
 def pause_autolog(trainer: TrainerLike) -> Callable[[], None]:
     """Keep Lightning from logging the hyperparameters of the module until the returned function is called.
 
@@ -200,9 +213,14 @@ def pause_autolog(trainer: TrainerLike) -> Callable[[], None]:
         for owner, value in before:
             setattr(owner, name, value)
 
-    for owner, _ in before:
-        setattr(owner, name, False)
+    for owner, value in before:
+        setattr(owner, name, _Paused() if value else value)
     return resume
+
+
+def repeats_last_batch(trainer: TrainerLike) -> bool:
+    """Return whether a run that was saved right after a batch, in its hooks, goes on with the same batch again."""
+    return not hasattr(trainer.fit_loop, "_resuming_from_checkpoint")  # before 2.6
 
 
 def mark_as_fresh(loop: Any) -> None:

@@ -26,6 +26,7 @@ from lightning_lrsched.trainer.protocol import (
     callbacks_named,
     is_a,
     is_automatic,
+    logs_own,
     pause_autolog,
 )
 
@@ -264,7 +265,7 @@ def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
     """Return the hyperparameters that Lightning itself logs a moment later."""
     record: dict[str, Any] = {}
     for owner in (trainer.lightning_module, trainer.datamodule):
-        if getattr(owner, "_log_hyperparams", False):
+        if logs_own(owner):
             record.update(owner.hparams_initial)
     record.pop("_class_path", None)  # LightningCLI's own
     return record

@@ -43,6 +43,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], int]] = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_step_has_the_values_of_the_schedule(make_trainer: Any, name: str) -> None:
     options, steps = OPTIONS[name]
+    if name == "bf16-true" and not hasattr(torch, "float8_e8m0fnu"):  # came with torch 2.7
+        pytest.skip("this torch has no mean squared error of bfloat16 on the CPU")
     if options.get("barebones"):
         # barebones refuses what the fixture switches off, even switched off; only the default is accepted.
         options = {**options, "logger": None, "enable_checkpointing": None, "enable_progress_bar": None}

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_lrsched import LRSchedulerCallback, configure_optimizers
 from lightning_lrsched.trainer.horizon import ENDLESS, Limits, Start, horizon_in, horizon_of, steps_in
+from lightning_lrsched.trainer.protocol import repeats_last_batch
 from tests.kit.modules import QUIET, Regression, ValidatedRegression, data, read_csv
 from tests.kit.runs import Net, RestoresLater, StatefulLoader, quiet_trainer
 
@@ -145,6 +146,9 @@ def test_steps_done_plus_steps_to_come_is_where_a_resumed_run_ends(make_trainer,
         torch.save(checkpoint, tmp_path / "saved.ckpt")
         asking = Asking()
         trainer = make_trainer(asking, *callbacks, **options)
+        done = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"]
+        if repeats_last_batch(trainer) and epoch["processed"] < epoch["started"] and done >= 80 // batch_size:
+            continue  # Lightning before 2.6 makes one batch more of an epoch that is over now
         loader = data(batches=80 // batch_size, batch_size=batch_size)
         trainer.fit(ValidatedRegression(), loader, data(2), ckpt_path=tmp_path / "saved.ckpt")
         assert asking.run.total == trainer.global_step

@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDa
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, WarmupLR, configure_optimizers
 from lightning_lrsched.config.config_file import ConfigFile
 from lightning_lrsched.trainer.progress import samples_in
+from lightning_lrsched.trainer.protocol import repeats_last_batch
 from tests.kit.modules import Regression, TwoOptimizers, read_csv
 from tests.kit.runs import Save
 from tests.kit.schedules import sgd
@@ -191,6 +192,8 @@ def test_preview_training_and_a_resume_have_the_same_lrs(make_trainer, tmp_path,
     consumed = [77 * epoch + 8 * batch for epoch in range(3) for batch in range(10)]
     file = ConfigFile.read(write(section), steps=231, steps_per_epoch=77)
     assert lrs(whole) == pytest.approx([values["lr"][0] for _, values in file.rows(consumed)], **EXACT)
+    if repeats_last_batch(whole.trainer):
+        pytest.skip("this Lightning makes the batch after which it was saved once more")
     resumed = fit(make_trainer, section, ckpt_path=path)
     assert resumed.schedule.hyperparameters == whole.schedule.hyperparameters
     # An ordinary loader begins anew: its batches of 8 come first, and those that the epoch still lacks are fewer.

@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import metadata
 from torch.optim import SGD, AdamW
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, configure_optimizers
+from lightning_lrsched.trainer.protocol import autologs
 from tests.kit.modules import Regression, data
 
 DECAY = {"type": "WarmupDecayLR", "params": {"warmup_max_lr": 0.1, "warmup_num_steps": 3, "total_num_steps": 30}}
@@ -241,7 +242,7 @@ def test_tensorboard_shows_the_modules_hyperparameters_and_what_a_range_test_fou
     assert shown["lr_range_test/suggestion"] == pytest.approx(callback.result.suggestion())
     assert (shown["lr_range_test/low"], shown["lr_range_test/high"]) == pytest.approx(callback.result.bounds())
     assert shown["lr_range_test/stop_reason"] == callback.result.stop_reason
-    assert trainer.enable_autolog_hparams
+    assert autologs(trainer)
     saved = yaml.safe_load((tmp_path / "lightning_logs/version_0/hparams.yaml").read_text())
     assert saved["lr"] == 0.01
     assert saved["lr_range_test"]["suggestion"] == pytest.approx(callback.result.suggestion())
