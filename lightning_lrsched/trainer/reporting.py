@@ -77,14 +77,22 @@ class RunReport(Guest):
             trainer.callbacks.append(reports[0])
         return reports[0]
 
-    def add(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
-        """Report a schedule that was built; the values that depend on the run or a range test are logged at once."""
+    def add(self, trainer: TrainerLike, scheduled: Scheduled, *, by_probe: bool = False) -> None:
+        """Report a schedule that was built; the values that depend on the run or a range test are logged at once.
+
+        Args:
+            trainer: whose fit it is.
+            scheduled: the schedule.
+            by_probe: whether a probe has found what a range test would.
+        """
         config, resolved, index = scheduled.config, scheduled.resolved, scheduled.index
         assert resolved is not None
         self.schedules[index] = scheduled
         keys = config.needs_range_test + config.needs_run + config.needs_optimizer
         if keys:
             as_written, values = ({key: of.values()[key] for key in keys} for of in (config, resolved))
+            if by_probe:  # nobody has written the word
+                as_written.update(dict.fromkeys(config.needs_range_test, "from the probe"))
             unit = "" if config.unit == STEPS else f" [{config.unit}s]"
             name = name_of(scheduled.scheduler.optimizer, index if len(trainer.optimizers) > 1 else None)
             log(trainer, f"Schedule of {name}:\n{resolution_table(config.type + unit, as_written, values)}")

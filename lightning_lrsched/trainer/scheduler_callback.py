@@ -315,7 +315,7 @@ class LRSchedulerCallback(Callback):
         scheduled.build(config, trainer.optimizers[index], clock_of(trainer), findings)
         self._list(trainer, scheduled, earlier)
         if self._report is not None:
-            self._report.add(trainer, scheduled)
+            self._report.add(trainer, scheduled, by_probe=isinstance(results.get(index), ProbeResult))
             if scheduled.config.needs_range_test and index in results:
                 found = results[index]
                 if isinstance(found, ProbeResult):

@@ -141,6 +141,7 @@ def test_log_and_tensorboard_say_what_was_found(make_trainer, tmp_path, caplog):
     with caplog.at_level("INFO"):
         callback, _ = fit(make_trainer, Regression(adam), logger=logger)
     assert f"LR probe: {callback.probe_results[0]}; weights, optimizers and Trainer restored." in caplog.messages
+    assert "cycle_max_lr           | from the probe | " in caplog.text
     events = EventAccumulator(str(tmp_path)).Reload()
     assert "lr_probe/loss_vs_lr" in events.Tags()["images"]
     assert "lr_probe/result/text_summary" in events.Tags()["tensors"]
