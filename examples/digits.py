@@ -5,7 +5,9 @@ steps: with LRSchedulerCallback(), which makes a probe of 12 steps at the start 
 (cyclical momentum included); at the learning rate that Lightning's own finder suggests; and at torch's default
 learning rate.
 
-    python examples/digits.py [--seeds 5] [--epochs 20] [--out demo_output]
+    python examples/digits.py [--seeds 5] [--epochs 20] [--out demo_output] [--range-test]
+
+With --range-test, an LR range test of up to 300 steps takes the place of the probe.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_lrsched import LRSchedulerCallback, preview
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, preview
 
 TORCH_DEFAULT_LR = 1e-3
 BATCH_SIZE = 64
@@ -67,12 +69,13 @@ def loaders(seed: int) -> tuple[DataLoader, DataLoader]:
     return common.digits(BATCH_SIZE, torch.Generator().manual_seed(seed))
 
 
-def train(out: Path, name: str, seed: int, epochs: int) -> float:
+def train(out: Path, name: str, seed: int, epochs: int, *, range_test: bool = False) -> float:
     """Train from scratch, print how it ended, and return the test accuracy in percent."""
     start = time.perf_counter()
     seed_everything(seed, verbose=False)
     module, (train_data, test_data) = Digits(), loaders(seed)
-    callbacks = [LRSchedulerCallback()] if name == "one_line" else []
+    one_line = LRSchedulerCallback(range_test=LRRangeTestCallback() if range_test else None)
+    callbacks = [one_line] if name == "one_line" else []
     trainer = make_trainer(out / "tensorboard", f"{name}_seed{seed}", *callbacks, max_epochs=epochs)
     if name == "finder":
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar would stay
@@ -81,18 +84,20 @@ def train(out: Path, name: str, seed: int, epochs: int) -> float:
     accuracy = 100 * trainer.test(module, test_data, verbose=False)[0]["test_accuracy"]
     how = f"lr {module.lr:.2g}"
     if callbacks:
-        found = callbacks[0].probe_result.learning_rates()
+        found = (one_line.range_test_result if range_test else one_line.probe_result).learning_rates()
         how = f"1Cycle {found['low']:.2g} .. {found['high']:.2g}"
         if seed == 0:
-            save_pictures(out, callbacks[0])
+            save_pictures(out, one_line)
     say(f"{seed:>4}  {NAMES[name]:<21}  {how:<22}  {accuracy:6.2f} %  {time.perf_counter() - start:5.1f} s")
     return accuracy
 
 
 def save_pictures(out: Path, schedule: LRSchedulerCallback) -> None:
-    """Save what the probe found, its figure, and the schedule that it led to."""
-    result, one_cycle = schedule.probe_result, schedule.schedulers[0]
-    (out / "probe.json").write_text(json.dumps(result.to_dict()), encoding="utf-8")
+    """Save what the probe or the range test found, its figure, and the schedule that it led to."""
+    one_cycle, probes = schedule.schedulers[0], schedule.probe_results
+    result = probes[0] if probes else schedule.range_test_result
+    name = "probe.json" if probes else "range_test.json"
+    (out / name).write_text(json.dumps(result.to_dict()), encoding="utf-8")
     result.plot().savefig(out / "loss_vs_lr.png", dpi=120)
     steps = preview.picture_steps(one_cycle.last_epoch)
     preview.draw("OneCycle", preview.rows_of(one_cycle, steps)).savefig(out / "schedule.png", dpi=120)
@@ -103,6 +108,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many times the whole is repeated")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for logs and pictures")
+    parser.add_argument("--range-test", action="store_true", help="an LR range test in place of the probe")
     args = parser.parse_args()
     quieten()
     steps = args.epochs * len(loaders(0)[0])
@@ -112,11 +118,11 @@ def main() -> None:
     accuracies: dict[str, list[float]] = {name: [] for name in NAMES}
     for seed in range(args.seeds):
         for name in NAMES:
-            accuracies[name].append(train(args.out, name, seed, args.epochs))
+            accuracies[name].append(train(args.out, name, seed, args.epochs, range_test=args.range_test))
     say("\nmedian test accuracy")
     for name, words in NAMES.items():
         say(f"      {words:<45}  {statistics.median(accuracies[name]):6.2f} %")
-    say(f"\nThe probe:       {args.out / 'loss_vs_lr.png'}\nThe schedule:    {args.out / 'schedule.png'}")
+    say(f"\nWhat was found:  {args.out / 'loss_vs_lr.png'}\nThe schedule:    {args.out / 'schedule.png'}")
     show_curves(args.out / "tensorboard")
 
 

@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
-        demo = [sys.executable, ROOT / "examples" / "digits.py", "--seeds", "1", "--out", folder]
+        demo = [sys.executable, ROOT / "examples" / "digits.py", "--seeds", "1", "--out", folder, "--range-test"]
         subprocess.run(demo, check=True)
         with serve(Path(folder) / "tensorboard") as address, Browser.started() as browser:
             for name, draw in {"curves": curves, "range_test": range_test}.items():

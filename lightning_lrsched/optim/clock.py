@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,7 +47,7 @@ class Clock:
         self._groups = schedule.optimizer.param_groups  # loading a state replaces them
         self._begins_at: int | None = schedule.last_epoch
         self._positions: list[int] = []
-        self._state_loaded = False
+        self._state_loaded = self._stepper_known = False
         self.watching = watch
         self.following = False
         self._step_hook: RemovableHandle | None = None
@@ -130,13 +131,7 @@ class Clock:
                 stacklevel=2,
             )
             return
-        if self._groups_are_exchanged(optimizer):
-            raise ValueError(
-                f"{self._name} follows an optimizer whose param groups are exchanged for each step, as a DeepSpeed"
-                " engine does it; its steps are not the engine's: leave out follow_optimizer() and pass the schedule to"
-                " the engine, deepspeed.initialize(..., lr_scheduler=schedule); in Lightning use LRSchedulerCallback,"
-                " or pass the module (or trainer=...) to lightning_lrsched.configure_optimizers"
-            )
+        self._refuse_engine()
         if schedule.writes_on_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 f"{self._name} follows an optimizer whose step is being captured in a CUDA graph: a replay runs no"
@@ -151,18 +146,30 @@ class Clock:
                 self._warn_not_restored(schedule)
             schedule.advance()
 
-    def _groups_are_exchanged(self, optimizer: Optimizer) -> bool:
-        """Return whether the optimizer shows only some of its param groups in this step, as DeepSpeed's ZeRO has it."""
-        now, known = optimizer.param_groups, self._groups
-        if now is known or "deepspeed" not in sys.modules:
-            return False
-        return len(now) < len(known) and all(any(group is one for one in known) for group in now)
+    def _refuse_engine(self) -> None:
+        """Raise ValueError where a DeepSpeed engine steps the optimizer; looked at with the first step.
+
+        ZeRO calls the optimizer's ``step`` once for each param group, and 16-bit optimizers once before training.
+        """
+        if self._stepper_known:
+            return
+        if _is_stepped_by_deepspeed():
+            raise ValueError(
+                f"{self._name} follows an optimizer that a DeepSpeed engine steps, and its steps are not the engine's:"
+                " leave out follow_optimizer() and pass the schedule to the engine, which steps it,"
+                " deepspeed.initialize(..., lr_scheduler=schedule); in Lightning use LRSchedulerCallback, or pass the"
+                " module (or trainer=...) to lightning_lrsched.configure_optimizers"
+            )
+        self._stepper_known = True
 
     def _check_calls_of_step(self, optimizer: Optimizer) -> None:
         """Warn, at the optimizer's first steps, where the schedule's ``step`` is not called after each."""
         schedule = self.schedule
-        # One that waits for its turn in SequentialLR is at -1; in a loaded state it may be another scheduler's turn.
+        # One that waits for its turn in SequentialLR is at -1.
         if schedule is None or schedule.last_epoch < 0 or optimizer.param_groups is not self._groups:
+            return
+        if not torch.compiler.is_compiling() and _is_stepped_by_deepspeed():
+            self.watching = False  # the engine calls the schedule's step, and the optimizer's more often than that
             return
         self._positions.append(schedule.last_epoch)
         if len(self._positions) == 1 and self._begins_at is not None and schedule.last_epoch > self._begins_at:
@@ -184,6 +191,7 @@ class Clock:
 
     def _after_load(self, optimizer: Optimizer) -> None:
         self._groups = optimizer.param_groups
+        self.watching = False  # in a sequence, it may be another scheduler's turn
         schedule = self.schedule
         if schedule is not None:
             self._state_loaded = self.following and schedule.last_epoch == 0 and bool(optimizer.state)
@@ -196,6 +204,17 @@ class Clock:
             f" from step {schedule.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
             stacklevel=2,
         )
+
+
+def _is_stepped_by_deepspeed() -> bool:
+    """Return whether DeepSpeed called the optimizer's ``step`` that runs now; nothing on the optimizer shows it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith("deepspeed.runtime."):
+            # Not where a module steps an optimizer of its own in forward, which the engine calls.
+            return any(part in frame.f_code.co_name for part in ("step", "initialize"))
+        frame = frame.f_back
+    return False
 
 
 def _advance(clock: Clock, optimizer: Optimizer) -> None:

@@ -33,7 +33,17 @@ RUN = "one_line_seed0"
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, ROOT / "examples" / "digits.py", "--seeds", "1", "--epochs", str(EPOCHS), "--out", out]
+    command = [
+        sys.executable,
+        ROOT / "examples" / "digits.py",
+        "--seeds",
+        "1",
+        "--epochs",
+        str(EPOCHS),
+        "--out",
+        out,
+        "--range-test",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert run.returncode == 0, run.stderr

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -301,16 +299,34 @@ def test_a_position_that_was_set_before_the_first_step_is_no_mistake() -> None:
     assert schedule.last_epoch == 4
 
 
-def test_following_an_optimizer_whose_groups_are_exchanged_for_each_step_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "deepspeed", ModuleType("deepspeed"))
-    optimizer = adamw(0.1, 0.2)
-    schedule = small("WarmupLR", optimizer)
+def in_deepspeed(source: str) -> Any:
+    """Return a function of a module that has the name of one of DeepSpeed's."""
+    module = {"__name__": "deepspeed.runtime.zero.stage3"}
+    exec(source, module)  # the name of the module is what counts
+    return module["call"]
+
+
+STEP = "def step(optimizer):\n    optimizer.step()\ncall = step"
+FORWARD = "def forward(optimizer):\n    optimizer.step()\ncall = forward"
+
+
+def test_following_an_optimizer_that_an_engine_steps_is_refused_at_the_first_step() -> None:
+    schedule = small("WarmupLR", sgd())
     schedule.follow_optimizer()
-    groups, optimizer.param_groups = optimizer.param_groups, optimizer.param_groups[:1]
     with pytest.raises(ValueError, match=r"pass the schedule to the engine.* deepspeed\.initialize"):
-        train_step(optimizer)
-    optimizer.param_groups = groups
-    train_step(optimizer)
+        in_deepspeed(STEP)(schedule.optimizer)
+    assert schedule.last_epoch == 0
+
+
+def test_an_optimizer_that_a_module_steps_in_its_forward_is_not_the_engines() -> None:
+    schedule = small("WarmupLR", sgd())
+    schedule.follow_optimizer()
+    in_deepspeed(FORWARD)(schedule.optimizer)
     assert schedule.last_epoch == 1
+
+
+def test_an_engine_may_step_the_optimizer_once_for_each_shard_without_a_warning() -> None:
+    schedule = small("WarmupLR", sgd())
+    for _ in range(3):
+        in_deepspeed(STEP)(schedule.optimizer)
+    assert schedule.last_epoch == 0
