@@ -184,11 +184,14 @@ class LRRangeTestTrainer(Trainer):
         if self.is_global_zero:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
         trainer: Any = self
-        trainer.callbacks.append(test.callback)
+        callbacks = trainer.callbacks
+        # The schedule of the training, as its configuration has it, is what the test replaces.
+        others = [callback for callback in callbacks if not isinstance(callback, LRSchedulerCallback)]
+        trainer.callbacks = [*others, test.callback]
         try:
             self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
         finally:
-            trainer.callbacks.remove(test.callback)
+            trainer.callbacks = callbacks
         result = test.callback.result
         assert result is not None
         section = result.one_cycle(test.total) if schedule == ONE_CYCLE else result.warmup_decay(test.total)

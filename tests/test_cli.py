@@ -273,6 +273,14 @@ def test_what_the_range_test_writes_fits_a_training_of_another_length(tmp_path):
     assert [lrs.index(max(lrs)), lrs[36]] == [12, pytest.approx(low)]  # 30 % up, 60 % down, and the last 10 % below
 
 
+def test_the_range_test_leaves_out_a_schedule_among_the_callbacks_and_puts_it_back(tmp_path):
+    callback = {"class_path": "lightning_lrsched.LRSchedulerCallback", "init_args": {"scheduler": SECTION}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    cli = run(*RANGE_TEST, "--config=own.yaml")
+    assert section_of(tmp_path / "scheduler.yaml")["type"] == "OneCycle"
+    assert [type(callback).__name__ for callback in cli.trainer.callbacks].count("LRSchedulerCallback") == 1
+
+
 def test_the_range_test_can_write_a_warmup_of_a_given_length_into_a_new_folder(tmp_path):
     run(*RANGE_TEST, "--schedule=WarmupDecayLR", "--total_num_steps=30", "--output=new/folder/w.yaml")
     section = section_of(tmp_path / "new" / "folder" / "w.yaml")

@@ -12,11 +12,11 @@ from lightning.pytorch import callbacks as lightnings
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from lightning_lrsched import LRRangeTestCallback
 from tests.kit.modules import Notes, Regression, data
 from tests.kit.runs import with_range_test
 
-RESULTS = {"alone": LRRangeTestCallback, "inside": LRSchedulerCallback}
+RESULTS = {"alone": LRRangeTestCallback, "inside": with_range_test}
 
 
 @pytest.fixture(params=RESULTS)

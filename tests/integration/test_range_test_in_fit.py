@@ -118,7 +118,8 @@ def test_data_of_a_datamodule_in_a_random_order_of_its_own(make_trainer):
         seed_everything(3, verbose=False)
         module, source = Regression(), Data()
         schedule = separate_test(make_trainer, module, source).one_cycle() if separate else None
-        make_trainer(LRSchedulerCallback(schedule), max_epochs=LONG).fit(module, datamodule=source)
+        callback = LRSchedulerCallback(schedule) if separate else with_range_test()
+        make_trainer(callback, max_epochs=LONG).fit(module, datamodule=source)
         trained.append(weights(module))
     assert same(*trained)
 
@@ -232,7 +233,8 @@ class Hooks(Callback):
 
 def test_callbacks_of_the_user_and_loggers_see_only_the_training(make_trainer, tmp_path):
     called = {}
-    for name, schedule in (("given", {"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}}), ("tested", None)):
+    given = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}})
+    for name, callback in (("given", given), ("tested", with_range_test())):
         hooks, logger = Hooks(), CSVLogger(tmp_path, name=name)
         checkpoints = ModelCheckpoint(tmp_path / f"{name}_checkpoints", every_n_train_steps=20, save_top_k=-1)
         module = ValidatedRegression()
@@ -240,7 +242,7 @@ def test_callbacks_of_the_user_and_loggers_see_only_the_training(make_trainer, t
             module.log("train_loss", loss := module.loss(batch)) or loss
         )
         make_trainer(
-            LRSchedulerCallback(schedule),
+            callback,
             *(hooks, checkpoints, EarlyStopping("val_loss", patience=100), LearningRateMonitor("step")),
             max_epochs=EPOCHS,
             logger=logger,
@@ -489,8 +491,17 @@ DECAY = {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto", "warmup_
 
 
 @pytest.mark.parametrize("later", [False, True])
-@pytest.mark.parametrize("config", [None, DECAY])
-def test_a_resume_makes_no_second_test_and_goes_on_with_what_was_found(make_trainer, tmp_path, config, later):
+@pytest.mark.parametrize(
+    ("make", "again"),
+    [
+        (with_range_test, with_range_test),
+        (with_range_test, LRSchedulerCallback),  # which would make a probe
+        (lambda: LRSchedulerCallback(DECAY), lambda: LRSchedulerCallback(DECAY)),
+    ],
+)
+def test_a_resume_makes_no_second_test_and_goes_on_with_what_was_found(
+    make_trainer, tmp_path, caplog, make, again, later
+):
     path = tmp_path / "at20.ckpt"
 
     class Save(Callback):
@@ -498,18 +509,22 @@ def test_a_resume_makes_no_second_test_and_goes_on_with_what_was_found(make_trai
             if trainer.global_step == 20:
                 trainer.save_checkpoint(path)
 
-    def fit(*callbacks, ckpt_path=None):
+    def fit(callback, *callbacks, ckpt_path=None):
         options = {"strategy": RestoresLater(torch.device("cpu"))} if later else {}
-        module, callback = Regression(), LRSchedulerCallback(config)
+        module = Regression()
         trainer = make_trainer(callback, *callbacks, max_epochs=EPOCHS, **options)
         trainer.fit(module, data(), ckpt_path=ckpt_path)
         assert trainer.global_step == STEPS
-        return module, callback.range_test_result
+        return module, callback
 
-    whole, found = fit(Save())
+    whole, found = fit(make(), Save())
     torch.load(path, weights_only=True)  # plain values only
-    resumed, known = fit(ckpt_path=path)
-    assert known == found
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        resumed, known = fit(again(), ckpt_path=path)
+    assert known.range_test_result == found.range_test_result
+    assert known.probe_results == {}
+    assert not [line for line in caplog.messages if line.startswith(("LR probe", "LR range test"))]
     assert resumed.seen == whole.seen[-(STEPS - 20) :]
 
 

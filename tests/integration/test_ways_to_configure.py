@@ -118,7 +118,7 @@ def test_the_range_test_writes_what_fit_takes(tmp_path, monkeypatch):
     section = yaml.safe_load((tmp_path / "scheduler.yaml").read_text())["scheduler"]
     assert section["type"] == "OneCycle"
     assert section["params"]["cycle_first_step_size"] == 0.3
-    flags = [f"--trainer.{key}={str(value).lower()}" for key, value in TRAINER.items()]
+    flags = ["--seed_everything=0", *(f"--trainer.{key}={str(value).lower()}" for key, value in TRAINER.items())]
     monkeypatch.setattr("sys.argv", ["train.py"])
     monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
     LRSchedulerCLI(Plain, args=["fit", "--config", str(tmp_path / "scheduler.yaml"), *flags], save_config_callback=None)
