@@ -132,7 +132,10 @@ def fit(
         devices=1,
     )
     trainer.fit(module, training, validation)
-    made, loss = trainer.callbacks[0].points[-1]
+    if isinstance(callback, LRRangeTestCallback):  # what callbacks have noted is put back after a test
+        made, loss = callback.result.steps[-1], callback.result.losses[-1]
+    else:
+        made, loss = trainer.callbacks[0].points[-1]
     say(f"seed {seed:<3}  {what:<24}  loss {loss:5.3f} after {made:>5} steps  {time.perf_counter() - start:5.0f} s")
     return trainer
 

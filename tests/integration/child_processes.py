@@ -92,7 +92,7 @@ def look(strategy: str, *, short: bool) -> dict[str, Any]:
     found["schedulers"] = schedule.schedulers
 
     trained = [parameter.detach().clone() for parameter in model.parameters()]
-    one_line = LRSchedulerCallback()
+    one_line = LRSchedulerCallback(range_test=LRRangeTestCallback())
     fit(one_line, model, strategy)
     found["trained by one line"] = not all(map(torch.equal, trained, model.parameters()))
     found["results of one line"] = one_line.range_test_results

@@ -76,7 +76,7 @@ def test_a_schedule_trains_in_the_children_and_does_not_pretend_to_be_here(scrip
     assert found["schedulers"] == []
 
 
-def test_one_line_tests_and_trains_in_the_children(script):
+def test_a_range_test_inside_the_fit_and_the_training_are_in_the_children(script):
     found, said = script
     assert found["trained by one line"]
     assert found["results of one line"] == {}
