@@ -56,7 +56,9 @@ class LRProbe(Callback):
         """
         self._state = FitState(trainer, self._start)
         try:
-            self._state.set_aside(self, self._start_batch, self._started)
+            left_out = self._state.set_aside(self, self._start_batch, self._started)
+            if left_out:
+                log(trainer, f"LR probe: without {', '.join(left_out)}, which would stop it or change weights or lr")
             self._state.capture(pl_module)
             self._state.set_data_aside()
             set_limits(trainer, min_epochs=None, min_steps=None, max_epochs=-1, max_steps=-1, limit_val_batches=0)

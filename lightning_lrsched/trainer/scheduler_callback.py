@@ -86,11 +86,12 @@ class LRSchedulerCallback(Callback):
     (``lr-SGD-samples``). A resume with another batch size, accumulation or number of devices then goes on at the same
     lr per sample.
 
-    In the range test the module's own hooks run as in training (except ``on_fit_start``, which has run already);
-    callbacks do not, other than Lightning's GradientAccumulationScheduler, and what the module logs does not reach the
-    loggers. They get the curves, the figure and the table of the test, then those of the training, in one run. The
-    test takes its batches from the training data; a stream that cannot begin again has lost them. On a resume there is
-    no second test: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
+    In a probe and in a range test the module's own hooks run as in training (except ``on_fit_start``, which has run
+    already), and so do those hooks of your own callbacks that take part in the work of a batch; of Lightning's
+    callbacks, GradientAccumulationScheduler and LambdaCallback. What the module logs does not reach the loggers. They
+    get the figure of the probe, or the curves, the figure and the table of the test, then the curves of the training,
+    in one run. The batches come from the training data; a stream that cannot begin again has lost them. On a resume there is
+    no second one: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
     ``"lr_range_test"`` means the same as ``"auto"``.
 
     A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An

@@ -108,6 +108,14 @@ def test_callbacks_that_change_batches_take_part_and_other_ones_see_only_the_tra
     assert callback.probe_results[0].steps == STEPS
 
 
+def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(make_trainer, caplog):
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging", reason="came with Lightning 2.6")
+    with caplog.at_level("INFO"):
+        callback, _ = fit(make_trainer, Regression(adam), averaging.EMAWeightAveraging())
+    assert callback.probe_results[0].steps == STEPS
+    assert "LR probe: without EMAWeightAveraging, which would stop it or change weights or lr" in caplog.messages
+
+
 def test_a_short_run_takes_the_prior(make_trainer, caplog):
     with caplog.at_level("INFO"):
         module = Regression(adam)
