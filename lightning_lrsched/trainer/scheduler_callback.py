@@ -90,8 +90,8 @@ class LRSchedulerCallback(Callback):
     already), and so do those hooks of your own callbacks that take part in the work of a batch; of Lightning's
     callbacks, GradientAccumulationScheduler and LambdaCallback. What the module logs does not reach the loggers. They
     get the figure of the probe, or the curves, the figure and the table of the test, then the curves of the training,
-    in one run. The batches come from the training data; a stream that cannot begin again has lost them. On a resume there is
-    no second one: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
+    in one run. The batches come from the training data; a stream that cannot begin again has lost them. On a resume
+    there is no second one: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
     ``"lr_range_test"`` means the same as ``"auto"``.
 
     A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An
