@@ -30,6 +30,7 @@ from lightning_lrsched import (
     LRSchedulerCallback,
     OneCycle,
     PhasedLR,
+    ProbeResult,
     RangeTest,
     RangeTestResult,
     SchedulerConfig,
@@ -176,6 +177,8 @@ def test_the_callbacks() -> None:
     ]
     scheduling = LRSchedulerCallback(config())
     assert_type(scheduling.schedulers, list[LRScheduler])
+    assert_type(scheduling.range_test_results, dict[int, RangeTestResult])
+    assert_type(scheduling.probe_results, dict[int, ProbeResult])
     assert len(callbacks) == 7
 
 
