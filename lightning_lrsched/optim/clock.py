@@ -24,7 +24,7 @@ CLOCKS = "_lightning_lrsched_clocks"
 """Attribute of an optimizer: the clocks of its schedules. A copied or pickled optimizer has none."""
 
 WATCHED_STEPS = 3
-"""The schedule's position is looked at in so many steps of the optimizer; DeepSpeed makes one before training."""
+"""[optimizer steps] After this many without a call of the schedule's ``step``, a warning is given."""
 
 
 def follower_of(optimizer: Optimizer) -> ScheduledLR | None:
@@ -44,7 +44,7 @@ class Clock:
     def __init__(self, schedule: ScheduledLR, *, watch: bool) -> None:
         self._schedule = weakref.ref(schedule)
         self._name = schedule.name
-        self._groups = schedule.optimizer.param_groups  # loading a state replaces them
+        self._groups = schedule.optimizer.param_groups  # an engine may exchange them
         self._begins_at: int | None = schedule.last_epoch
         self._positions: list[int] = []
         self._state_loaded = self._stepper_known = False
@@ -190,7 +190,6 @@ class Clock:
                 )
 
     def _after_load(self, optimizer: Optimizer) -> None:
-        self._groups = optimizer.param_groups
         self.watching = False  # in a sequence, it may be another scheduler's turn
         schedule = self.schedule
         if schedule is not None:

@@ -36,7 +36,7 @@ SHORTEST_RUN = 42
 """[optimizer steps] In shorter runs, of which a probe would take a third, the peak is the prior."""
 
 MAX_SKIPPED_STEPS = 20
-"""Where so many steps have moved no parameter, there is nothing to search along; a gradient scaler skips a few."""
+"""The probe ends without a result after this many steps that moved no parameter; a gradient scaler skips a few."""
 
 FURTHEST = 24
 """Doublings or halvings in search of the lowest loss."""
@@ -48,16 +48,16 @@ FIXED = 0.3
 """A good lr for schedules that hold it, as a fraction of 1Cycle's peak."""
 
 MOST_PRIORS = 4.0
-"""The peak is at most so many priors."""
+"""Upper bound of the peak, as a multiple of the prior."""
 
 MOST_BY_DEPTH = 32.0
-"""In a net of n trained weight matrices it is at most this divided by n: the first steps do not show depth."""
+"""With n trained weight matrices, the bound is this / n where that is less: the first steps do not show depth."""
 
 MOST_OF_SGD = 2.0
-"""SGD's peak is at most so many times the lr of the lowest loss: its curvature grows while it trains."""
+"""Upper bound of SGD's peak, as a multiple of the lr of the lowest loss: curvature grows during training."""
 
 LEAST_OF_SGD = 1 / 32
-"""It is at least this fraction of that lr: where the prior is far below, the loss has another scale than usual."""
+"""Lower bound of it, as a fraction of that lr: if the prior is far below, the loss has another scale than usual."""
 
 WITHOUT_PRIOR = 0.75
 """Where nothing is known of the optimizer, the peak is this fraction of the lr of the lowest loss."""
@@ -204,12 +204,12 @@ def peak_of(
     >>> peak_of(0.0015, 0.006, is_sgd=False, trained_share=1.0, matrices=4)
     (0.003, 'between the prior 0.006 and 0.0015, where the loss of a batch is lowest along the update')
     """
-    if lowest is None and prior is None:
-        raise ValueError("the loss of a batch falls nowhere along the update, and nothing is known of the optimizer")
     if lowest is None:
-        return float(
-            prior or 0
-        ), f"cannot tell, the loss falls nowhere along the update: the prior {prior:.3g} was taken"
+        if prior is None:
+            raise ValueError(
+                "the loss of a batch falls nowhere along the update, and nothing is known of the optimizer"
+            )
+        return prior, f"cannot tell, the loss falls nowhere along the update: the prior {prior:.3g} was taken"
     where = f"{lowest:.3g}, where the loss of a batch is lowest along the update"
     if prior is None:
         return WITHOUT_PRIOR * lowest, f"{WITHOUT_PRIOR:g} times {where}; nothing is known of this kind of optimizer"
@@ -269,10 +269,9 @@ class Probe:
 
     def __init__(self, module: Module, optimizer: Optimizer) -> None:
         self._module, self._optimizer = module, optimizer
-        lrs = [float(read_number(LR, group) or 0.0) for group in optimizer.param_groups]
-        self._ratios = [lr / max(lrs) for lr in lrs] if max(lrs) > 0 else [1.0] * len(lrs)
+        own_lr, self._ratios = _largest_lr(optimizer)
         self.prior = prior_of(optimizer)
-        self._lr = self._guess = self.prior or max(lrs) or 1e-3
+        self._lr = self._guess = self.prior or own_lr or 1e-3
         self._device = optimizer.param_groups[0]["params"][0].device
         self._before: list[tuple[Tensor, Tensor]] = []
         self._lowest: float | None = None
@@ -362,9 +361,15 @@ def of_the_prior(optimizer: Optimizer, why: str) -> ProbeResult | None:
     prior = prior_of(optimizer)
     if prior is None:
         return None
+    because = f"the prior of this kind of optimizer, {why}"
+    return ProbeResult(prior, because, prior, group_ratios=_largest_lr(optimizer)[1])
+
+
+def _largest_lr(optimizer: Optimizer) -> tuple[float, list[float]]:
+    """Return the largest lr of the param groups, and each group's lr as a fraction of it; 1 where all are 0."""
     lrs = [float(read_number(LR, group) or 0.0) for group in optimizer.param_groups]
-    ratios = [lr / max(lrs) for lr in lrs] if max(lrs) > 0 else [1.0] * len(lrs)
-    return ProbeResult(prior, f"the prior of this kind of optimizer, {why}", prior, group_ratios=ratios)
+    largest = max(lrs)
+    return largest, [lr / largest for lr in lrs] if largest > 0 else [1.0] * len(lrs)
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ class Idle(LRScheduler):
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer, self.last_epoch = torch_optimizer(optimizer), 0  # torch's own would wrap the optimizer's step
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        self.base_lrs = [group["lr"] for group in groups if "lr" in group]
 
     def step(self, *_: Any, **__: Any) -> None:
         """Do nothing."""

@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
@@ -23,7 +22,7 @@ from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import caveats_of, count_steps, hyperparameters, summarize
 from lightning_lrsched.range_test.settings import SweepSettings, documented
 from lightning_lrsched.schedules.errors import did_you_mean
-from lightning_lrsched.trainer.attach import NEVER, pick_optimizer
+from lightning_lrsched.trainer.attach import NEVER, Idle, pick_optimizer
 from lightning_lrsched.trainer.board import Board
 from lightning_lrsched.trainer.child_result import ChildResult
 from lightning_lrsched.trainer.conflicts import configs_of, same_optimizer
@@ -206,7 +205,7 @@ class LRRangeTestCallback(Callback):
         def follow(schedule: ScheduledLR) -> None:
             clock.follow(schedule)
             self._losses, self._skipped_steps = BackwardLosses(), clock.skipped
-            configs, stand_in = trainer.strategy.lr_scheduler_configs, StandIn(schedule.optimizer)
+            configs, stand_in = trainer.strategy.lr_scheduler_configs, Idle(schedule.optimizer)
             for config in configs_of(trainer, optimizer):  # the next fit makes the module's again
                 configs[configs.index(config)] = LRSchedulerConfig(stand_in, interval="step", frequency=NEVER)
 
@@ -424,18 +423,3 @@ def _report_short_run(trainer: TrainerLike, test_steps: int | None, run_steps: i
             f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
             logging.WARNING,
         )
-
-
-class StandIn(LRScheduler):
-    """Stands for the module's own scheduler during a test: the module may ask for it and step it, without effect."""
-
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer, self.last_epoch = optimizer, 0
-        self.base_lrs = self.get_last_lr()
-
-    def step(self, *_: Any, **__: Any) -> None:
-        """Change nothing."""
-
-    def get_last_lr(self) -> list[Any]:
-        """Return the lr in force."""
-        return [group["lr"] for group in self.optimizer.param_groups]
