@@ -16,7 +16,7 @@ from lightning_lrsched.optim.ranks import warn
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.suggest import prior_of
+from lightning_lrsched.range_test.suggest import largest_lr, prior_of
 from lightning_lrsched.schedules.errors import ParameterValueError
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
@@ -436,14 +436,12 @@ def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ScheduledLR:
 def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | Sequence[float]:
     if isinstance(settings.lr_range_test_min_lr, tuple):
         return settings.lr_range_test_min_lr
-    # Not the lr of this moment: a schedule of the module may have begun at 0.
-    own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    lowest, largest = min(own_lrs), max(own_lrs)
-    if len(own_lrs) == 1 or largest <= 0:
+    largest, ratios = largest_lr(optimizer)
+    if len(ratios) == 1 or largest <= 0:
         return settings.largest_min_lr
-    if lowest <= 0:
+    if min(ratios) <= 0:
         raise ValueError(
-            f"param group {own_lrs.index(lowest) + 1} has lr {lowest!r}, so it has no ratio to the"
+            f"param group {ratios.index(min(ratios)) + 1} has lr {largest * min(ratios)!r}, so it has no ratio to the"
             " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
         )
-    return [settings.largest_min_lr * lr / largest for lr in own_lrs]
+    return [settings.largest_min_lr * ratio for ratio in ratios]
