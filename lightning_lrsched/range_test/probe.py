@@ -16,7 +16,7 @@ from lightning_lrsched.optim.hyperparameters import LR, write
 from lightning_lrsched.optim.snapshot import reshard
 from lightning_lrsched.range_test.loss_watch import mean_over_ranks
 from lightning_lrsched.range_test.record import Findings, for_groups
-from lightning_lrsched.range_test.report import new_figure
+from lightning_lrsched.range_test.report import new_figure, scale_lrs
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
 from lightning_lrsched.schedules.fields import Finding
 
@@ -177,7 +177,7 @@ class ProbeResult:
         for name, lr, color in marks:
             if lr is not None:
                 axes.axvline(lr, color=color, linestyle="--", label=f"{name} {lr:.2g}")
-        axes.set_xscale("log")
+        scale_lrs(axes)
         axes.set_title("One batch along the optimizer's update")
         axes.set_xlabel("learning rate of the step")
         axes.set_ylabel("loss")

@@ -142,6 +142,23 @@ def as_png(figure: Figure, dpi: int = 100) -> bytes:
     return picture.getvalue()
 
 
+def scale_lrs(axes: Axes) -> None:
+    """Let the lr axis be logarithmic, with labels that do not overlap, and at least two of them."""
+    from matplotlib.ticker import (  # noqa: PLC0415 - matplotlib is optional
+        FormatStrFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high < 100 * low:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 10 * low else MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def draw(record: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark the suggestion, the bounds, and where the loss diverged."""
     figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
@@ -152,7 +169,7 @@ def draw(record: RangeTestResult) -> Figure:
     axes.plot(record.lrs, record.losses, color="0.5", linewidth=0.8)
     axes.plot(record.lrs, record.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if record.mode == "exponential":
-        axes.set_xscale("log")
+        scale_lrs(axes)
     _limit_losses(axes, [*(loss for _, loss in coarse), *record.losses])
     title = "LR range test"
     try:
