@@ -61,7 +61,6 @@ class RangeTestsInFit:
         self.results: Found = {}
         self.rates: dict[int, float] = {}
         self._start: RandomStates | None = None
-        self._several = False
 
     def begin(self, trainer: TrainerLike, configs: Iterable[SchedulerConfig]) -> None:
         """Note where the fit begins; before the data is loaded to see how long the run is."""
@@ -94,12 +93,18 @@ class RangeTestsInFit:
                 keys = ", ".join(scheduled.written.config.needs_range_test)
                 log(trainer, f'{self._owner}: no LR range test in a fast_dev_run; {keys} as with "auto"')
             else:
-                self._several, index = len(waiting) > 1, scheduled.index
-                self.results[index] = self._run_one(trainer, pl_module, index, started)
+                several, index = len(waiting) > 1, scheduled.index
+                self.results[index] = self._run_one(trainer, pl_module, index, started, several=several)
         self._start = None
 
     def _run_one(
-        self, trainer: TrainerLike, pl_module: LightningModule, index: int, started: Sequence[Callback]
+        self,
+        trainer: TrainerLike,
+        pl_module: LightningModule,
+        index: int,
+        started: Sequence[Callback],
+        *,
+        several: bool,
     ) -> RangeTestResult | ProbeResult:
         """Run the fit loop once with a test's limits, and restore the fit."""
         assert self._start is not None
@@ -113,7 +118,7 @@ class RangeTestsInFit:
             if obstacle(trainer) is None:
                 return LRProbe(self._start, started).run(trainer, pl_module, log_result=self._log)
         test = LRRangeTestCallback(log=self._log) if self._settings is None else copy(self._settings)
-        test.use_inside_fit(index, self._start, several=self._several, started=started)
+        test.use_inside_fit(index, self._start, several=several, started=started)
         try:
             test.setup(trainer, pl_module, "fit")
             test.on_fit_start(trainer, pl_module)
