@@ -111,7 +111,7 @@ class RangeTestsInFit:
         if self._may_probe:
             steps = horizon_of(trainer).total
             if steps is not None and steps < SHORTEST_RUN:
-                known = of_the_prior(trainer.optimizers[index], f"in a run of only {steps} steps")
+                known = of_the_prior(trainer.lightning_module, trainer.optimizers[index], f"in a run of only {steps} steps")
                 if known is not None:
                     log(trainer, f"LR probe: {known}")
                     return known
@@ -206,7 +206,7 @@ class LRProbe(Callback):
         """Make the probe and put everything back.
 
         Raises:
-            ValueError: if it finds nothing, and nothing is known of the optimizer.
+            ValueError: if it finds nothing, and the optimizer has no prior.
         """
         self._state = FitState(trainer, self._start)
         try:
