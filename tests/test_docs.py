@@ -95,12 +95,11 @@ def rendered(text):
 def only_for_sphinx(text):
     """Return what readers see of a page in the repository that only Sphinx understands."""
     tokens = rendered(text)
+    pairs = list(zip(tokens, tokens[1:], strict=False))
     directives = [token.info for token in tokens if token.type == "fence" and token.info.startswith("{")]
-    texts = [token.content for token in tokens if token.type == "text"]
-    containers = [text for text in texts if ":::" in text]
-    roles = [text for text in texts if re.search(r"\{[a-z:]+\}$", text)]
-    pairs = zip(tokens, tokens[1:], strict=False)
-    empty = [one.attrGet("href") for one, next_one in pairs if (one.type, next_one.type) == ("link_open", "link_close")]
+    containers = [token.content for token in tokens if token.type == "text" and ":::" in token.content]
+    roles = [one.content for one, after in pairs if after.type == "code_inline" and re.search(r"\{[\w:]+\}$", one.content)]
+    empty = [one.attrGet("href") for one, after in pairs if (one.type, after.type) == ("link_open", "link_close")]
     return directives + containers + roles + empty
 
 
