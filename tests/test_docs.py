@@ -5,6 +5,7 @@ import ast
 import json
 import re
 import sys
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -95,10 +96,12 @@ def rendered(text):
 def only_for_sphinx(text):
     """Return what readers see of a page in the repository that only Sphinx understands."""
     tokens = rendered(text)
-    pairs = list(zip(tokens, tokens[1:], strict=False))
+    pairs = list(pairwise(tokens))
     directives = [token.info for token in tokens if token.type == "fence" and token.info.startswith("{")]
     containers = [token.content for token in tokens if token.type == "text" and ":::" in token.content]
-    roles = [one.content for one, after in pairs if after.type == "code_inline" and re.search(r"\{[\w:]+\}$", one.content)]
+    roles = [
+        one.content for one, after in pairs if after.type == "code_inline" and re.search(r"\{[\w:]+\}$", one.content)
+    ]
     empty = [one.attrGet("href") for one, after in pairs if (one.type, after.type) == ("link_open", "link_close")]
     return directives + containers + roles + empty
 

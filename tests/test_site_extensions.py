@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -43,7 +43,12 @@ def test_a_row_of_a_table_of_keys_says_what_the_rule_says() -> None:
         "required",
         '`"auto"`: each param group\'s own lr; `"lr_range_test"`: the high bound of a range test',
     ]
-    assert row(keys["cycle_second_step_size"])[:4] == ["steps or null", "at least 0", "`null`", '`"auto"`: 0.6 of the run']
+    assert row(keys["cycle_second_step_size"])[:4] == [
+        "steps or null",
+        "at least 0",
+        "`null`",
+        '`"auto"`: 0.6 of the run',
+    ]
     assert row(keys["phases[].shape"])[1].startswith('`"linear"`, `"cosine"`')
 
 
@@ -55,7 +60,7 @@ def test_the_page_of_keys_and_its_curves_are_those_of_the_schedules() -> None:
     assert found == made, "run python docs/extensions/keys_page.py"
     assert {path.stem for path in (DOCS / "curves").iterdir()} == set(SCHEDULES)
     for path in (DOCS / "curves").iterdir():
-        assert ElementTree.fromstring(path.read_text("utf-8")).tag.endswith("svg")
+        assert ET.fromstring(path.read_text("utf-8")).tag.endswith("svg")
 
 
 def test_a_part_for_the_site_is_a_comment_elsewhere() -> None:

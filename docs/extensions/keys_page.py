@@ -36,10 +36,10 @@ HEAD = """\
 
 <!-- Made by docs/extensions/keys_page.py from the schedules. Change a field or its docstring there. -->
 
-A configuration is `{"type": ..., "params": {...}}`. The type is one of the names below, with the keys of its table. It may
-also be a class of `torch.optim.lr_scheduler` with its own arguments, such as `StepLR`. Such a class counts optimizer steps,
-too, and its lengths may be `"auto"`, fractions and epochs. Classes that numbers cannot describe (LambdaLR,
-ReduceLROnPlateau) are refused.
+A configuration is `{"type": ..., "params": {...}}`. The type is one of the names below, with the keys of its table. It
+may also be a class of `torch.optim.lr_scheduler` with its own arguments, such as `StepLR`. Such a class counts
+optimizer steps, too, and its lengths may be `"auto"`, fractions and epochs. Classes that numbers cannot describe
+(LambdaLR, ReduceLROnPlateau) are refused.
 
 - **steps** are finished optimizer steps: a whole number, a fraction of the run (`0.1`, `"10%"`) or epochs (`"2ep"`).
 - **number or list**: one number for all param groups, or a list with one number for each.
@@ -47,18 +47,18 @@ ReduceLROnPlateau) are refused.
 - **null** is Python's `None`.
 - `"auto"` and `"lr_range_test"` are allowed where a table says what they mean.
 
-[Configuration](configuration.rst) says more about lengths and files; [Schedulers](schedulers.rst) has the formulas. Each
-curve is an example on SGD with lr 0.1 and momentum 0.9. *Values* are those of the first curve, in the steps that follow
-the given number of finished steps.
+[Configuration](configuration.rst) says more about lengths and files. [Schedulers](schedulers.rst) has the formulas.
+Each curve is an example on SGD with lr 0.1 and momentum 0.9. The table below a curve has the values of the next step
+after the given number of finished steps. If a picture has several curves, the table has the values of the first.
 """
 TAIL = """
 ## The other sections of a file
 
-| section | what reads it |
-|---|---|
-| `scheduler` | the schedule, where the file has other sections too |
-| `optimizer` | `configure_optimizers`: a class of `torch.optim` with its arguments. DeepSpeed's `"Adam"` is AdamW, as there. The callback does not read this section, and says so in the log |
-| others of a DeepSpeed file | `trainer_arguments` reads accumulation, clipping, precision and the logging interval; nothing reads the rest |
+- `scheduler` holds the schedule, if the file has other sections too.
+- `optimizer` holds a class of `torch.optim` with its arguments. `configure_optimizers` reads this section. The callback
+  does not, and says so in the log. As in DeepSpeed, `"Adam"` means AdamW.
+- `trainer_arguments` reads accumulation, clipping, precision and the logging interval from a DeepSpeed file. Nothing
+  reads the other sections.
 """
 
 
@@ -69,8 +69,9 @@ def page() -> str:
 
 def picture(name: str) -> str:
     """Return the curve of a schedule as an SVG file with colours of its own."""
-    shape = 'xmlns="http://www.w3.org/2000/svg" width="420" font-family="sans-serif" font-size="12" style="background:white"'
-    drawn = schedule_curves.svg(name).replace('class="schedule-curve"', shape, 1)
+    style = 'width="420" font-family="sans-serif" font-size="12" style="background:white"'
+    opening = f'xmlns="http://www.w3.org/2000/svg" {style}'
+    drawn = schedule_curves.svg(name).replace('class="schedule-curve"', opening, 1)
     return drawn.replace("var(--color-brand-content)", "#2757dd").replace("currentColor", "black") + "\n"
 
 

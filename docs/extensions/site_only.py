@@ -1,10 +1,7 @@
-"""Parts of a Markdown page that only the site needs. In the repository they are comments, so readers do not see them::
+"""Parts of a Markdown page that only the site needs, such as a list of its pages, or a grid of pictures.
 
-    <!-- site:
-    ```{toctree}
-    page
-    ```
-    -->
+In the repository such a part is a comment, so readers do not see it: it begins with a line ``<!-- site:`` and ends with
+a line ``-->``.
 """
 
 from __future__ import annotations
