@@ -9,6 +9,7 @@ from itertools import pairwise
 from statistics import median
 
 import pytest
+import yaml
 
 import lightning_lrsched
 from lightning_lrsched import RangeTestResult
@@ -139,6 +140,13 @@ def test_what_the_readme_leads_to_has_a_text_in_the_repository():
     assert DOCS / "keys.md" in found
     texts = {page: [token for token in rendered(page.read_text("utf-8")) if token.type == "text"] for page in found}
     assert [page.name for page, tokens in texts.items() if len(tokens) < 3] == []
+
+
+def test_read_the_docs_builds_the_site_as_make_does():
+    jobs = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text("utf-8"))["build"]["jobs"]
+    made = re.search(r"-m (sphinx .+) build/docs$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert jobs["build"]["html"] == [f"python -m {made[1]} $READTHEDOCS_OUTPUT/html"]
+    assert jobs["install"] == ['python -m pip install --constraint constraints.txt ".[docs]"']
 
 
 # Messages ---------------------------------------------------------------------------------------------------------
