@@ -82,7 +82,7 @@ class Guard:
     """Sends something to loggers; one that raises is left out from then on, with one warning.
 
     Args:
-        what: what is sent.
+        failure: what the warning says of it.
         goes_on: what goes on without it.
     """
 
