@@ -17,6 +17,7 @@ from typing import Any
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.schedulers import VALID_LR_SCHEDULES
 from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.schedules.errors import to_number
 from lightning_lrsched.schedules.fields import (
     OWN_LR,
     Choice,
@@ -30,7 +31,6 @@ from lightning_lrsched.schedules.fields import (
     written,
 )
 from lightning_lrsched.schedules.length import STEPS, UNITS
-from lightning_lrsched.schedules.numbers import to_number
 
 LR_SCHEDULE = "lr_schedule"
 LR_SCHEDULE_UNIT = "lr_schedule_unit"

@@ -23,8 +23,8 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import ONE_CYCLE, VALID_LR_SCHEDULES, WARMUP_DECAY_LR
 from lightning_lrsched.range_test.record import MIN_STEPS, RangeTestResult
 from lightning_lrsched.range_test.report import count_steps
+from lightning_lrsched.schedules.errors import choice, count
 from lightning_lrsched.schedules.length import is_word
-from lightning_lrsched.schedules.numbers import choice, count
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedules.errors import (
+    ParameterTypeError,
+    ParameterValueError,
+    count,
+    key_path,
+    number,
+    to_number,
+)
 from lightning_lrsched.schedules.length import is_word
-from lightning_lrsched.schedules.numbers import count, number, to_number
 
 SECTION_KEYS = {"scheduler": ("type", "params", "unit"), "optimizer": ("type", "params")}
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # of DeepSpeed's fused optimizers

@@ -12,10 +12,9 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import type_and_params
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean
+from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, switch
 from lightning_lrsched.schedules.fields import AnyValue, Switch
 from lightning_lrsched.schedules.length import is_word
-from lightning_lrsched.schedules.numbers import switch
 
 NEAREST = {
     **dict.fromkeys(("onebitadam", "zerooneadam", "deepspeedcpuadam", "cpuadam", "fusedadam", "muadam"), "AdamW"),

@@ -17,10 +17,9 @@ from lightning_lrsched.config.hints import explain, schedule_of
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path, short
+from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, choice, count, key_path, short
 from lightning_lrsched.schedules.fields import REQUIRED, Finding, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
-from lightning_lrsched.schedules.numbers import choice, count
 from lightning_lrsched.schedules.schedule import Own_, Schedule
 
 FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.optim.clock import Clock
+from lightning_lrsched.optim.clock import Clock, warn
 from lightning_lrsched.optim.hyperparameters import (
     BUFFER_FOR_EACH_BETA,
     LR,
@@ -26,10 +26,8 @@ from lightning_lrsched.optim.hyperparameters import (
     torch_optimizer,
     write,
 )
-from lightning_lrsched.optim.ranks import warn
-from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.errors import ParameterValueError, count
 from lightning_lrsched.schedules.length import STEPS, Unit
-from lightning_lrsched.schedules.numbers import count
 from lightning_lrsched.schedules.schedule import Schedule, Values
 
 SCALE = "lr_scale"

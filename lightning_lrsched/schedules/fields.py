@@ -23,9 +23,18 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 import numpy as np
 from typing_extensions import dataclass_transform
 
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, short
+from lightning_lrsched.schedules.errors import (
+    ParameterTypeError,
+    ParameterValueError,
+    choice,
+    count,
+    did_you_mean,
+    number,
+    short,
+    switch,
+    to_number,
+)
 from lightning_lrsched.schedules.length import Epochs, Fraction, is_word, parse_length
-from lightning_lrsched.schedules.numbers import choice, count, number, switch, to_number
 
 # Words: values that become numbers later ------------------------------------------------------------------------------
 

@@ -7,8 +7,15 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from lightning_lrsched.schedules.errors import ParameterValueError, did_you_mean, short
-from lightning_lrsched.schedules.numbers import MAX_COUNT, MAX_TEXT, count, to_number
+from lightning_lrsched.schedules.errors import (
+    MAX_COUNT,
+    MAX_TEXT,
+    ParameterValueError,
+    count,
+    did_you_mean,
+    short,
+    to_number,
+)
 
 Unit = Literal["step", "sample", "token"]
 """What the position and all lengths of a schedule count; a step is an optimizer step."""

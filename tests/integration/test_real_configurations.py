@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_lrsched import VALID_LR_SCHEDULES, SchedulerConfig, configure_optimizers
-from lightning_lrsched.config.config_file import ConfigFile
+from lightning_lrsched.preview import ConfigFile
 from lightning_lrsched.schedules.length import Horizon
 
 COLLECTION = Path(os.environ.get("LRSCHED_CONFIGS", Path(__file__).parents[2] / ".." / "shared" / "configs"))

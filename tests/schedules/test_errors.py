@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from lightning_lrsched.schedules.errors import did_you_mean
-from lightning_lrsched.schedules.numbers import MAX_COUNT, choice, count, number, switch
+from lightning_lrsched.schedules.errors import MAX_COUNT, choice, count, did_you_mean, number, switch
 
 
 @pytest.mark.parametrize("value", [1, 1.0, 2**53, Fraction(1, 2), -3.5])
