@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lightning_lrsched.config.files import write_text
 from lightning_lrsched.range_test import report
 from lightning_lrsched.range_test.suggest import Record, stop_reason
+from lightning_lrsched.schedules.errors import choice, count
 from lightning_lrsched.schedules.fields import Finding
-from lightning_lrsched.schedules.numbers import choice, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, StopReason
 from lightning_lrsched.range_test.suggest import Record
-from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.errors import ParameterValueError, choice, number
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
-from lightning_lrsched.schedules.numbers import choice, number
 
 MODES = ("linear", "exponential")
 LINEAR = LinearGrowth.fields

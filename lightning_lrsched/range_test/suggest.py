@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.optim import Optimizer
 
 from lightning_lrsched.range_test.loss_watch import SmoothedLoss, StopReason
-from lightning_lrsched.schedules.numbers import choice
+from lightning_lrsched.schedules.errors import choice
 
 Array = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_lrsched.optim.clock import warn
 from lightning_lrsched.optim.hyperparameters import check_lrs, momentum_kind
-from lightning_lrsched.optim.ranks import warn
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
