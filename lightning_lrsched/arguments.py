@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.optim.schedulers import VALID_LR_SCHEDULES
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES, VALID_LR_SCHEDULES
 from lightning_lrsched.schedules.errors import to_number
 from lightning_lrsched.schedules.fields import (
     OWN_LR,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.schedules.fields import with_keys
 from tests.kit.pages import DOCS
 

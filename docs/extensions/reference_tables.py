@@ -20,7 +20,7 @@ from docutils.parsers.rst.directives.tables import ListTable
 from docutils.statemachine import StringList
 
 from lightning_lrsched.__main__ import main
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.schedules.fields import REQUIRED, Choice, Count, Field, ListOf, Number, Steps, Switch, with_keys
 
 WORDS = ("auto", "lr_range_test")

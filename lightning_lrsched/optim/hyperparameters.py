@@ -184,9 +184,15 @@ def _writer(groups: list[Group], key: str) -> Callable[[Any], None]:
 
 def _betas_writer(groups: list[Group], others: tuple[Any, ...]) -> Callable[[Any], None]:
     """Return a function that sets the first beta of groups with the same others, which stay as the user set them."""
-    written: Any = None
+    written: object = None
+    [only, *more] = groups
 
-    def write(value: Any) -> None:
+    def write_one(value: float) -> None:
+        nonlocal written
+        held = only["betas"]
+        written = only["betas"] = (value,) + (others if held is written else held[1:])
+
+    def write(value: float) -> None:
         nonlocal written
         before = written
         # One tuple serves all groups, except where other code has set other betas since the last write.
@@ -195,7 +201,7 @@ def _betas_writer(groups: list[Group], others: tuple[Any, ...]) -> Callable[[Any
             held = group["betas"]
             group["betas"] = shared if held is before or tuple(held[1:]) == others else (value, *held[1:])
 
-    return write
+    return write if more else write_one
 
 
 def _fill(tensor: Tensor, value: float) -> None:

@@ -112,11 +112,10 @@ class ScheduledLR(LRScheduler):
         names = {LR, *self.schedule.own_names}
         # The values of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         # A group that was removed is forgotten: it may come back with another lr.
-        present = {_identity(number, group) for number, group in enumerate(groups)}
-        own = {key: known for key, known in self._own.items() if key in present}
+        keys = [_identity(number, group) for number, group in enumerate(groups)]
+        own = {key: self._own[key] for key in keys if key in self._own}
         of_groups, new = [], []
-        for number, group in enumerate(groups):
-            key = _identity(number, group)
+        for key, group in zip(keys, groups, strict=True):
             if key not in own:
                 self._check_new(group)
                 own[key] = group["params"][:1], self._own_values(group, names)

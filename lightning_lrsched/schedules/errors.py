@@ -91,7 +91,7 @@ def short(value: object) -> str:
 
 def number(
     key: str,
-    value: Any,
+    value: object,
     *,
     at_least: float = -math.inf,
     above: float = -math.inf,
@@ -139,14 +139,14 @@ def count(key: str, value: Any, *, at_least: int = 0, or_else: str = "") -> int:
     return int(value)
 
 
-def switch(key: str, value: Any) -> bool:
+def switch(key: str, value: object) -> bool:
     """Return ``value`` if it is true or false."""
     if not isinstance(value, (bool, np.bool_)):
         raise ParameterTypeError(key, f"must be true or false, got {short(value)} ({type(value).__name__})")
     return bool(value)
 
 
-def choice(key: str, value: Any, allowed: Sequence[str]) -> str:
+def choice(key: str, value: object, allowed: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``allowed``."""
     if not isinstance(value, str) or value not in allowed:
         hint = did_you_mean(short(value), allowed)

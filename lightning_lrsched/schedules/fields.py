@@ -38,6 +38,9 @@ from lightning_lrsched.schedules.length import Epochs, Fraction, is_word, parse_
 
 # Words: values that become numbers later ------------------------------------------------------------------------------
 
+Params = dict[str, Any]
+"""Values by name, as they stand in a configuration."""
+
 AUTO = "auto"
 FROM_RANGE_TEST = "lr_range_test"
 """The word for a learning rate that an LR range test at the start of the fit finds."""
@@ -60,7 +63,7 @@ class Own:
     """A multiple of each param group's own value; ``written`` is what the user wrote: ``"auto"``, None, a ratio."""
 
     ratio: float
-    written: Any = dataclasses.field(default=AUTO, compare=False)
+    written: object = dataclasses.field(default=AUTO, compare=False)
 
     waits_for = "optimizer"
 
@@ -76,7 +79,7 @@ class OfOther:
 
     ratio: float
     name: str
-    written: Any = AUTO
+    written: object = AUTO
 
     waits_for = "optimizer"
 
@@ -89,7 +92,7 @@ class FromRangeTest:
     """A learning rate that a range test finds."""
 
     finding: Finding
-    written: Any = FROM_RANGE_TEST
+    written: object = FROM_RANGE_TEST
 
     waits_for = "range test"
 
@@ -99,7 +102,7 @@ OWN_LR = Own(1.0)
 ZERO = Own(0.0)
 
 
-def written(value: Any) -> Any:
+def written(value: object) -> Any:
     """Return a value as it stands in a configuration: words as the user wrote them, tuples as lists.
 
     >>> written((1.0, 2.0)), written(Own(1.0)), written(Own(0.1, {"ratio": 0.1}))
@@ -147,7 +150,7 @@ class Number:
 
     metavar: ClassVar[str] = "X"
 
-    def parse(self, key: str, value: Any) -> Any:
+    def parse(self, key: str, value: object) -> object:
         """Return ``value`` as a float, a tuple with one for each group, or a word; or raise ParameterError."""
         if isinstance(value, (int, float)) or value is None:
             return self._none() if value is None and self.optional else self._number(key, value)
@@ -167,7 +170,7 @@ class Number:
     def _none(self) -> Own | None:
         return replace(self.auto, written=None) if isinstance(self.auto, Own) and self.none_is_auto else None
 
-    def _text(self, key: str, text: str) -> Any:
+    def _text(self, key: str, text: str) -> object:
         if self.auto is not None and is_word(text, AUTO):
             return self.auto
         if self.finding is not None and is_word(text, FROM_RANGE_TEST):
@@ -178,7 +181,7 @@ class Number:
             words = [AUTO] * (self.auto is not None) + [FROM_RANGE_TEST] * (self.finding is not None)
             raise ParameterTypeError(key, f"{error.problem}{did_you_mean(text[:60], words)}") from None
 
-    def _mapping(self, key: str, value: Mapping[Any, Any]) -> Own:
+    def _mapping(self, key: str, value: Mapping[object, object]) -> Own:
         if not self.ratio:
             raise ParameterTypeError(key, "must be a single value or a list of numbers, got a mapping")
         if set(value) != {RATIO}:
@@ -186,7 +189,7 @@ class Number:
         ratio = number(f"{key}.{RATIO}", _spelled(key, value[RATIO]), at_least=0)
         return Own(ratio, {RATIO: ratio})
 
-    def _number(self, key: str, value: Any) -> float:
+    def _number(self, key: str, value: object) -> float:
         return number(key, value, at_least=self.at_least, above=self.above, below=self.below, at_most=self.at_most)
 
 
@@ -199,7 +202,7 @@ class Count:
 
     metavar: ClassVar[str] = "N"
 
-    def parse(self, key: str, value: Any) -> int | None:
+    def parse(self, key: str, value: object) -> int | None:
         """Return ``value`` as an int, or raise ParameterError."""
         return None if value is None and self.optional else count(key, _spelled(key, value), at_least=self.at_least)
 
@@ -222,7 +225,7 @@ class Steps:
 
     metavar: ClassVar[str] = "STEPS"
 
-    def parse(self, key: str, value: Any) -> int | Fraction | Epochs | None:
+    def parse(self, key: str, value: object) -> int | Fraction | Epochs | None:
         """Return ``value`` as an int or a length that the run decides, or raise ParameterError."""
         if value is None and self.optional:
             return None
@@ -237,7 +240,7 @@ class Switch:
 
     metavar: ClassVar[str] = "true|false"
 
-    def parse(self, key: str, value: Any) -> bool:
+    def parse(self, key: str, value: object) -> bool:
         """Return ``value``, or raise ParameterError."""
         return switch(key, value)
 
@@ -250,7 +253,7 @@ class Choice:
 
     metavar: ClassVar[None] = None
 
-    def parse(self, key: str, value: Any) -> str:
+    def parse(self, key: str, value: object) -> str:
         """Return ``value``, or raise ParameterError."""
         return choice(key, value, self.allowed)
 
@@ -263,7 +266,7 @@ class ListOf:
 
     metavar: ClassVar[str] = "JSON"
 
-    def parse(self, key: str, value: Any) -> tuple[Fields, ...]:
+    def parse(self, key: str, value: object) -> tuple[Fields, ...]:
         """Return a tuple with an ``entry`` for each mapping, or raise ParameterError."""
         allowed = f"must be a list with a mapping for each {self.entry.__name__.lower()}"
         listed = _listed(value)
@@ -273,7 +276,7 @@ class ListOf:
             raise ParameterValueError(key, f"{allowed}, at least one; got {value!r}")
         return tuple(self._entry(f"{key}[{index}]", item) for index, item in enumerate(listed))
 
-    def _entry(self, path: str, value: Any) -> Fields:
+    def _entry(self, path: str, value: object) -> Fields:
         if not isinstance(value, Mapping):
             raise ParameterTypeError(path, f"must be a mapping, got {short(value)}")
         known = self.entry.fields
@@ -292,7 +295,7 @@ class Several:
 
     metavar: ClassVar[str] = "STEPS"
 
-    def parse(self, key: str, value: Any) -> tuple[Any, ...]:
+    def parse(self, key: str, value: object) -> tuple[object, ...]:
         """Return a tuple of values, or raise ParameterError."""
         listed = _listed(value)
         if listed is None:
@@ -306,7 +309,7 @@ class AnyValue:
 
     metavar: ClassVar[str] = "X"
 
-    def parse(self, key: str, value: Any) -> Any:
+    def parse(self, key: str, value: object) -> object:
         """Return ``value``."""
         listed = _listed(value)
         return _spelled(key, value) if listed is None else tuple(_spelled(key, item) for item in listed)
@@ -315,14 +318,14 @@ class AnyValue:
 Rule = Number | Count | Steps | Switch | Choice | ListOf | Several | AnyValue
 
 
-def _listed(value: Any) -> list[Any] | None:
+def _listed(value: object) -> list[object] | None:
     """Return the items of a list of any kind (OmegaConf's, an array); None if it is none."""
     if isinstance(value, np.ndarray):
         return list(value.tolist()) if value.ndim else None
     return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
 
 
-def _spelled(key: str, value: Any) -> Any:
+def _spelled(key: str, value: object) -> object:
     """Return the number that a text spells; anything else unchanged.
 
     Raises:
@@ -399,7 +402,7 @@ class Fields:
     """The fields that the user gave; the others have their defaults. An instance has its own."""
 
     @classmethod
-    def parse(cls: type[Self], given: Mapping[str, Any], path: str = "") -> Self:
+    def parse(cls: type[Self], given: Mapping[str, object], path: str = "") -> Self:
         """Return the values that ``given`` means, each parsed once; keys that are no field are ignored.
 
         Raises:
@@ -437,11 +440,11 @@ class Fields:
             object.__setattr__(self, "_leaves", found)  # values do not change, and are asked for again and again
         return found
 
-    def with_leaves(self: Self, values: Mapping[str, Any], path: str = "") -> Self:
+    def with_leaves(self: Self, values: Mapping[str, object], path: str = "") -> Self:
         """Return the same with other values under some paths."""
         if not values:
             return self
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         for name, field in self.fields.items():
             if isinstance(field.rule, ListOf):
                 entries = enumerate(getattr(self, name))
@@ -455,11 +458,11 @@ class Fields:
         object.__setattr__(copied, "given", self.given)
         return copied
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Params:
         """Return the values by name, as they stand in a configuration."""
         return {name: written(getattr(self, name)) for name in self.fields}
 
-    def given_params(self) -> dict[str, Any]:
+    def given_params(self) -> Params:
         """Return the values that the user gave, by name, as they stand in a configuration."""
         of = {name: getattr(self, name) for name in self.fields if name in self.given}
         return {
@@ -502,7 +505,7 @@ def declared(cls: Declared) -> Declared:
     return made  # type: ignore[no-any-return]
 
 
-def _rule(name: str, hint: Any) -> Rule:
+def _rule(name: str, hint: object) -> Rule:
     if get_origin(hint) is Annotated:
         return get_args(hint)[1]  # type: ignore[no-any-return]
     if get_origin(hint) is Literal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from lightning_lrsched.schedules.errors import (
     MAX_COUNT,
@@ -104,7 +104,7 @@ class Fraction:
     """A fraction of the whole run, in (0, 1]; ``written`` is what the user wrote: 0.1, ``"10%"``, ``"auto"``."""
 
     fraction: float
-    written: Any = field(compare=False)
+    written: object = field(compare=False)
 
     waits_for = "run"
 
@@ -114,12 +114,12 @@ class Epochs:
     """A number of epochs; ``written`` is what the user wrote: ``"2ep"``."""
 
     number: float
-    written: Any = field(compare=False)
+    written: object = field(compare=False)
 
     waits_for = "run"
 
 
-def parse_length(key: str, value: Any, *, at_least: int = 0, auto: float | None = None) -> int | Fraction | Epochs:
+def parse_length(key: str, value: object, *, at_least: int = 0, auto: float | None = None) -> int | Fraction | Epochs:
     """Return the length that ``value`` means.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from lightning_lrsched.schedules.curves import Shape, cosine_decay, fall, linear_decay, warmup
 from lightning_lrsched.schedules.fields import OWN_LR, ZERO, Number, Steps, declared
@@ -125,7 +125,7 @@ class Warmup(_ToMaxLr):
         min_lr, max_lr = self.warmup_min_lr, self.warmup_max_lr
         n, shape = effective_steps(self.warmup_num_steps), self.warmup_type
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             f = warmup(s, n, shape)
             return {"lr": min_lr * (1.0 - f) + max_lr * f}
 
@@ -166,7 +166,7 @@ class WarmupDecay(_EndsAtTotal, _ToMaxLr):
         min_lr, max_lr = self.warmup_min_lr, self.warmup_max_lr
         n, total, shape = effective_steps(self.warmup_num_steps), self.total_num_steps, self.warmup_type
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             f = warmup(s, n, shape) if s <= n else linear_decay(s, n, total)
             return {"lr": min_lr * (1.0 - f) + max_lr * f}
 
@@ -214,7 +214,7 @@ class WarmupCosine(_EndsAtTotal):
         own_lr, min_ratio, end_ratio = own["lr"], self.warmup_min_ratio, self.cos_min_ratio
         n, total, shape = effective_steps(self.warmup_num_steps), self.total_num_steps, self.warmup_type
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             low, f = (min_ratio, warmup(s, n, shape)) if s <= n else (end_ratio, cosine_decay(s, n, total))
             return {"lr": own_lr * (low * (1.0 - f) + f)}
 
@@ -309,7 +309,7 @@ class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
         total, decay, decay_shape = self.total_num_steps, self.decay_num_steps or 0, self.decay_type
         start = max(total - decay, n)
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             if s < start or not decay:
                 low, f = min_lr, warmup(s, n, shape)
             else:
