@@ -233,7 +233,7 @@ def _describe(result: RangeTestResult, total: int | None) -> str:
     )
 
 
-def _check(content: Any, prefix: str) -> SchedulerConfig:
+def _check(content: Mapping[str, object], prefix: str) -> SchedulerConfig:
     try:
         return SchedulerConfig.of(content)
     except (TypeError, ValueError) as error:

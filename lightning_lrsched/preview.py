@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_lrsched.config.deepspeed import Sections, lr_of, trainer_arguments
 from lightning_lrsched.config.files import read_mapping
@@ -17,6 +17,7 @@ from lightning_lrsched.config.scheduler_config import PARAMS, SchedulerConfig
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.report import new_figure
 from lightning_lrsched.schedules.errors import ParameterError, key_path
+from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import STEPS, Horizon, Unit
 from lightning_lrsched.schedules.schedule import Own_
 
@@ -48,7 +49,7 @@ class ConfigFile:
     """
 
     path: Path
-    content: dict[str, Any]
+    content: Params
     sections: Sections
     horizon: Horizon
     base_lr: float | None = None
@@ -106,7 +107,7 @@ class ConfigFile:
         """Return the steps at which the parts of the schedule end; none for a scheduler of torch's own."""
         return self.resolved().schedule.completed().turns
 
-    def converted(self) -> tuple[dict[str, Any], list[str]]:
+    def converted(self) -> tuple[Params, list[str]]:
         """Return the file's content with numbers where they are known, and the keys of the schedule without one."""
         schedule = self.schedule().resolve(None, self.horizon, leave_unknown=True)
         if self.known_lr() is not None:
@@ -166,9 +167,9 @@ def rows_of(schedule: ScheduledLR, steps: Sequence[int]) -> list[Row]:
 
     >>> import torch
     >>> from lightning_lrsched import WarmupLR
-    >>> schedule = WarmupLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), warmup_max_lr=1.0, warmup_num_steps=4)
+    >>> schedule = WarmupLR(torch.optim.SGD([torch.zeros(1)], lr=0.001), warmup_num_steps=4)
     >>> rows_of(schedule, [0, 2, 10])
-    [(0, {'lr': [0.0]}), (2, {'lr': [0.5]}), (10, {'lr': [1.0]})]
+    [(0, {'lr': [0.0]}), (2, {'lr': [0.0005]}), (10, {'lr': [0.001]})]
     """
     return [(step, schedule.values_at(step)) for step in steps]
 

@@ -7,6 +7,8 @@ from lightning_lrsched.optim.torch_schedulers import NOT_FROM_A_FILE, torch_sche
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, short
 from lightning_lrsched.schedules.schedule import Schedule
 
+FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
+
 OTHER_TYPES = {
     "linear": "WarmupDecayLR",
     "cosine": "WarmupCosineLR",

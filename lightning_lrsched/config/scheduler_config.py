@@ -13,16 +13,15 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.hints import explain, schedule_of
+from lightning_lrsched.config.hints import FORM, explain, schedule_of
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, choice, count, key_path, short
-from lightning_lrsched.schedules.fields import REQUIRED, Finding, written
+from lightning_lrsched.schedules.fields import REQUIRED, Params, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
-from lightning_lrsched.schedules.schedule import Own_, Schedule
+from lightning_lrsched.schedules.schedule import Findings, Own_, Schedule
 
-FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 PARAMS = "scheduler.params."
 
 
@@ -57,8 +56,8 @@ class SchedulerConfig:
     Example:
         >>> SchedulerConfig("WarmupLR", {"warmup_num_steps": "1e2"})
         SchedulerConfig(type='WarmupLR', params={'warmup_num_steps': 100})
-        >>> SchedulerConfig("WarmupLR", warmup_max_lr="auto").to_dict()
-        {'type': 'WarmupLR', 'params': {'warmup_max_lr': 'auto'}}
+        >>> SchedulerConfig("WarmupLR", warmup_min_lr="auto").to_dict()
+        {'type': 'WarmupLR', 'params': {'warmup_min_lr': 'auto'}}
     """
 
     type: str
@@ -107,7 +106,7 @@ class SchedulerConfig:
     # What a user may pass ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
+    def from_dict(cls, config: Mapping[str, object]) -> SchedulerConfig:
         """Read a ``{"type", "params"}`` section, or the ``scheduler`` section of a whole DeepSpeed configuration.
 
         The section may also stand one level down, under ``deepspeed``. Everything else in the configuration is ignored.
@@ -145,7 +144,7 @@ class SchedulerConfig:
             return cls.from_dict(content)
 
     @classmethod
-    def of(cls, scheduler: SchedulerConfig | Mapping[str, Any] | str | Path) -> SchedulerConfig:
+    def of(cls, scheduler: SchedulerConfig | Mapping[str, object] | str | Path) -> SchedulerConfig:
         """Return a configuration from whatever a user may pass: one of these, a dict, or the path of a file.
 
         Raises:
@@ -181,11 +180,11 @@ class SchedulerConfig:
         """The keys whose values an LR range test at the start of the fit finds."""
         return self.schedule.waiting("range test")
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Params:
         """Return every value as it stands in a configuration, by its path: ``phases[0].steps``."""
         return {path: written(value) for path, _, value in self.schedule.leaves()}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Params:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
 
         There is a key ``"unit"`` too where that is not ``"step"``.
@@ -210,7 +209,7 @@ class SchedulerConfig:
         *,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
-        findings: Mapping[Finding, Any] | None = None,
+        findings: Findings | None = None,
         leave_unknown: bool = False,
     ) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
@@ -255,7 +254,7 @@ class SchedulerConfig:
         *,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
-        findings: Mapping[Finding, Any] | None = None,
+        findings: Findings | None = None,
         follow: bool = False,
     ) -> ScheduledLR:
         """Make the schedule for ``optimizer`` and write its first values.
@@ -325,13 +324,13 @@ def _checked_unit(unit: Any, type_name: str) -> Unit:
     return unit  # type: ignore[no-any-return]
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> Any:
     if isinstance(value, Mapping):
         return MappingProxyType({key: _frozen(item) for key, item in value.items()})
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
-def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+def read_content(given: Mapping[str, object] | str | Path) -> Mapping[str, object]:
     """Return the whole configuration from what a user may pass: a mapping, or the path of a file, which is read.
 
     Raises:

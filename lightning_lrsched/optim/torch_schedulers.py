@@ -19,7 +19,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError
-from lightning_lrsched.schedules.fields import AnyValue, Count, Rule, Several, Steps, Switch, declared, written
+from lightning_lrsched.schedules.fields import AnyValue, Count, Params, Rule, Several, Steps, Switch, declared, written
 from lightning_lrsched.schedules.schedule import Own_, Schedule, Values
 
 NOT_FROM_A_FILE = {
@@ -76,7 +76,7 @@ class TorchSchedule(Schedule):
         ends = [key for key in ENDS if isinstance(getattr(self, key, None), int)]
         return ([ends[0]], getattr(self, ends[0])) if ends else None
 
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self) -> Params:
         return {name: written(getattr(self, name)) for name in self.fields if name in self.given}
 
     def values(self, own: Own_) -> Values:
@@ -85,13 +85,13 @@ class TorchSchedule(Schedule):
         alike = len(set(lrs)) == 1 and self._groups() == 1
         record = _Record(self, lrs[:1] if alike else lrs, arguments)
 
-        def at(position: int) -> dict[str, Any]:
-            of_groups: dict[str, Any] = record.at(position)
+        def at(position: int) -> Params:
+            of_groups: Params = record.at(position)
             return {name: value[0] if alike else np.array(value) for name, value in of_groups.items()}
 
         return Values(at, 1 if alike else len(lrs), [0] * len(lrs) if alike else list(range(len(lrs))))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # The class itself is made at run time and cannot be found by its name.
         return _rebuilt, (self.type, self.given_params())
 
@@ -99,10 +99,10 @@ class TorchSchedule(Schedule):
 class _Record:
     """What one of torch's schedulers has written, step by step."""
 
-    def __init__(self, schedule: TorchSchedule, lrs: Sequence[float], arguments: dict[str, Any]) -> None:
+    def __init__(self, schedule: TorchSchedule, lrs: Sequence[float], arguments: Params) -> None:
         self._schedule, self._lrs, self._arguments = schedule, lrs, arguments
         self._names = ["lr", "momentum"] if schedule.sets_momentum else ["lr"]
-        self._rows: list[list[Any]] = []
+        self._rows: list[list[list[float]]] = []
         self._scheduler: LRScheduler | None = None
 
     def at(self, position: int) -> dict[str, list[float]]:
@@ -147,12 +147,12 @@ class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
 class _Groups(Optimizer):
     """Param groups without parameters."""
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[Params]) -> None:
         # Without torch's own constructor: it loads the compiler, which takes a second.
         self.param_groups, self.defaults, self.state = groups, dict(groups[0]), defaultdict(dict)
         self._opt_called = True  # torch's schedulers else warn that no step was made
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Do nothing."""
 
 
@@ -186,7 +186,7 @@ def _schedule_of(name: str, scheduler_class: type[LRScheduler]) -> type[TorchSch
     return declared(made)
 
 
-def _rebuilt(name: str, params: dict[str, Any]) -> TorchSchedule:
+def _rebuilt(name: str, params: Params) -> TorchSchedule:
     return torch_schedules()[name].parse(params)
 
 

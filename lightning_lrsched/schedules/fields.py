@@ -152,23 +152,20 @@ class Number:
 
     def parse(self, key: str, value: object) -> object:
         """Return ``value`` as a float, a tuple with one for each group, or a word; or raise ParameterError."""
-        if isinstance(value, (int, float)) or value is None:
-            return self._none() if value is None and self.optional else self._number(key, value)
+        if value is None and self.optional:
+            return replace(self.auto, written=None) if isinstance(self.auto, Own) and self.none_is_auto else None
         if isinstance(value, str):
             return self._text(key, value)
         if isinstance(value, Mapping):
             return self._mapping(key, value)
-        listed = _listed(value)
-        if listed is None or not self.per_group:
+        listed = _listed(value) if self.per_group else None
+        if listed is None:
             return self._number(key, value)
         if not listed:
             raise ParameterValueError(key, f"must be one number or a list with one for each param group, got {value!r}")
         return tuple(
             self._number(f"{key}[{index}]", _spelled(f"{key}[{index}]", item)) for index, item in enumerate(listed)
         )
-
-    def _none(self) -> Own | None:
-        return replace(self.auto, written=None) if isinstance(self.auto, Own) and self.none_is_auto else None
 
     def _text(self, key: str, text: str) -> object:
         if self.auto is not None and is_word(text, AUTO):
