@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -91,16 +92,14 @@ class SchedulerConfig:
             position = count(POSITION, position, at_least=-1)
             schedule.check_lists()
             schedule.check_together()
-        self._set(type, schedule, _checked_unit(unit, type), position)
-
-    def _set(self, name: str, schedule: Schedule, unit: Unit, position: int) -> None:
-        for key, value in (("type", name), ("schedule", schedule), ("unit", unit), (POSITION, position)):
-            object.__setattr__(self, key, value)
+        if unit != STEPS:
+            _check_unit(unit, type)
+        vars(self).update(type=type, schedule=schedule, unit=unit, last_batch_iteration=position)
 
     def _with(self, schedule: Schedule) -> SchedulerConfig:
         """Return the same with other values, which are not read again."""
-        made = object.__new__(SchedulerConfig)
-        made._set(self.type, schedule, self.unit, self.last_batch_iteration)
+        made = copy(self)
+        vars(made).update(schedule=schedule)
         return made
 
     # What a user may pass ---------------------------------------------------------------------------------------------
@@ -306,9 +305,7 @@ class SchedulerConfig:
 SchedulerConfig.__annotations__["params"] = "Mapping[str, Any] | None"
 
 
-def _checked_unit(unit: Any, type_name: str) -> Unit:
-    if unit == STEPS:
-        return STEPS
+def _check_unit(unit: object, type_name: str) -> None:
     if unit == "second":
         raise ParameterValueError(
             "scheduler.unit",
@@ -321,7 +318,6 @@ def _checked_unit(unit: Any, type_name: str) -> Unit:
             "scheduler.unit",
             f'="{unit}" needs one of {", ".join(SCHEDULERS)}; torch\'s {type_name} is computed step by step',
         )
-    return unit  # type: ignore[no-any-return]
 
 
 def _frozen(value: object) -> Any:

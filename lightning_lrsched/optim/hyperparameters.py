@@ -55,7 +55,7 @@ def write(name: str, group: Group, value: float) -> None:
 
 def read_number(name: str, group: Group) -> float | None:
     """Return a hyperparameter as a number; None where the group has none, or something else."""
-    value = read(name, group)
+    value = _held(group, key_of(name, group))
     return float(value) if isinstance(value, (int, float, Tensor)) else None
 
 

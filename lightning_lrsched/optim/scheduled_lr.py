@@ -93,7 +93,7 @@ class ScheduledLR(LRScheduler):
         # Not with tensors: the optimizer step may be compiled, and the hook would be compiled with it.
         self._clock = Clock(self, watch=self._step_uncompiled is None)
         without_momentum = None if self._cycles_momentum else type(self.optimizer).__name__
-        for remark in schedule.remarks([float(lr) for lr in self.base_lrs], without_momentum):
+        for remark in schedule.remarks(list(map(float, self.base_lrs)), without_momentum):
             warn(remark, stacklevel=4)  # the line that makes one of the public classes
 
     @property
@@ -194,7 +194,7 @@ class ScheduledLR(LRScheduler):
     def hyperparameters(self) -> Params:
         """The schedule's parameters by name, with numbers for ``"auto"``."""
         self._bound()
-        return self.schedule.with_own({LR: [float(lr) for lr in self.base_lrs]}, only_auto=True).params()
+        return self.schedule.with_own({LR: list(map(float, self.base_lrs))}, only_auto=True).params()
 
     # Values ----------------------------------------------------------------------------------------------------------
 
@@ -354,7 +354,7 @@ class ScheduledLR(LRScheduler):
         }
 
     def _own_lrs(self) -> list[float] | None:
-        return [float(lr) for lr in self.base_lrs] if LR in self.schedule.own_names else None
+        return list(map(float, self.base_lrs)) if LR in self.schedule.own_names else None
 
     def load_state_dict(self, state_dict: Params) -> None:
         """Go to the saved position and write its values at once, computed with the current configuration.

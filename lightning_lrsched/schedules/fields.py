@@ -34,7 +34,7 @@ from lightning_lrsched.schedules.errors import (
     switch,
     to_number,
 )
-from lightning_lrsched.schedules.length import Epochs, Fraction, is_word, parse_length
+from lightning_lrsched.schedules.length import Epochs, Fraction, parse_length
 
 # Words: values that become numbers later ------------------------------------------------------------------------------
 
@@ -168,9 +168,10 @@ class Number:
         )
 
     def _text(self, key: str, text: str) -> object:
-        if self.auto is not None and is_word(text, AUTO):
+        word = text.strip().lower()
+        if word == AUTO and self.auto is not None:
             return self.auto
-        if self.finding is not None and is_word(text, FROM_RANGE_TEST):
+        if word == FROM_RANGE_TEST and self.finding is not None:
             return FromRangeTest(self.finding)
         try:
             return self._number(key, _spelled(key, text))
@@ -330,9 +331,9 @@ def _spelled(key: str, value: object) -> object:
     """
     if not isinstance(value, str):
         return value
-    for word in (AUTO, FROM_RANGE_TEST):
-        if is_word(value, word):
-            raise ParameterValueError(key, f': "{word}" has no meaning here; write a value')
+    word = value.strip().lower()
+    if word in (AUTO, FROM_RANGE_TEST):
+        raise ParameterValueError(key, f': "{word}" has no meaning here; write a value')
     spelled = to_number(value)
     return value if spelled is None else spelled
 

@@ -137,12 +137,13 @@ def parse_length(key: str, value: object, *, at_least: int = 0, auto: float | No
     """
     written = value
     if isinstance(value, str):
-        if is_word(value, "auto") and auto is not None:
+        text = value.strip().lower()
+        if text == "auto" and auto is not None:
             return Fraction(auto, written)
         epochs = EPOCHS.fullmatch(value[:MAX_TEXT])
         if epochs and math.isfinite(float(epochs[1])):
             return Epochs(float(epochs[1]), written)
-        percent = to_number(value.strip()[:-1]) if value.strip().endswith("%") else None
+        percent = to_number(text[:-1]) if text.endswith("%") else None
         if percent is not None:
             if not 0 < percent <= 100:
                 raise ParameterValueError(key, f"must be a fraction above 0% and at most 100%, got {value!r}")

@@ -171,12 +171,13 @@ class Schedule(Fields):
     def with_own(self: Self, own: Own_, *, only_auto: bool = False) -> Self:
         """Return the same with numbers for multiples of each group's own values; with ``only_auto``, for ``"auto"``."""
         numbers: dict[str, float | tuple[float, ...]] = {}
-        for path, field, value in self.leaves():
+        leaves = self.leaves()
+        for path, field, value in leaves:
             if isinstance(value, Own) and (value.written == AUTO or not only_auto):
                 assert isinstance(field.rule, Number)
                 values = tuple([value.ratio * one for one in own[field.rule.of]])
                 numbers[path] = values[0] if len(set(values)) == 1 else values
-        for path, _, value in self.leaves():  # after those that they refer to
+        for path, _, value in leaves:  # after those that they refer to
             if isinstance(value, OfOther):
                 base = numbers.get(value.name, getattr(self, value.name))
                 if isinstance(base, tuple):

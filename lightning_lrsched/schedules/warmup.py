@@ -38,15 +38,16 @@ class _ToMaxLr(Schedule):
     def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
         """Return also a sentence about a default lr that replaces the optimizer's."""
         remarks = super().remarks(own_lrs, without_momentum)
+        if "warmup_max_lr" in self.given:
+            return remarks
         # A float32 tensor holds 0.001 only to seven digits.
         replaced = [lr for lr in own_lrs if not math.isclose(lr, DEFAULT_MAX_LR, rel_tol=1e-6)]
-        if "warmup_max_lr" in self.given or not replaced:
-            return remarks
-        return [
-            *remarks,
-            f"{self.type}: warmup_max_lr was not given, so its default {DEFAULT_MAX_LR} replaces the optimizer's own"
-            f" lr ({replaced[0]!r}); give warmup_max_lr, or None to keep each group's own lr",
-        ]
+        if replaced:
+            remarks.append(
+                f"{self.type}: warmup_max_lr was not given, so its default {DEFAULT_MAX_LR} replaces the optimizer's"
+                f" own lr ({replaced[0]!r}); give warmup_max_lr, or None to keep each group's own lr"
+            )
+        return remarks
 
 
 class _EndsAtTotal(Schedule):
