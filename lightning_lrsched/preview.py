@@ -140,7 +140,10 @@ class ConfigFile:
             found = [
                 f"scheduler {schedule.type}{unit}" + (f" ({', '.join(later)}: when training starts)" if later else "")
             ]
-            remarks = [f"warning: {remark}" for remark in self._remarks(schedule, None if has_momentum else optimizer)]
+            # As far as the run need not be known.
+            known = self.known_lr()
+            told = schedule.schedule.remarks([] if known is None else [known], None if has_momentum else optimizer)
+            remarks = [f"warning: {remark}" for remark in told]
         if optimizer is not None:
             found.append(f"optimizer {optimizer}")
         return ["ok: " + ", ".join(found), *remarks, *self._trainer_arguments()]
@@ -152,11 +155,6 @@ class ConfigFile:
             return [f"warning: {error}"]  # the schedule can be used all the same
         listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         return [f"set Trainer({listed})"] if listed else []
-
-    def _remarks(self, schedule: SchedulerConfig, without_momentum: str | None) -> list[str]:
-        """Return a sentence for each suspicious setting of the schedule, as far as the run need not be known."""
-        known = self.known_lr()
-        return schedule.schedule.remarks([] if known is None else [known], without_momentum)
 
 
 # What is shown --------------------------------------------------------------------------------------------------------

@@ -88,9 +88,9 @@ def _meaning(field: Field, word: str) -> str:
 
 
 class ConfigurationKeys(Table):
-    """Shows the keys of one schedule: ``.. configuration-keys:: OneCycle``."""
+    """Shows the keys of every schedule, in a section each."""
 
-    required_arguments = 1
+    schedule = ""
 
     def header(self) -> list[str]:
         """Return the titles of the columns."""
@@ -98,8 +98,18 @@ class ConfigurationKeys(Table):
 
     def rows(self) -> list[list[str]]:
         """Return a row for each key."""
-        fields = with_keys(SCHEDULES[self.arguments[0]].fields)
+        fields = with_keys(SCHEDULES[self.schedule].fields)
         return [[f"``{key}``", allowed(field), _default(field), field.help] for key, field in fields]
+
+    def run(self) -> list[nodes.Node]:
+        """Return the sections."""
+        found: list[nodes.Node] = []
+        for self.schedule in sorted(SCHEDULES, key="LRRangeTest".__eq__):
+            title = f"{self.schedule} keys"
+            section = nodes.section("", nodes.title(title, title), *super().run(), names=[title.lower()])
+            self.state.document.note_implicit_target(section, section)
+            found.append(section)
+        return found
 
 
 def _default(field: Field) -> str:

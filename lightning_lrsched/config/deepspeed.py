@@ -173,10 +173,12 @@ def trainer_arguments(config: Mapping[str, object] | str | Path, *, world_size: 
 def _arguments(config: Mapping[str, object], world_size: int | None) -> Params:
     settings, prefix = settings_of(config)
     with key_path(prefix):
-        clipping = _number(settings, "gradient_clipping")
+        clipping = _value(settings, "gradient_clipping")
+        if clipping is not None:
+            clipping = number("gradient_clipping", clipping, at_least=0) or None
         found = {
             "accumulate_grad_batches": _accumulation(settings, world_size),
-            "gradient_clip_val": clipping or None,
+            "gradient_clip_val": clipping,
             "precision": _precision(settings),
             "log_every_n_steps": _count(settings, "steps_per_print"),
         }
@@ -224,8 +226,3 @@ def _value(settings: Mapping[str, object], key: str) -> object:
 def _count(settings: Mapping[str, object], key: str) -> int | None:
     value = _value(settings, key)
     return None if value is None else count(key, value, at_least=1)
-
-
-def _number(settings: Mapping[str, object], key: str) -> float | None:
-    value = _value(settings, key)
-    return None if value is None else number(key, value, at_least=0)

@@ -73,7 +73,7 @@ def did_you_mean(word: object, allowed: Iterable[str]) -> str:
     " (did you mean 'warmup_num_steps'?)"
     """
     by_lower = {name.lower(): name for name in allowed}
-    near = get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.6)
+    near = get_close_matches(str(word).lower(), by_lower)
     return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
 
 
