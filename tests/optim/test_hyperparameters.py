@@ -60,12 +60,6 @@ def test_nothing_else_in_the_param_groups_changes(make: Any) -> None:
         assert tuple(group.get("betas", ()))[1:] == betas
 
 
-def test_all_betas_after_the_first_stay_also_where_there_are_three() -> None:
-    optimizer = ThreeBetas([parameter()], betas=(0.98, 0.92, 0.97))
-    one_cycle(optimizer).step()
-    assert optimizer.param_groups[0]["betas"] == (pytest.approx(0.7), 0.92, 0.97)
-
-
 def test_each_group_keeps_its_own_other_betas() -> None:
     groups = param_groups([0.1, 0.1, 0.1])
     for group, beta2 in zip(groups, (0.9, 0.99, 0.99), strict=True):
