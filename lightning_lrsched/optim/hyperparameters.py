@@ -188,9 +188,11 @@ def _betas_writer(groups: list[Group], others: tuple[Any, ...]) -> Callable[[flo
     [only, *more] = groups
 
     def write_one(value: float) -> None:
-        nonlocal written
+        nonlocal written, others
         held = only["betas"]
-        written = only["betas"] = (value,) + (others if held is written else held[1:])
+        if held is not written:
+            others = tuple(held[1:])
+        written = only["betas"] = (value,) + others  # noqa: RUF005 - the quickest way
 
     def write(value: float) -> None:
         nonlocal written

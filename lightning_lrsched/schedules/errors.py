@@ -38,8 +38,9 @@ class ParameterError(Exception):
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(key, problem)
-        self.key = key
-        self.problem = problem
+        self.key: str
+        self.problem: str
+        self.key, self.problem = self.args
 
     def __str__(self) -> str:
         return f"{self.key}{self.problem}" if self.problem[:1] in ":=" else f"{self.key} {self.problem}"
