@@ -20,6 +20,7 @@ from lightning_lrsched.schedules.errors import to_number
 from lightning_lrsched.schedules.fields import (
     OWN_LR,
     Choice,
+    Count,
     Field,
     FromRangeTest,
     ListOf,
@@ -195,12 +196,13 @@ def _kind(field: Field) -> Params:
     if isinstance(rule, Choice):
         return {"choices": rule.allowed}
     if isinstance(rule, ListOf):
-        return {"type": _json, "metavar": rule.metavar}
+        return {"type": _json, "metavar": "JSON"}
     if isinstance(rule, Switch):
-        return {"nargs": "?", "const": True, "type": _flag, "metavar": rule.metavar}
+        return {"nargs": "?", "const": True, "type": _flag, "metavar": "true|false"}
     several = {"nargs": "+", "action": _OneOrSeveral} if isinstance(rule, Number) and rule.per_group else {}
     takes_words = isinstance(rule, Steps) or field.auto is not None
-    return {"type": _value_of(field) if takes_words else _number, "metavar": rule.metavar, **several}
+    metavar = "STEPS" if isinstance(rule, Steps) else "N" if isinstance(rule, Count) else "X"
+    return {"type": _value_of(field) if takes_words else _number, "metavar": metavar, **several}
 
 
 class _OneOrSeveral(argparse.Action):

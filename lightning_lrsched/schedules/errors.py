@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+INF = math.inf
 MAX_TEXT = 200
 MAX_DIGITS = 300
 
@@ -91,13 +92,7 @@ def short(value: object) -> str:
 
 
 def number(
-    key: str,
-    value: object,
-    *,
-    at_least: float = -math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-    at_most: float = math.inf,
+    key: str, value: object, *, at_least: float = -INF, above: float = -INF, below: float = INF, at_most: float = INF
 ) -> float:
     """Return ``value`` as a finite float inside the given limits."""
     if isinstance(value, Real) and not isinstance(value, bool):

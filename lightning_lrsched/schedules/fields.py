@@ -148,8 +148,6 @@ class Number:
     per_group: bool = False
     of: str = "lr"
 
-    metavar: ClassVar[str] = "X"
-
     def parse(self, key: str, value: object) -> object:
         """Return ``value`` as a float, a tuple with one for each group, or a word; or raise ParameterError."""
         if value is None and self.optional:
@@ -198,8 +196,6 @@ class Count:
     at_least: int = 0
     optional: bool = False
 
-    metavar: ClassVar[str] = "N"
-
     def parse(self, key: str, value: object) -> int | None:
         """Return ``value`` as an int, or raise ParameterError."""
         return None if value is None and self.optional else count(key, _spelled(key, value), at_least=self.at_least)
@@ -221,8 +217,6 @@ class Steps:
     follows: bool = False
     optional: bool = False
 
-    metavar: ClassVar[str] = "STEPS"
-
     def parse(self, key: str, value: object) -> int | Fraction | Epochs | None:
         """Return ``value`` as an int or a length that the run decides, or raise ParameterError."""
         if value is None and self.optional:
@@ -236,8 +230,6 @@ class Steps:
 class Switch:
     """True or false."""
 
-    metavar: ClassVar[str] = "true|false"
-
     def parse(self, key: str, value: object) -> bool:
         """Return ``value``, or raise ParameterError."""
         return switch(key, value)
@@ -249,8 +241,6 @@ class Choice:
 
     allowed: tuple[str, ...]
 
-    metavar: ClassVar[None] = None
-
     def parse(self, key: str, value: object) -> str:
         """Return ``value``, or raise ParameterError."""
         return choice(key, value, self.allowed)
@@ -261,8 +251,6 @@ class ListOf:
     """A list of mappings, each with the fields of ``entry``."""
 
     entry: type[Fields]
-
-    metavar: ClassVar[str] = "JSON"
 
     def parse(self, key: str, value: object) -> tuple[Fields, ...]:
         """Return a tuple with an ``entry`` for each mapping, or raise ParameterError."""
@@ -291,8 +279,6 @@ class Several:
 
     rule: Steps
 
-    metavar: ClassVar[str] = "STEPS"
-
     def parse(self, key: str, value: object) -> tuple[object, ...]:
         """Return a tuple of values, or raise ParameterError."""
         listed = _listed(value)
@@ -304,8 +290,6 @@ class Several:
 @dataclass(frozen=True)
 class AnyValue:
     """Anything: a parameter of a class that checks its values itself; text that spells a number becomes one."""
-
-    metavar: ClassVar[str] = "X"
 
     def parse(self, key: str, value: object) -> object:
         """Return ``value``."""
@@ -444,14 +428,13 @@ class Fields:
             return self
         changed: dict[str, object] = {}
         for name, field in self.fields.items():
+            where, value = f"{path}{name}", getattr(self, name)
             if isinstance(field.rule, ListOf):
-                entries = enumerate(getattr(self, name))
-                changed[name] = tuple(e.with_leaves(values, f"{path}{name}[{index}].") for index, e in entries)
+                changed[name] = tuple(entry.with_leaves(values, f"{where}[{i}].") for i, entry in enumerate(value))
             elif isinstance(field.rule, Several):
-                entries = enumerate(getattr(self, name))
-                changed[name] = tuple(values.get(f"{path}{name}[{index}]", entry) for index, entry in entries)
-            elif f"{path}{name}" in values:
-                changed[name] = values[f"{path}{name}"]
+                changed[name] = tuple(values.get(f"{where}[{i}]", entry) for i, entry in enumerate(value))
+            else:
+                changed[name] = values.get(where, value)
         copied = replace(self, **changed)  # type: ignore[type-var]  # the subclasses are dataclasses
         object.__setattr__(copied, "given", self.given)
         return copied
@@ -462,13 +445,12 @@ class Fields:
 
     def given_params(self) -> Params:
         """Return the values that the user gave, by name, as they stand in a configuration."""
-        of = {name: getattr(self, name) for name in self.fields if name in self.given}
-        return {
-            name: [entry.given_params() for entry in value]
-            if isinstance(self.fields[name].rule, ListOf)
-            else written(value)
-            for name, value in of.items()
-        }
+        params: Params = {}
+        for name in [name for name in self.fields if name in self.given]:
+            value = getattr(self, name)
+            listed = isinstance(self.fields[name].rule, ListOf)
+            params[name] = [entry.given_params() for entry in value] if listed else written(value)
+        return params
 
 
 def with_keys(known: Mapping[str, Field]) -> Iterator[tuple[str, Field]]:
