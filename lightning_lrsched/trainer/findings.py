@@ -111,7 +111,9 @@ class RangeTestsInFit:
         if self._may_probe:
             steps = horizon_of(trainer).total
             if steps is not None and steps < SHORTEST_RUN:
-                known = of_the_prior(trainer.lightning_module, trainer.optimizers[index], f"in a run of only {steps} steps")
+                known = of_the_prior(
+                    trainer.lightning_module, trainer.optimizers[index], f"in a run of only {steps} steps"
+                )
                 if known is not None:
                     log(trainer, f"LR probe: {known}")
                     return known

@@ -74,9 +74,7 @@ class Run:
     @property
     def weights(self) -> Weights:
         module = self.module
-        return Weights(
-            module["trained share"], module["weight matrices"], module["width"], module["pretrained"]
-        )
+        return Weights(module["trained share"], module["weight matrices"], module["width"], module["pretrained"])
 
     @cached_property
     def metrics(self) -> dict[int, float]:
