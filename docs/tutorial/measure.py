@@ -26,15 +26,7 @@ from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTes
 FOLDER = Path(__file__).parent
 RECORD, PICTURE = FOLDER / "first_range_test.json", FOLDER / "first_range_test.svg"
 SEEDS = range(5)
-GREY = "#808080"  # stands out from a white page as from a nearly black one
-STYLE = {
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "grid.color", "legend.edgecolor", "text.color"), GREY),
-    **dict.fromkeys(("xtick.color", "ytick.color"), GREY),
-    "legend.facecolor": "none",
-    "savefig.transparent": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "the same picture again is the same file again",
-}
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "the same picture again is the same file again"}
 
 
 def code() -> dict[str, Any]:
@@ -81,7 +73,7 @@ def draw(result: RangeTestResult) -> None:
         figure = result.plot()
         (axes,) = figure.axes
         found = marks(result)
-        flat = result.lrs[0] / 10  # which only the coarse sweep has seen
+        flat = result.lrs[0] / 5  # which only the coarse sweep has seen
         others = (found["low"], result.suggestion(), found["high"], found["lowest"], found["end"])
         places = [(flat, loss_at(flat, result.coarse.lrs, result.coarse.losses))]
         places += [(lr, loss_at(lr, result.lrs, result.smoothed_losses)) for lr in others]
@@ -90,10 +82,10 @@ def draw(result: RangeTestResult) -> None:
                 str(number),
                 place,
                 color="white",
-                fontsize=7,
+                fontsize=8,
                 ha="center",
                 va="center",
-                bbox={"boxstyle": "circle,pad=0.2", "facecolor": "#1f4e9c", "edgecolor": "none"},
+                bbox={"boxstyle": "circle,pad=0.2", "facecolor": "#000000", "edgecolor": "none"},
                 annotation_clip=False,
             )
         figure.savefig(PICTURE, metadata={"Date": None})

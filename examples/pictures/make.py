@@ -2,10 +2,10 @@
 
     python examples/pictures/make.py
 
-Text and lines have colours that stand out from a white page as from a nearly black one; the ground is transparent. Two
-experiments take long: their pictures come from the records that ``large_batch.py --full`` and ``cooldown.py`` left. The
-screenshots of TensorBoard need a browser: ``tensorboard_pages.py`` makes them. The curves of the schedules are drawn
-while the documentation is built.
+Text and lines have colours that stand out from a white page as from a nearly black one; the ground is transparent. Only
+the range test is as a user sees it, on white. Two experiments take long: their pictures come from the records that
+``large_batch.py --full`` and ``cooldown.py`` left. The screenshots of TensorBoard need a browser:
+``tensorboard_pages.py`` makes them. The curves of the schedules are drawn while the documentation is built.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ from lightning_lrsched.range_test.probe import LOW  # noqa: E402
 from lightning_lrsched.range_test.record import one_cycle  # noqa: E402
 
 GREY, BLUE, ORANGE, GREEN = "#808080", "#3a86c8", "#d9731a", "#2f9e44"
+SVG = {
+    "svg.fonttype": "none",  # letters, not outlines of letters: a tenth of the size
+    "svg.hashsalt": "the same picture again is the same file again",
+}
 STYLE = {
+    **SVG,
     "axes.edgecolor": GREY,
     "axes.labelcolor": GREY,
     "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN]),
@@ -50,8 +55,6 @@ STYLE = {
     "legend.facecolor": "none",
     "legend.framealpha": 1.0,
     "savefig.transparent": True,
-    "svg.fonttype": "none",  # letters, not outlines of letters: a tenth of the size
-    "svg.hashsalt": "the same picture again is the same file again",
     "text.color": GREY,
     "xtick.color": GREY,
     "ytick.color": GREY,
@@ -162,9 +165,10 @@ def range_test() -> RangeTestResult:
 def main() -> None:
     quieten()
     torch.set_num_threads(1)
+    with mpl.rc_context(SVG):
+        save(range_test().plot(), "range_test")
     with mpl.rc_context(STYLE):
         save(draw_found(probe()), "found", animate)
-        save(range_test().plot(), "range_test")
         save(cooldown.draw(json.loads((FOLDER / "cooldown.json").read_text("utf-8"))), "cooldown")
         record = large_batch.read_record(FOLDER / "large_batch.json")
         tests, trainings = large_batch.draw(record["records"], record["best_lr"])

@@ -17,7 +17,7 @@ from lightning_lrsched.optim.hyperparameters import LR, write
 from lightning_lrsched.optim.snapshot import reshard
 from lightning_lrsched.range_test.loss_watch import mean_over_ranks
 from lightning_lrsched.range_test.record import Findings, for_groups
-from lightning_lrsched.range_test.report import new_figure, scale_lrs
+from lightning_lrsched.range_test.report import COARSE, LOSS, TAKEN, add_legend, new_figure, scale_lrs
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
 from lightning_lrsched.schedules.fields import Finding
 
@@ -171,22 +171,35 @@ class ProbeResult:
         Raises:
             ImportError: if matplotlib is not installed.
         """
-        figure = new_figure(5.2, 3.5)
+        figure = new_figure(4.5, 3.6)
         axes = figure.add_subplot()
         rows = sorted(zip(self.lrs, self.losses, strict=True))
         if rows:
-            axes.plot(*zip(*rows[1:], strict=True), "o-", color="tab:blue", label="loss after the step")
-            axes.axhline(rows[0][1], color="0.6", linewidth=0.8, label="loss before it")
-        marks = (("lowest", self.lowest, "tab:blue"), ("prior", self.prior, "0.4"), ("peak", self.peak, "tab:red"))
-        for name, lr, color in marks:
+            before = rows[0][1]
+            axes.plot(*zip(*rows[1:], strict=True), "o-", color=LOSS, linewidth=2.2, label="loss after the step")
+            axes.axhline(before, color=LOSS, linewidth=0.8, alpha=0.6)
+            axes.annotate(
+                "before the step", (0.02, before), (0, 3), ("axes fraction", "data"), "offset points", fontsize=9
+            )
+            lowest = min(self.losses)
+            shown = [loss for loss in self.losses if loss <= max(2 * before - lowest, before)]
+            margin = 0.15 * (max(shown) - lowest)
+            if margin:
+                axes.set_ylim(lowest - margin, max(shown) + margin)
+        marks = (
+            ("lowest", self.lowest, {"color": LOSS, "linestyle": ":"}),
+            ("prior", self.prior, {"color": COARSE, "linestyle": "-."}),
+            ("peak", self.peak, {"color": TAKEN, "linestyle": "--", "linewidth": 2.2}),
+        )
+        for name, lr, style in marks:
             if lr is not None:
-                axes.axvline(lr, color=color, linestyle="--", label=f"{name} {lr:.2g}")
+                axes.axvline(lr, **style, label=f"{name} {lr:.2g}")
         scale_lrs(axes)
-        axes.set_title("One batch along the optimizer's update")
+        axes.set_title("One batch along the optimizer's update", fontsize=11)
         axes.set_xlabel("learning rate of the step")
         axes.set_ylabel("loss")
-        axes.legend(fontsize=9)
-        axes.grid(alpha=0.3)
+        axes.grid(color="0.3", alpha=0.15)
+        add_legend(figure)
         return figure
 
 

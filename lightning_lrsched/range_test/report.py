@@ -10,8 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lightning_lrsched.range_test.loss_watch import StopReason
-from lightning_lrsched.range_test.suggest import METHODS
+from lightning_lrsched.range_test.suggest import MAX_OVER_PRIOR, METHODS, PEAK_OF_EDGE, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 EXAMPLE_STEPS = 1000
 """[optimizer steps] Length of training for which the table shows a configuration."""
 
-DIVERGED = (StopReason.DIVERGED, StopReason.NON_FINITE, StopReason.SKIPPED)
+LOSS, COARSE, TAKEN, TOO_HIGH = "#163a7a", "#d97a2b", "#1b7a34", "#c76b6b"
+"""Colours of the figures; what crosses has greys that differ, too."""
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
@@ -159,33 +159,61 @@ def scale_lrs(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
+def add_legend(figure: Figure) -> None:
+    """Name what is drawn below the axes, where no curve is."""
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False, columnspacing=1.2)
+
+
 def draw(record: RangeTestResult) -> Figure:
-    """Draw loss and smoothed loss against the lr; mark the suggestion, the bounds, and where the loss diverged."""
-    figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
+    """Draw the losses against the lr; mark what was taken, and from which lr on the loss rises: that is the reason."""
+    figure = new_figure(4.5, 3.8)  # small: the text must stay legible where a page shows the figure in a narrow column
     axes = figure.add_subplot()
     coarse = _coarse_rows(record)
     if coarse:
-        axes.plot(*zip(*coarse, strict=True), color="#d9731a", linewidth=0.8, alpha=0.6, label="coarse sweep")
-    axes.plot(record.lrs, record.losses, color="0.5", linewidth=0.8)
-    axes.plot(record.lrs, record.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
+        axes.plot(*zip(*coarse, strict=True), color=COARSE, linewidth=0.8)
+        axes.annotate("coarse sweep", coarse[0], (0, 5), textcoords="offset points", color=COARSE, fontsize=9)
+    axes.plot(record.lrs, record.losses, ".", color=LOSS, markersize=4, alpha=0.3)
+    axes.plot(record.lrs, record.smoothed_losses, color=LOSS, linewidth=2.2, label="loss, smoothed")
     if record.mode == "exponential":
         scale_lrs(axes)
-    _limit_losses(axes, [*(loss for _, loss in coarse), *record.losses])
-    title = "LR range test"
+    losses = [*(loss for _, loss in coarse), *record.losses]
+    _limit_losses(axes, losses)
     try:
-        (low, high), suggested = record.bounds(), record.suggestion()
+        curve, (low, high), suggested = record.curve(), record.bounds(), record.suggestion()
     except ValueError:
-        title += ": no suggestion"
+        figure.suptitle(f"LR range test: no suggestion\n({record.stop_reason})", fontsize=10)
     else:
-        axes.axvspan(low, high, color="tab:green", alpha=0.12, label=f"bounds {low:.2g} .. {high:.2g}")
-        axes.axvline(suggested, color="tab:red", linestyle="--", label=f"suggested fixed lr {suggested:.2g}")
-    end = f"diverged at {record.lrs[-1]:.2g}" if record.stop_reason in DIVERGED and record.lrs else record.stop_reason
-    axes.set_title(f"{title} ({end})")
+        figure.suptitle(f"LR range test\n{_reason(curve)}", fontsize=10)
+        if not curve.is_flat:  # far above its start, the loss says only that it explodes
+            _limit_losses(axes, losses, max(curve.start, losses[0]) + curve.noise)
+        axes.axvline(suggested, color=TAKEN, linewidth=2.0, linestyle="--", label=f"good fixed lr: {suggested:.2g}")
+        axes.axvspan(low, high, color=TAKEN, alpha=0.2, linewidth=0, label=f"1Cycle: {low:.2g} to {high:.2g}")
+        if curve.climb() is not None:
+            end = axes.get_xlim()[1]
+            span = axes.axvspan(curve.edge(), end, fill=False, hatch="///", edgecolor=TOO_HIGH, linewidth=0)
+            span.set_label(f"too high: from {curve.edge():.2g}")
+            axes.set_xlim(right=end)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.legend(loc="lower left" if record.mode == "exponential" else "lower right", fontsize=9)
-    axes.grid(alpha=0.3)
+    axes.grid(color="0.3", alpha=0.15)
+    add_legend(figure)
     return figure
+
+
+def _reason(curve: Curve) -> str:
+    """Return in a few words how the highest lr follows from the curve."""
+    usual = f"the usual peak {curve.prior:.2g}" if curve.prior is not None else ""
+    if curve.is_flat:
+        return f"the loss never fell: at most {usual}"
+    share = {0.5: "half", 0.25: "a quarter"}[PEAK_OF_EDGE[curve.mode]]
+    if curve.climb() is None:
+        return f"the loss did not rise: at most {usual or f'{share} of the last lr'}"
+    peak, safe = curve.peak(), PEAK_OF_EDGE[curve.mode] * curve.edge()
+    if peak < curve.drawn():
+        return f"highest lr: {MAX_OVER_PRIOR:g} times {usual}"
+    if peak < 0.95 * safe:
+        return f"highest lr: {share} of {curve.edge():.2g}, drawn to the usual {curve.prior:.2g}"
+    return f"highest lr: {share} of {curve.edge():.2g}, where it begins to harm"
 
 
 def _coarse_rows(record: RangeTestResult) -> list[tuple[float, float]]:
@@ -212,10 +240,10 @@ def draw_comparison(records: Mapping[str, RangeTestResult]) -> Figure:
     return figure
 
 
-def _limit_losses(axes: Axes, losses: list[float]) -> None:
-    """Keep an explosion at the end from pressing the interesting part flat."""
+def _limit_losses(axes: Axes, losses: list[float], top: float = math.inf) -> None:
+    """Keep an explosion at the end from pressing the interesting part flat: what is far above ``top`` is cut off."""
     finite = sorted(loss for loss in losses if math.isfinite(loss))
     if finite:
-        low, high = finite[0], finite[int(0.9 * (len(finite) - 1))]
+        low, high = finite[0], min(top, finite[int(0.9 * (len(finite) - 1))])
         margin = (high - low) or 1.0
         axes.set_ylim(low - 0.08 * margin, high + 0.4 * margin)

@@ -170,7 +170,7 @@ def test_where_the_loss_never_fell_the_prior_is_suggested_with_a_caveat():
     assert caveat.startswith("The loss never fell: the suggestions are the prior of the optimizer (0.006)")
     with pytest.raises(ValueError, match="never fell"):
         known.suggestion("valley")
-    assert known.plot().axes[0].get_title().startswith("LR range test (")
+    assert known.plot().get_suptitle().startswith("LR range test\n")
 
 
 def test_where_the_loss_never_fell_the_peak_is_at_most_half_the_lr_at_the_end():

@@ -193,7 +193,7 @@ def test_a_result_comes_back_from_its_dict_and_gives_each_group_its_lr():
 def test_the_figure_marks_prior_and_peak():
     pytest.importorskip("matplotlib")
     found = run(torch.optim.Adam)
-    labels = [text.get_text() for text in found.plot().axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in found.plot().legends[0].get_texts()]
     assert f"peak {found.peak:.2g}" in labels
     assert f"prior {found.prior:.2g}" in labels
 
@@ -204,7 +204,7 @@ def test_the_labels_of_the_lr_axis_do_not_overlap(low, decades):
     pytest.importorskip("matplotlib")
     lrs = [0.0, low, low * 10 ** (decades / 2), low * 10**decades]
     figure = ProbeResult(low, "", None, low, lrs, [1.0, 0.9, 0.8, 0.9]).plot()
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axis = figure.axes[0].xaxis
     labels = [each for each in axis.get_ticklabels(which="both") if each.get_text()]
     left, right = figure.axes[0].get_xlim()

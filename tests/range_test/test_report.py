@@ -7,8 +7,10 @@ import math
 import re
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from matplotlib.colors import to_rgb
 
 from lightning_lrsched import RangeTestResult
 from lightning_lrsched.range_test.report import summarize
@@ -69,14 +71,79 @@ def test_of_losses_recorded_every_tenth_step_the_table_counts_the_steps():
     assert rows(replace(result, **columns).to_markdown())["steps"] == "200"
 
 
-def test_the_figure_shows_both_sweeps_the_suggestion_and_the_bounds_in_four_rows():
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_figure_says_what_was_taken_and_where_the_lr_is_too_high_in_four_rows():
+    result = two_sweeps()
+    low, high = result.bounds()
+    edge = f"{result.curve().edge():.2g}"
+    figure = result.plot()
+    assert legend(figure) == [
+        "loss, smoothed",
+        f"good fixed lr: {result.suggestion():.2g}",
+        f"1Cycle: {low:.2g} to {high:.2g}",
+        f"too high: from {edge}",
+    ]
+    assert figure.get_suptitle() == f"LR range test\nhighest lr: half of {edge}, where it begins to harm"
+
+
+def test_no_text_of_the_figure_is_cut_off_or_lies_over_the_curves():
+    noisy = sweep()
+    losses = [loss + 0.5 * (-1) ** step for step, loss in enumerate(noisy.losses)]
+    figure = replace(noisy, losses=losses, prior=0.0123).plot()
+    figure.draw_without_rendering()
+    [axes], [names] = figure.axes, figure.legends
+    assert "drawn to the usual" in figure.get_suptitle()
+    for box in (names.get_window_extent(), figure._suptitle.get_window_extent()):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not box.overlaps(axes.get_window_extent())
+
+
+def test_lines_that_cross_differ_also_in_grey():
+    [axes] = two_sweeps().plot().axes
+    red, green, blue = 0.299, 0.587, 0.114
+    coarse, _, smoothed, fixed = axes.get_lines()
+    colours = [line.get_color() for line in (coarse, smoothed, fixed)]
+    greys = sorted(sum(w * c for w, c in zip((red, green, blue), to_rgb(each), strict=True)) for each in colours)
+    assert min(high - low for low, high in pairwise(greys)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"mode": "linear"}, "highest lr: a quarter of "),
+        ({"prior": 1e-4}, "highest lr: 10 times the usual peak 0.0001"),
+        (
+            {"losses": [2.0 + step for step in range(200)], "prior": 0.1},
+            "the loss never fell: at most the usual peak 0.1",
+        ),
+        ({"losses": [2.0 - step / 200 for step in range(200)]}, "the loss did not rise: at most half of the last lr"),
+        (
+            {"losses": [2.0 - step / 200 for step in range(200)], "prior": 0.1},
+            "the loss did not rise: at most the usual",
+        ),
+    ],
+)
+def test_the_figure_says_why_in_every_case(change, reason):
+    assert reason in replace(sweep(), **change).plot().get_suptitle()
+
+
+def test_an_explosion_does_not_press_the_fall_of_the_loss_flat():
+    result = sweep()
+    losses = [*result.losses[:150], *[1e6] * 50]
+    low, high = replace(result, losses=losses).plot().axes[0].get_ylim()
+    assert high - low < 2 * (max(result.losses[:10]) - min(result.losses))
+
+
+def test_the_figure_shows_both_sweeps_as_curves_of_their_own():
     result = two_sweeps()
     [axes] = result.plot().axes
-    labels = [text.get_text().partition(" ")[0] for text in axes.get_legend().get_texts()]
-    assert labels == ["coarse", "smoothed", "bounds", "suggested"]
-    assert "diverged at" in axes.get_title()
     coarse, loss, smoothed = axes.get_lines()[:3]
-    assert len({line.get_color() for line in (coarse, loss, smoothed)}) == 3
+    assert list(smoothed.get_xdata()) == list(loss.get_xdata()) == result.lrs
+    assert [text.get_text() for text in axes.texts] == ["coarse sweep"]
     assert list(coarse.get_xdata()) == [lr for lr in result.coarse.lrs if lr >= result.lrs[0] / 100]
     low, high = axes.get_ylim()
     assert low < min(result.coarse.losses) < result.coarse.losses[0] < high  # the level at which it began
@@ -86,7 +153,7 @@ def test_the_figure_shows_both_sweeps_the_suggestion_and_the_bounds_in_four_rows
 
 def test_a_result_without_suggestion_has_a_figure_too():
     result = RangeTestResult([0], [0.1], [math.nan], [math.nan], "non-finite loss", "linear")
-    assert "no suggestion" in result.plot().axes[0].get_title()
+    assert "no suggestion" in result.plot().get_suptitle()
 
 
 def test_comparison_overlays_losses_and_learning_rates():
