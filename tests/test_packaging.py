@@ -152,3 +152,21 @@ print(schedulers.OneCycle(optimizer, cycle_min_lr=0.1, cycle_max_lr=1.0, cycle_m
     path, lrs = run_from(unpacked, code).splitlines()
     assert Path(path).is_relative_to(unpacked)
     assert lrs == "[1.0]"
+
+
+def test_every_trainer_asks_the_wheel_for_callbacks(unpacked, tmp_path):
+    schedule = tmp_path / "schedule.json"
+    schedule.write_text('{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}', encoding="utf-8")
+    code = f"""
+import os
+from lightning.pytorch import Trainer
+from lightning_lrsched import LRSchedulerCallback
+def count():
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    return sum(isinstance(callback, LRSchedulerCallback) for callback in trainer.callbacks)
+os.environ.pop("LIGHTNING_LRSCHED_CONFIG", None)
+without = count()
+os.environ["LIGHTNING_LRSCHED_CONFIG"] = {str(schedule)!r}
+print(without, count())
+"""
+    assert run_from(unpacked, code).splitlines()[-1] == "0 1"

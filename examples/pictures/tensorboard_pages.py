@@ -158,12 +158,12 @@ class Browser:
 
 
 def curves(browser: Browser, address: str) -> Image.Image:
-    """Return lr and momentum of the 1Cycle run, as the page "Custom Scalars" shows them."""
+    """Return lr and momentum of the 1Cycle run, as the page "Custom Scalars" shows them; what is around them is cut."""
     width = 1024  # [pixels] the least that has both charts in one row
-    browser.open(f"{address}/#custom_scalars&_smoothingWeight=0", width, 900, scale=1.5)
+    browser.open(f"{address}/#custom_scalars&_smoothingWeight=0", width, 900, scale=2)
     browser.wait_for("findAll('path.line').length == 2")
     browser.ask("findAll('paper-checkbox').find(box => box.innerText.includes('outliers')).click()")
-    return browser.picture(0, 0, width, browser.box("tf-category-paginated-view")[3])
+    return browser.picture(*browser.box("tf-category-paginated-view"))
 
 
 def range_test(browser: Browser, address: str) -> Image.Image:

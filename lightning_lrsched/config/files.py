@@ -20,6 +20,9 @@ MAX_VALUES = 100_000
 YAML_SUFFIXES = (".yaml", ".yml")
 SUFFIXES = (".json", *YAML_SUFFIXES)
 
+VARIABLE = "LIGHTNING_LRSCHED_CONFIG"
+"""The environment variable that names a file with a schedule for every Trainer."""
+
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """Return the top-level mapping of a JSON or YAML file.

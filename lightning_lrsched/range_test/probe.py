@@ -17,7 +17,7 @@ from lightning_lrsched.optim.hyperparameters import LR, write
 from lightning_lrsched.optim.snapshot import reshard
 from lightning_lrsched.range_test.loss_watch import mean_over_ranks
 from lightning_lrsched.range_test.record import Findings, for_groups
-from lightning_lrsched.range_test.report import COARSE, LOSS, TAKEN, add_legend, new_figure, scale_lrs
+from lightning_lrsched.range_test.report import COARSE, LOSS, TAKEN, add_legend, as_html, new_figure, scale_lrs
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
 from lightning_lrsched.schedules.fields import Finding
 
@@ -151,6 +151,13 @@ class ProbeResult:
     def __str__(self) -> str:
         cost = f"; {self.steps} steps and {self.forwards} forward passes" if self.steps else ""
         return f"peak {self.peak:.3g}: {self.because}{cost}"
+
+    def _repr_html_(self) -> str:
+        """Show the numbers in a notebook."""
+        lrs = [("peak of 1Cycle", self.peak), ("prior of the optimizer", self.prior), ("lowest loss at", self.lowest)]
+        rows = [(name, f"{lr:.4g}") for name, lr in lrs if lr is not None]
+        cost = f"{self.steps} steps, {self.forwards} forward passes"
+        return as_html("LR probe", [rows[0], ("because", self.because), *rows[1:], ("cost", cost)])
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return what a logger keeps of it."""

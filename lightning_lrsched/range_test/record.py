@@ -257,9 +257,13 @@ class RangeTestResult:
         """Return the findings as a Markdown table; below it the configuration for a training of so many steps."""
         return report.describe(self, self.one_cycle, max(total_num_steps, MIN_STEPS))
 
-    def _repr_markdown_(self) -> str:
+    def _repr_html_(self) -> str:
         """Show the numbers in a notebook."""
-        return self.to_markdown()
+        try:
+            self.bounds()
+        except ValueError as reason:
+            return report.as_html("LR range test", [("no suggestion", str(reason)), *report.findings(self)])
+        return report.as_html("LR range test", report.findings(self))
 
     # Files ------------------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.range_test.suggest import MAX_OVER_PRIOR, METHODS, PEAK_OF_EDGE, Curve
@@ -84,6 +85,13 @@ def findings(record: RangeTestResult) -> list[tuple[str, str]]:
         rows.append(("learning rates", f"{record.lrs[0]:.4g} .. {record.lrs[-1]:.4g}"))
     rows += [("growth", record.mode), ("steps", count_steps(record)), ("stopped because", str(record.stop_reason))]
     return rows
+
+
+def as_html(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """Return names and values as the HTML table that a notebook shows."""
+    left = ' style="text-align: left"'
+    lines = (f"<tr><th{left}>{escape(name)}</th><td{left}>{escape(value)}</td></tr>" for name, value in rows)
+    return "\n".join([f"<table><caption>{escape(title)}</caption>", *lines, "</table>"])
 
 
 def rules_of_thumb(record: RangeTestResult) -> dict[str, float]:

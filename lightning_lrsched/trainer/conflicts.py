@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_lrsched.config.files import VARIABLE
 from lightning_lrsched.optim.hyperparameters import LR, MOMENTUM, read_number, write
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.trainer.attach import NEVER, Idle, detach, ignore
@@ -24,6 +27,11 @@ def check_callbacks(trainer: TrainerLike | None, owner: str) -> None:
     """Raise ValueError where a callback or DeepSpeed's own config sets the lr too; to be called before any begins."""
     if callbacks_named(trainer, "LRRangeTestCallback"):
         return  # it disables all of them, the schedule too
+    if os.environ.get(VARIABLE) and len(callbacks_named(trainer, "LRSchedulerCallback")) > 1:
+        raise ValueError(
+            f"{owner}: this Trainer has an LRSchedulerCallback of its own, and the environment variable {VARIABLE} has"
+            " added another; unset the variable, or leave the Trainer's own callback out"
+        )
     for other in callbacks_named(trainer, *CALLBACKS_THAT_SET_LR):
         name, instead = next(each for each in CALLBACKS_THAT_SET_LR.items() if is_a(other, each[0]))
         raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")
@@ -41,10 +49,11 @@ def check_optimizer(trainer: TrainerLike, index: int, owner: str, *, take_over: 
                 " them, or give each an optimizer_index of its own"
             )
         if not take_over:
+            added = f" (unset {VARIABLE}, which has added it)" if os.environ.get(VARIABLE) else ""
             raise ValueError(
                 f"{owner}: the module's configure_optimizers already returns a scheduler ({name}) for optimizer"
                 f" {index}; write {owner}(..., take_over=True) to use this schedule in its place, or leave this"
-                " callback out"
+                f" callback out{added}"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -196,6 +197,17 @@ def test_the_figure_marks_prior_and_peak():
     labels = [text.get_text() for text in found.plot().legends[0].get_texts()]
     assert f"peak {found.peak:.2g}" in labels
     assert f"prior {found.prior:.2g}" in labels
+
+
+def test_a_notebook_shows_the_probe_as_a_table():
+    found = ProbeResult(0.3, "1 < 2", 0.15, None, steps=12, forwards=14)
+    rows = ElementTree.fromstring(found._repr_html_()).iter("tr")
+    assert {row.findtext("th"): row.findtext("td") for row in rows} == {
+        "peak of 1Cycle": "0.3",
+        "because": "1 < 2",
+        "prior of the optimizer": "0.15",
+        "cost": "12 steps, 14 forward passes",
+    }
 
 
 @pytest.mark.parametrize("decades", [0.3, 0.8, 1.2, 1.5, 1.9, 2.1, 4.0, 7.0])

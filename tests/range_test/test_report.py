@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib.colors import to_rgb
@@ -19,6 +20,12 @@ from tests.kit.records import shortened, sweep
 
 def rows(table: str) -> dict[str, str]:
     return dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE))
+
+
+def cells(table: str) -> dict[str, str]:
+    """Return the rows of an HTML table; what is not well-formed fails."""
+    rows = ElementTree.fromstring(table).iter("tr")
+    return {row.findtext("th"): row.findtext("td") for row in rows}
 
 
 def two_sweeps() -> RangeTestResult:
@@ -166,7 +173,17 @@ def test_comparison_overlays_losses_and_learning_rates():
 def test_a_notebook_shows_figure_and_table():
     for figure in (sweep().plot(), RangeTestResult.compare({"one": sweep()})):
         assert figure._repr_png_().startswith(b"\x89PNG")
-    assert sweep()._repr_markdown_() == sweep().to_markdown()
+    table = cells(sweep()._repr_html_())
+    low, high = sweep().bounds()
+    assert table["bounds for 1Cycle"] == f"{low:.4g} .. {high:.4g}"
+    assert list(table)[0] == "suggested lr"
+
+
+def test_a_notebook_says_why_there_is_no_suggestion():
+    result = RangeTestResult([0], [0.1], [math.nan], [math.nan], "non-finite loss", "linear")
+    table = cells(result._repr_html_())
+    assert list(table)[0] == "no suggestion"
+    assert "very first loss was not finite" in table["no suggestion"]
 
 
 @pytest.mark.parametrize("steps", [176, 3])
