@@ -156,8 +156,8 @@ class ProbeResult:
         """Show the numbers in a notebook."""
         lrs = [("peak of 1Cycle", self.peak), ("prior of the optimizer", self.prior), ("lowest loss at", self.lowest)]
         rows = [(name, f"{lr:.4g}") for name, lr in lrs if lr is not None]
-        cost = f"{self.steps} steps, {self.forwards} forward passes"
-        return as_html("LR probe", [rows[0], ("because", self.because), *rows[1:], ("cost", cost)])
+        cost = [("cost", f"{self.steps} steps, {self.forwards} forward passes")] if self.steps else []
+        return as_html("LR probe", [rows[0], ("because", self.because), *rows[1:], *cost])
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return what a logger keeps of it."""

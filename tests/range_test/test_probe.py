@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 import torch
@@ -201,7 +201,7 @@ def test_the_figure_marks_prior_and_peak():
 
 def test_a_notebook_shows_the_probe_as_a_table():
     found = ProbeResult(0.3, "1 < 2", 0.15, None, steps=12, forwards=14)
-    rows = ElementTree.fromstring(found._repr_html_()).iter("tr")
+    rows = ET.fromstring(found._repr_html_()).iter("tr")
     assert {row.findtext("th"): row.findtext("td") for row in rows} == {
         "peak of 1Cycle": "0.3",
         "because": "1 < 2",

@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from matplotlib.colors import to_rgb
@@ -24,7 +24,7 @@ def rows(table: str) -> dict[str, str]:
 
 def cells(table: str) -> dict[str, str]:
     """Return the rows of an HTML table; what is not well-formed fails."""
-    rows = ElementTree.fromstring(table).iter("tr")
+    rows = ET.fromstring(table).iter("tr")
     return {row.findtext("th"): row.findtext("td") for row in rows}
 
 
@@ -176,13 +176,13 @@ def test_a_notebook_shows_figure_and_table():
     table = cells(sweep()._repr_html_())
     low, high = sweep().bounds()
     assert table["bounds for 1Cycle"] == f"{low:.4g} .. {high:.4g}"
-    assert list(table)[0] == "suggested lr"
+    assert next(iter(table)) == "suggested lr"
 
 
 def test_a_notebook_says_why_there_is_no_suggestion():
     result = RangeTestResult([0], [0.1], [math.nan], [math.nan], "non-finite loss", "linear")
     table = cells(result._repr_html_())
-    assert list(table)[0] == "no suggestion"
+    assert next(iter(table)) == "no suggestion"
     assert "very first loss was not finite" in table["no suggestion"]
 
 
