@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, BATCHES = 3, 22
-WIDTH, HEIGHT = 780, 525
+WIDTH, HEIGHT = 675, 570
 """[pixels] Of the range test's figure."""
 
 RUN = "one_line_seed0"
