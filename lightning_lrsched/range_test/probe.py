@@ -265,26 +265,29 @@ class Probe:
         is_over: whether all steps have been made.
         rewinds: whether the first search is over, and its step is to be undone before the next batch.
         forwards: forward passes so far, beside those of the steps.
+        lr: the largest lr of the step that is being made, or was made last.
+        refused: the first lr in a search at which the module raised an error, and the error; None: it raised none.
     """
 
     def __init__(self, module: Module, optimizer: Optimizer) -> None:
         self._module, self._optimizer = module, optimizer
         own_lr, self._ratios = _largest_lr(optimizer)
         self.prior = prior_of(optimizer)
-        self._lr = self._guess = self.prior or own_lr or 1e-3
+        self.lr = self._guess = self.prior or own_lr or 1e-3
         self._device = optimizer.param_groups[0]["params"][0].device
         self._before: list[tuple[Tensor, Tensor]] = []
         self._lowest: float | None = None
         self._tried: dict[float, float] = {}
         self._steps = self._skipped = self.forwards = 0
         self.is_over = self.rewinds = False
+        self.refused: tuple[float, Exception] | None = None
 
     def before_step(self) -> None:
         """Set the lr of the step that is about to be made, and remember where the parameters are."""
         searches = self._steps in (0, STEPS - 1)
-        self._lr = self._guess if searches else WARM_SHARE * self._guess
+        self.lr = self._guess if searches else WARM_SHARE * self._guess
         for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=False):
-            write(LR, group, ratio * self._lr)
+            write(LR, group, ratio * self.lr)
         if searches and not self._before:  # an optimizer may ask for the gradients several times in a step
             groups = self._optimizer.param_groups
             self._before = [(each, each.detach().clone()) for group in groups for each in group["params"]]
@@ -316,17 +319,27 @@ class Probe:
             reshard(self._module)
             with torch.no_grad():
                 for parameter, start, move in moves:
-                    parameter.copy_(start + move * (place / self._lr))
+                    parameter.copy_(start + move * (place / self.lr))
             self.forwards += 1
-            return float(mean_over_ranks(loss().detach().float()))
+            return float(mean_over_ranks(self._loss_or_infinity(loss, place)))
 
-        self._lowest, self._tried = lowest_along(loss_at, self._lr)
+        self._lowest, self._tried = lowest_along(loss_at, self.lr)
         reshard(self._module)
         self.rewinds = self._steps == 0
         if self._lowest is None:
             self.is_over = True
         else:
             self._guess = self._lowest
+
+    def _loss_or_infinity(self, loss: Callable[[], Tensor], place: float) -> Tensor:
+        """Return a loss, infinity where the module refuses the parameters: it may check what it computes."""
+        try:
+            return loss().detach().float()
+        except Exception as error:  # modules raise errors of all kinds where a number is not finite
+            if place == 0.0 or "OutOfMemory" in type(error).__name__:
+                raise
+            self.refused = self.refused or (place, error)
+            return torch.tensor(torch.inf, device=self._device)
 
     def result(self) -> ProbeResult:
         """Return what was found.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -179,26 +180,25 @@ class Sweep:
 def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ScheduledLR:
     """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
     check_lrs(optimizer)
-    min_lr = {"lr_range_test_min_lr": _min_lr(settings, optimizer)}
+    min_lr = {"lr_range_test_min_lr": settings.largest_min_lr}
+    schedule: LinearGrowth | ExponentialGrowth
     if settings.mode == "linear":
-        return ScheduledLR(optimizer, LinearGrowth.parse({**min_lr, **settings.linear}))
-    assert settings.max_lr is not None
-    assert settings.num_steps is not None
-    growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
-    return ScheduledLR(optimizer, ExponentialGrowth.parse({**min_lr, **growth}))
+        schedule = LinearGrowth.parse({**min_lr, **settings.linear})
+    else:
+        assert settings.max_lr is not None
+        assert settings.num_steps is not None
+        growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
+        schedule = ExponentialGrowth.parse({**min_lr, **growth})
+    # As it stands: a group whose own lr is 0 keeps it, though nobody may write that.
+    return ScheduledLR(optimizer, replace(schedule, lr_range_test_min_lr=_min_lr(settings, optimizer)))
 
 
-def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | Sequence[float]:
+def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | tuple[float, ...]:
     if isinstance(settings.lr_range_test_min_lr, tuple):
         return settings.lr_range_test_min_lr
     # Not the lr of this moment: a schedule of the module may have begun at 0.
     own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    lowest, largest = min(own_lrs), max(own_lrs)
+    largest = max(own_lrs)
     if len(own_lrs) == 1 or largest <= 0:
         return settings.largest_min_lr
-    if lowest <= 0:
-        raise ValueError(
-            f"param group {own_lrs.index(lowest) + 1} has lr {lowest!r}, so it has no ratio to the"
-            " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
-        )
-    return [settings.largest_min_lr * lr / largest for lr in own_lrs]
+    return tuple(settings.largest_min_lr * lr / largest for lr in own_lrs)

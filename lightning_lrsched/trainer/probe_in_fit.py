@@ -18,7 +18,7 @@ from lightning_lrsched.trainer.board import show_probe
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.protocol import TrainerLike, is_a, is_automatic
-from lightning_lrsched.trainer.reporting import log
+from lightning_lrsched.trainer.reporting import add_note, log
 
 
 def obstacle(trainer: TrainerLike) -> str | None:
@@ -66,11 +66,19 @@ class LRProbe(Callback):
             self._training_step = trainer.strategy.training_step
             trainer.strategy.training_step = self._note_call  # type: ignore[method-assign]
             trainer.fit_loop.run()
+        except Exception as error:
+            if self._probe is not None:
+                add_note(trainer, error, f"This was in the LR probe, in a step at lr {self._probe.lr:.3g}.")
+            raise
         finally:
             vars(trainer.strategy).pop("training_step", None)  # the class has it
             self._state.restore()
             self._state.put_back()
         result: ProbeResult = self._probe.result()
+        if self._probe.refused:
+            lr, error = self._probe.refused
+            what = f"at lr {lr:.3g} the module raised {type(error).__name__} ({str(error)[:200]})"
+            log(trainer, f"LR probe: {what}, which counts as a loss that is not finite")
         log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
         if log_result:
             show_probe(trainer, result)

@@ -30,7 +30,7 @@ from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
-from lightning_lrsched.trainer.reporting import log, store_hyperparameters
+from lightning_lrsched.trainer.reporting import add_note, log, store_hyperparameters
 
 OWN = ("LRRangeTestCallback", "LRSchedulerCallback")
 
@@ -342,7 +342,7 @@ class LRRangeTestCallback(Callback):
         if self._state is None:
             return
         if self._run is not None and isinstance(exception, Exception):
-            _add_note(trainer, exception, self._run.sweep)
+            add_note(trainer, exception, _where(self._run.sweep))
         try:
             if self._run is not None and self._run.result is None:
                 self._result = self._run.end(StopReason.INTERRUPTED, wait=False)
@@ -401,18 +401,14 @@ class BackwardLosses:
         return losses
 
 
-def _add_note(trainer: TrainerLike, error: Exception, sweep: Any) -> None:
-    """Say that an error was raised in a test, and at which lr: a module may check its own loss."""
+def _where(sweep: Any) -> str:
+    """Return in which step of a test, and at which lr, an error was raised: a module may check its own loss."""
     lr = max(sweep.schedule.lr_at(sweep.finished))
-    text = (
+    return (
         f"This was in the LR range test, in step {sweep.finished}, at lr {lr:.3g}, which grows until the loss explodes."
         " If the module itself raises an error where that happens, switch its check off for the test, or end the test"
         f" before (LRRangeTestCallback(max_lr={lr / 10:.1g}))."
     )
-    if hasattr(error, "add_note"):  # from Python 3.11 on
-        error.add_note(text)
-    else:
-        log(trainer, f"LR range test: {text}", logging.WARNING)
 
 
 def _report_short_run(trainer: TrainerLike, test_steps: int | None, run_steps: int | None) -> None:

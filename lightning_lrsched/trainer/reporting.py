@@ -48,6 +48,14 @@ def log(trainer: Any, text: str, level: int = logging.INFO) -> None:
         logging.getLogger((homes or [__name__])[-1]).log(level, "%s", text)
 
 
+def add_note(trainer: Any, error: Exception, text: str) -> None:
+    """Add ``text`` to what Python shows of an error; before Python 3.11, which cannot, log it."""
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    else:
+        log(trainer, text, logging.WARNING)
+
+
 class RunReport(Guest):
     """Tells, once per fit, the log and the loggers about its schedules, whoever attached them.
 
@@ -302,20 +310,20 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: Horizon) -> str
     remedy = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
     remedy = f"Write {remedy} for lengths that fit the run, or train for {length} {unit}s"
     if length > total * (1 + TOLERANCE):
-        lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
+        lr, last = max(schedule.lr_at(total)), max(schedule.lr_at(length))
         return (
             f"{config.type}: the run ends at {unit} {total}, the schedule only at {unit} {length} ({named}): the lr"
             f" will then be {lr:.3g}, not {last:.3g}. {remedy}"
         )
-    peak = max(schedule.lr_at(round(length * part / 20))[0] for part in range(21))
+    peak = max(max(schedule.lr_at(round(length * part / 20))) for part in range(21))
     # Its end, or where a decay that follows has left nearly nothing of the lr; none where it goes on to train.
     preview = schedule.schedule.preview_steps
-    lows = [step for step in (length, (length + preview) // 2, preview) if schedule.lr_at(step)[0] < LOW * peak]
+    lows = [step for step in (length, (length + preview) // 2, preview) if max(schedule.lr_at(step)) < LOW * peak]
     end = length if schedule.schedule.ends_low else min(lows, default=total)
     if end < total * (1 - TOLERANCE) and not set(keys) & set(config.needs_run):
         return (
             f"{config.type}: the schedule ends at {unit} {end} ({named}), the run only at {unit} {total}: the last"
-            f" {total - end} {unit}s will have an lr of {schedule.lr_at(total)[0]:.3g}. {remedy}"
+            f" {total - end} {unit}s will have an lr of {max(schedule.lr_at(total)):.3g}. {remedy}"
         )
     return None
 
@@ -341,8 +349,8 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     if early and position < (1 - TOLERANCE) * length:
         return (
             f"{config.type}: the run has ended at {unit} {position}, the schedule only at {unit} {length} ({named}):"
-            f" the lr was {schedule.lr_at(max(0, position - 1))[0]:.3g} and would have come to"
-            f" {schedule.lr_at(length)[0]:.3g}"
+            f" the lr was {max(schedule.lr_at(max(0, position - 1))):.3g} and would have come to"
+            f" {max(schedule.lr_at(length)):.3g}"
         )
     # Whatever the steps are, samples and tokens count what each holds.
     near = [end for end in (length, scheduled.run.total) if end and abs(position - end) <= MANUAL_TOLERANCE * end]

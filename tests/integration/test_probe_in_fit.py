@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from typing import Any
 
 import pytest
@@ -180,6 +182,62 @@ def test_the_same_state_gives_the_same_peak_with_dropout_too(make_trainer):
         callback, _ = fit(make_trainer, Regression(adam), loader=data(BATCHES))
         found.append(callback.probe_results[0])
     assert found[0] == found[1]
+
+
+class Strict(Regression):
+    """Checks its own loss; far along an update it is not finite."""
+
+    def __init__(self, optimizer: Any, check: Any) -> None:
+        super().__init__(optimizer)
+        self.check, self.most = check, 0.0
+
+    def loss(self, batch: Any) -> Any:
+        loss = super().loss(batch)
+        self.most = self.most or 4 * float(loss.detach())
+        loss = torch.where(loss > self.most, torch.inf, loss)
+        self.check(loss)
+        return loss
+
+
+def raises(loss: Any) -> None:
+    if not torch.isfinite(loss):
+        raise ValueError("the loss is not finite")
+
+
+def asserts(loss: Any) -> None:
+    assert torch.isfinite(loss), "the loss is not finite"
+
+
+CHECKS = {
+    "raise": raises,
+    "assert": asserts,
+    "distribution": lambda loss: torch.distributions.Normal(loss - loss, 1.0, validate_args=True),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_module_that_checks_its_own_loss_gets_the_peak_of_one_that_does_not(make_trainer, caplog, check):
+    with caplog.at_level("INFO"):
+        strict, _ = fit(make_trainer, Strict(adam, CHECKS[check]))
+    plain, _ = fit(make_trainer, Strict(adam, lambda loss: None))
+    assert any(map(math.isinf, strict.probe_results[0].losses))
+    assert strict.probe_results == plain.probe_results
+    assert "which counts as a loss that is not finite" in caplog.text
+
+
+def test_what_runs_out_of_memory_does_so_in_the_probe_too(make_trainer):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def check(loss: Any) -> None:
+        if not torch.isfinite(loss):
+            raise OutOfMemoryError
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        fit(make_trainer, Strict(adam, check))
+    if sys.version_info >= (3, 11):
+        [note] = caught.value.__notes__
+        assert note.startswith("This was in the LR probe, in a step at lr 0.")
 
 
 def test_an_error_in_the_module_puts_the_trainer_back(make_trainer):
