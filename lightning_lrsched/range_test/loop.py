@@ -16,8 +16,7 @@ from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states, gl
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.settings import SweepSettings, documented
-from lightning_lrsched.range_test.sweep import MAX_SKIPPED_STEPS
+from lightning_lrsched.range_test.sweep import MAX_SKIPPED_STEPS, SweepSettings, documented
 from lightning_lrsched.schedules.length import Horizon
 
 Batch = TypeVar("Batch")

@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import StopReason
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.settings import SweepSettings
-from lightning_lrsched.range_test.sweep import Row, Sweep
+from lightning_lrsched.range_test.sweep import Row, Sweep, SweepSettings
 
 SAMPLED, EVERY, EDGE = 4, 4, 16
 """Of the updates, some of the parameters, every few steps, and so many entries along each axis are measured."""

@@ -1,11 +1,12 @@
-"""Sweep: the lr grows with the steps of one optimizer, and the loss of each step is recorded."""
+"""How the learning rate of a range test grows and where it ends: its settings, and the Sweep that follows them."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,11 +14,254 @@ from torch.optim import Optimizer
 from lightning_lrsched.optim.hyperparameters import check_lrs, momentum_kind
 from lightning_lrsched.optim.ranks import warn
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
-from lightning_lrsched.range_test.loss_watch import LossWatch, StopReason, Watched
+from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.settings import SweepSettings
 from lightning_lrsched.range_test.suggest import prior_of
+from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
+from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
+from lightning_lrsched.schedules.numbers import choice, number
+
+MODES = ("linear", "exponential")
+LINEAR = LinearGrowth.fields
+LINEAR_ONLY = ("lr_range_test_step_size", "lr_range_test_step_rate", "lr_range_test_staircase")
+DEFAULT_MIN_LR = 1e-6
+DEFAULT_MAX_LR = 10.0
+DEFAULT_NUM_STEPS = 200
+"""[optimizer steps] Length of a single sweep."""
+
+COARSE_STEPS = 100
+"""[optimizer steps] Length of the coarse sweep over all decades, which only finds the lr at which the loss explodes."""
+
+FINE_STEPS = 200
+"""[optimizer steps] Length of the fine sweep around that lr, from which the suggestions are read."""
+
+SHARE_OF_RUN = 0.5
+"""Both together take at most this share of the run that they are made for ..."""
+
+SHORTEST = 90
+"""[optimizer steps] ... but not less than this: in fewer steps, the loss shows nothing."""
+
+FINE_BELOW = 100.0
+"""The fine sweep begins at this fraction of the lr at which the loss exploded."""
+
+FINE_ABOVE = 3.0
+"""It ends at this multiple of the same lr: the coarse sweep may have ended too early."""
+
+EXPLODES_ABOVE = 10.0
+"""Where it never exploded, this multiple of the lr at which it fell is taken for that lr."""
+
+MAX_LINEAR_STEPS = 100_000
+"""A linear sweep to ``max_lr`` that takes longer was probably given no step size."""
+
+Class = TypeVar("Class", bound=type)
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How a sweep grows and when it ends; lengths may still be fractions of the run, epochs or ``"auto"``.
+
+    Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
+    at which the loss explodes. Everything is put back, and a fine one of 200 steps follows, from a hundredth of that lr
+    to three times as much, while the data go on; where the loss never exploded, from a tenth of the lr at which it fell
+    to 30 times as much. The suggestions are read from the fine one. At the start of a training of fewer than 600 steps
+    both are shorter: half of the training together, but at least 90 steps. There is one sweep where ``mode``,
+    ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are validation losses,
+    where the stop rule is off, and where the very first loss is not finite.
+
+    Args:
+        lr_range_test_min_lr: lr at step 0; one float, or one per param group. One float is the lr of the group with the
+            largest lr: the ratios between the groups' own learning rates are kept.
+        lr_range_test_step_size: length of one interval of linear growth [optimizer steps]; also a fraction of the run
+            (0.01), epochs (``"2ep"``) or ``"auto"`` (a hundredth of the run).
+        lr_range_test_step_rate: growth per interval, as a multiple of ``lr_range_test_min_lr``.
+        lr_range_test_staircase: hold the lr within each interval.
+        mode: ``"exponential"`` or ``"linear"``; None: linear when one of the three linear parameters above is given,
+            else exponential.
+        max_lr: stop beyond this lr (exponential growth: reach it with the last of ``num_steps``). In a single sweep
+            with exponential growth, 10 unless given.
+        num_steps: stop after this many optimizer steps; also a fraction of the run, epochs or ``"auto"`` (as long as
+            the run). In a single sweep with exponential growth, 200 unless given.
+        divergence_factor: fraction of the fall so far that the smoothed loss may climb back before the test stops;
+            infinity or None: only a loss that is not finite stops it.
+        smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
+            shown, and the stop rule uses it; suggestions smooth the losses themselves.
+        prior: a peak of 1Cycle that is likely. The less the record says, the more it lowers the suggestions. ``"auto"``
+            is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
+        by_validation: whether the losses are validation losses.
+        then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
+            range or length is given, the losses are training losses, and the stop rule is on.
+        fine_steps: length of that fine sweep [optimizer steps].
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is out of range.
+    """
+
+    lr_range_test_min_lr: float | list[float] | None = None
+    lr_range_test_step_size: int | float | str | None = None
+    lr_range_test_step_rate: float | None = None
+    lr_range_test_staircase: bool | None = None
+    mode: str | None = None
+    max_lr: float | None = None
+    num_steps: int | float | str | None = None
+    divergence_factor: float | None = DIVERGENCE_FACTOR
+    smoothing: float = DEFAULT_SMOOTHING
+    prior: float | str | None = "auto"
+    by_validation: bool = False
+    then_fine: bool | None = None
+    fine_steps: int = FINE_STEPS
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], **more: Any) -> SweepSettings:
+        """Return the settings among the arguments of a constructor, its ``locals()``."""
+        return cls(**{each.name: arguments[each.name] for each in fields(cls) if each.name in arguments}, **more)
+
+    def __post_init__(self) -> None:
+        """Fill in what was not given; refuse what is impossible, before training starts."""
+        factor = _check_factor(self.divergence_factor)
+        given = [self.mode, self.lr_range_test_min_lr, self.max_lr, self.num_steps, *self.linear.values()]
+        if self.then_fine is None:  # without a stop rule, a coarse sweep would find no range
+            self._set(then_fine=given == [None] * 4 and not self.by_validation and factor < math.inf)
+        mode = choice("mode", self.mode or ("linear" if self.linear else "exponential"), MODES)
+        exponential = mode == "exponential"
+        if exponential and self.linear:
+            raise ValueError(
+                f"{next(iter(self.linear))} belongs to mode='linear'; exponential growth takes max_lr, num_steps"
+            )
+        min_lr = self.lr_range_test_min_lr
+        if min_lr is None:
+            min_lr = DEFAULT_MIN_LR if exponential else LINEAR["lr_range_test_min_lr"].default
+        self._set(
+            mode=mode,
+            lr_range_test_min_lr=LINEAR["lr_range_test_min_lr"].rule.parse("lr_range_test_min_lr", min_lr),
+            **{
+                key: value if isinstance(value, Word) else LINEAR[key].rule.parse(key, value)
+                for key, value in self.linear.items()
+            },
+            smoothing=number("smoothing", self.smoothing, at_least=0, below=1),
+            divergence_factor=factor,
+            prior=_check_prior(self.prior),
+        )
+        max_lr = DEFAULT_MAX_LR if exponential and self.max_lr is None else self.max_lr
+        if max_lr is not None:
+            self._set(max_lr=number("max_lr", max_lr, above=0))
+            if max_lr <= self.largest_min_lr:
+                raise ParameterValueError(
+                    "max_lr", f"must be greater than lr_range_test_min_lr={self.largest_min_lr:g}, got {max_lr:g}"
+                )
+        if self.num_steps is not None and not isinstance(self.num_steps, Word):
+            self._set(num_steps=parse_length("num_steps", self.num_steps, at_least=1, auto=1.0))
+        elif self.num_steps is None and exponential:
+            self._set(num_steps=COARSE_STEPS if self.then_fine else DEFAULT_NUM_STEPS)
+        self._check_length()
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def linear(self) -> dict[str, Any]:
+        """DeepSpeed's three parameters of linear growth, those that are given."""
+        return {key: getattr(self, key) for key in LINEAR_ONLY if getattr(self, key) is not None}
+
+    def within(self, run_steps: int | None) -> SweepSettings:
+        """Return two sweeps that are short enough for the run that they are made for; others as they are."""
+        if not self.then_fine or run_steps is None:
+            return self
+        both = min(COARSE_STEPS + FINE_STEPS, max(SHORTEST, int(SHARE_OF_RUN * run_steps)))
+        return replace(self, num_steps=both // 3, fine_steps=both - both // 3, then_fine=True)
+
+    def fine(self, coarse: RangeTestResult) -> SweepSettings:
+        """Return those of the fine sweep: around the lr at which the loss exploded, or near where it fell."""
+        lr = coarse.lrs[-1]
+        fell_at = coarse.fell_at() if coarse.stop_reason == StopReason.NUM_STEPS else None
+        lr = lr if fell_at is None else min(lr, EXPLODES_ABOVE * fell_at)
+        low, high = lr / FINE_BELOW, lr * FINE_ABOVE
+        return replace(self, lr_range_test_min_lr=low, max_lr=high, num_steps=self.fine_steps, then_fine=False)
+
+    @property
+    def max_steps(self) -> Any:
+        """The number of optimizer steps at most, with those of a fine sweep that follows; None where not known."""
+        return int(self.num_steps or 0) + self.fine_steps if self.then_fine else self.num_steps
+
+    @property
+    def linear_steps(self) -> int | None:
+        """Optimizer steps in which linear growth reaches ``max_lr``; None if the test does not end there."""
+        size, rate = self._size_and_rate()
+        if self.mode != "linear" or self.max_lr is None or self.num_steps is not None or not isinstance(size, int):
+            return None
+        return math.ceil(size * (self.max_lr / self.largest_min_lr - 1.0) / float(rate)) + 1
+
+    def _size_and_rate(self) -> tuple[Any, Any]:
+        size, rate = self.lr_range_test_step_size, self.lr_range_test_step_rate
+        return (
+            LINEAR["lr_range_test_step_size"].default if size is None else size,
+            LINEAR["lr_range_test_step_rate"].default if rate is None else rate,
+        )
+
+    def _check_length(self) -> None:
+        """Refuse a linear test that would take far too long to reach ``max_lr``."""
+        steps, (size, rate) = self.linear_steps, self._size_and_rate()
+        if steps is not None and steps > MAX_LINEAR_STEPS:
+            raise ValueError(
+                f"a linear test from lr {self.largest_min_lr:g} to max_lr={self.max_lr:g} would take {steps:,}"
+                f" optimizer steps, because the lr grows by lr_range_test_step_rate={rate:g} times its start in"
+                f" lr_range_test_step_size={size} steps: give a smaller lr_range_test_step_size, a larger"
+                f" lr_range_test_step_rate (with {rate * steps / DEFAULT_NUM_STEPS:.3g} it takes {DEFAULT_NUM_STEPS}"
+                " steps), or num_steps"
+            )
+
+    @property
+    def largest_min_lr(self) -> float:
+        """The largest lr at step 0."""
+        min_lr = self.lr_range_test_min_lr
+        return max(min_lr) if isinstance(min_lr, (list, tuple)) else float(min_lr or 0.0)
+
+    @property
+    def needs_run(self) -> bool:
+        """Whether a length depends on how long the run is."""
+        return bool(self._lengths())
+
+    def _lengths(self) -> dict[str, Fraction | Epochs]:
+        lengths: dict[str, Any] = {name: getattr(self, name) for name in ("num_steps", "lr_range_test_step_size")}
+        return {key: length for key, length in lengths.items() if isinstance(length, (Fraction, Epochs))}
+
+    @property
+    def has_an_end(self) -> bool:
+        """Whether the test ends by itself, even if the loss never diverges."""
+        return self.num_steps is not None or self.max_lr is not None
+
+    def resolved(self, horizon: Horizon) -> SweepSettings:
+        """Return the same with all lengths as numbers of optimizer steps."""
+        numbers: dict[str, Any] = {key: rounded(horizon, length, key=key)[0] for key, length in self._lengths().items()}
+        return replace(self, **numbers)
+
+
+def documented(cls: Class) -> Class:
+    """Fill the lines ``{sweeps}`` and ``{settings}`` of a docstring with the text that all range tests share."""
+    if cls.__doc__ and SweepSettings.__doc__:
+        text = inspect.cleandoc(SweepSettings.__doc__)
+        sweeps = text[text.index("Without a range") : text.index("\n\nArgs:")]
+        settings = text[text.index("    lr_range_test_min_lr:") : text.index("\n    by_validation:")]
+        cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{sweeps}", sweeps).replace("    {settings}", settings)
+    return cls
+
+
+def _check_prior(prior: Any) -> float | str | None:
+    if isinstance(prior, str):
+        return choice("prior", prior, ("auto",))
+    return None if prior is None else number("prior", prior, above=0)
+
+
+def _check_factor(factor: float | None) -> float:
+    if factor is None or factor == math.inf:
+        return math.inf
+    return number("divergence_factor", factor, above=0)
+
+
+# One sweep ------------------------------------------------------------------------------------------------------------
 
 MAX_SKIPPED_STEPS = 20
 """In a row: a gradient scaler that begins at 65536 and halves its scale skips at most 16 while gradients are sound."""

@@ -6,8 +6,14 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
+import os
+import tempfile
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -20,15 +26,14 @@ from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENC
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import caveats_of, count_steps, hyperparameters, summarize
-from lightning_lrsched.range_test.settings import SweepSettings, documented
+from lightning_lrsched.range_test.sweep import SweepSettings, documented
 from lightning_lrsched.schedules.errors import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, Idle, pick_optimizer
-from lightning_lrsched.trainer.board import Board
-from lightning_lrsched.trainer.child_result import ChildResult
 from lightning_lrsched.trainer.conflicts import configs_of, same_optimizer
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.horizon import horizon_of
+from lightning_lrsched.trainer.loggers import Board
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
 from lightning_lrsched.trainer.reporting import add_note, log, store_hyperparameters
 
@@ -419,3 +424,47 @@ def _report_short_run(trainer: TrainerLike, test_steps: int | None, run_steps: i
             f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
             logging.WARNING,
         )
+
+
+class ChildResult:
+    """A temporary file in which the first child process leaves a result for the process that made the callback.
+
+    Its name is chosen here and known to the children, whether they are forked or get a pickled copy of the callback.
+    """
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._path = Path(tempfile.gettempdir()) / f"lightning_lrsched-{uuid4().hex}.json"
+        weakref.finalize(self, _remove, self._path, self._owner)
+
+    def __deepcopy__(self, memo: Any) -> ChildResult:
+        return ChildResult()  # a copied callback runs tests of its own
+
+    def begin(self, trainer: TrainerLike) -> None:
+        """Forget the result of an earlier test."""
+        if os.getpid() == self._owner:
+            self._path.unlink(missing_ok=True)
+        elif self._is_first_child(trainer):
+            self._path.write_text("")  # a test has begun, so that none of an earlier one is shown
+
+    def leave(self, trainer: TrainerLike, result: RangeTestResult) -> None:
+        """Leave the result for the parent, in the first of its child processes."""
+        if self._is_first_child(trainer):
+            result.save(self._path, overwrite=True)
+
+    def instead_of(self, own: RangeTestResult | None) -> RangeTestResult | None:
+        """Return what a child has left, if the last test ran in one; else this process's own result."""
+        if os.getpid() != self._owner or not self._path.exists():
+            return own
+        # Empty where the test did not come to its end.
+        return RangeTestResult.load(self._path) if self._path.stat().st_size else None
+
+    def _is_first_child(self, trainer: TrainerLike) -> bool:
+        parent = multiprocessing.parent_process()
+        # Of each node: every node's parent has a file of its own.
+        return parent is not None and parent.pid == self._owner and trainer.local_rank == 0
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child has the same object
+        path.unlink(missing_ok=True)

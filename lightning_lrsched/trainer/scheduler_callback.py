@@ -20,7 +20,17 @@ from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.report import hyperparameters
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.schedules.length import Horizon
-from lightning_lrsched.trainer.attach import NEVER, Given, Idle, Scheduled, Written, detach, ignore, pick_optimizer
+from lightning_lrsched.trainer.attach import (
+    NEVER,
+    Given,
+    GroupRatios,
+    Idle,
+    Scheduled,
+    Written,
+    detach,
+    ignore,
+    pick_optimizer,
+)
 from lightning_lrsched.trainer.checkpoint import SavedSchedules, mark
 from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
@@ -31,13 +41,12 @@ from lightning_lrsched.trainer.conflicts import (
     warn_of_epoch_interval,
 )
 from lightning_lrsched.trainer.deepspeed import clock_of
-from lightning_lrsched.trainer.groups import GroupRatios
+from lightning_lrsched.trainer.findings import RangeTestsInFit, schedule_from_range_test
 from lightning_lrsched.trainer.horizon import Start, ended_early, horizon_of, steps_before, steps_made, train_loaders
 from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.progress import BatchCounter, StepCounter, make_counters
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_automatic, loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
-from lightning_lrsched.trainer.range_test_in_fit import RangeTestsInFit, schedule_from_range_test
 from lightning_lrsched.trainer.reporting import RunReport, line_at_the_end, log, log_trainer_arguments, log_unused
 
 Result = TypeVar("Result", RangeTestResult, ProbeResult)

@@ -13,8 +13,7 @@ import torch
 from lightning_lrsched import RangeTestResult
 from lightning_lrsched.range_test import loss_watch, report
 from lightning_lrsched.range_test.range_test import RangeTestRun
-from lightning_lrsched.range_test.settings import SweepSettings
-from lightning_lrsched.range_test.sweep import Row
+from lightning_lrsched.range_test.sweep import Row, SweepSettings
 from lightning_lrsched.schedules.length import Horizon
 
 

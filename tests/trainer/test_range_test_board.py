@@ -196,7 +196,7 @@ def test_mlflow_gets_the_figure_and_the_table(make_trainer):
 @pytest.fixture
 def terminal(monkeypatch, capsys):
     """What is captured is a terminal."""
-    monkeypatch.setattr("lightning_lrsched.trainer.board._is_seen", lambda: True)
+    monkeypatch.setattr("lightning_lrsched.trainer.loggers._is_seen", lambda: True)
     return capsys
 
 
