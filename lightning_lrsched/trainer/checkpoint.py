@@ -26,7 +26,9 @@ Found = dict[int, RangeTestResult | ProbeResult]
 """Index of an optimizer -> what a range test or a probe at the start of the fit has found for it."""
 
 
-def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], found: Found) -> None:
+def mark(
+    checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], found: Found, rates: Mapping[int, float]
+) -> None:
     """Record in ``checkpoint`` which of its scheduler states are ours, and what range tests and probes have found.
 
     Args:
@@ -34,6 +36,7 @@ def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], f
         schedules: those that a callback has attached.
         configs: the Trainer's LRSchedulerConfigs, in Lightning's order.
         found: the results of the range tests and probes at the start of the fit.
+        rates: how many of the steps that were due they have seen each optimizer make.
     """
     places = {id(config.scheduler): place for place, config in enumerate(configs)}
     entry = checkpoint.setdefault(KEY, {"places": []})
@@ -41,6 +44,8 @@ def mark(checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], f
     for index, result in found.items():
         kind = "probes" if isinstance(result, ProbeResult) else "range_tests"
         entry.setdefault(kind, {})[index] = result.to_dict()
+    if rates:
+        entry.setdefault("rates", {}).update(rates)
 
 
 def saved_findings(checkpoint: Mapping[str, Any]) -> Found:
@@ -48,6 +53,11 @@ def saved_findings(checkpoint: Mapping[str, Any]) -> Found:
     entry = _entry_in(checkpoint)
     tests: Found = {index: RangeTestResult.from_dict(each) for index, each in entry.get("range_tests", {}).items()}
     return tests | {index: ProbeResult.from_dict(each) for index, each in entry.get("probes", {}).items()}
+
+
+def saved_rates(checkpoint: Mapping[str, Any]) -> dict[int, float]:
+    """Return how many of the steps that were due each optimizer made in its range test or probe."""
+    return dict(_entry_in(checkpoint).get("rates", {}))
 
 
 def _entry_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -62,6 +72,7 @@ def _entry_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
         ok = all(isinstance(number, int) for pair in pairs for number in pair)
         records = [*entry.get("range_tests", {}).values(), *entry.get("probes", {}).values()]
         ok &= all(isinstance(record, Mapping) for record in records)
+        ok &= all(isinstance(rate, float) and rate > 0 for rate in entry.get("rates", {}).values())
     except (AttributeError, TypeError, ValueError):
         ok = False
     if not ok:

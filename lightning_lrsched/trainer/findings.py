@@ -24,7 +24,7 @@ from lightning_lrsched.range_test.record import RangeTestResult, one_cycle
 from lightning_lrsched.range_test.suggest import NO_FALL
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST, Finding
 from lightning_lrsched.trainer.attach import Scheduled
-from lightning_lrsched.trainer.checkpoint import Found, saved_findings
+from lightning_lrsched.trainer.checkpoint import Found, saved_findings, saved_rates
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.horizon import horizon_of
@@ -50,7 +50,8 @@ class RangeTestsInFit:
 
     Attributes:
         results: what the tests have found; on a resume, what the checkpoint holds.
-        rates: how many steps each optimizer has made per batch of its test.
+        rates: how many steps each optimizer has made, in its test or probe, for each that Lightning was due to make;
+            under manual optimization, per batch.
     """
 
     def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, log: bool) -> None:
@@ -65,14 +66,14 @@ class RangeTestsInFit:
 
     def begin(self, trainer: Any, configs: Iterable[SchedulerConfig]) -> None:
         """Note where the fit begins; before the data is loaded to see how long the run is."""
-        self.results = saved_findings(loaded_checkpoint(trainer))
+        self.load(loaded_checkpoint(trainer))
         if any(config.needs_range_test for config in configs):
             self._start = RandomStates()
             self._start.add_data(trainer)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the results from a checkpoint that is loaded after :meth:`begin`."""
-        self.results = saved_findings(checkpoint)
+        """Take the results from a checkpoint, which may be loaded after :meth:`begin`."""
+        self.results, self.rates = saved_findings(checkpoint), saved_rates(checkpoint)
 
     def is_to_come(self, trainer: Any, scheduled: Scheduled) -> bool:
         """Return whether a schedule must wait for its test."""
@@ -104,7 +105,10 @@ class RangeTestsInFit:
                     log(trainer, f"LR probe: {known}")
                     return known
             if obstacle(trainer) is None:
-                return LRProbe(self._start, before).run(trainer, pl_module, log_result=self._log)
+                probe = LRProbe(self._start, before)
+                result = probe.run(trainer, pl_module, log_result=self._log)
+                self.rates[index] = probe.rate
+                return result
         test = LRRangeTestCallback(log=self._log) if self._settings is None else copy(self._settings)
         test.use_inside_fit(index, self._start, several=several, started=before)
         try:
@@ -116,7 +120,7 @@ class RangeTestsInFit:
             test.on_exception(trainer, pl_module, error)
             raise
         sweeps = [sweep for sweep in (test.result.coarse, test.result) if sweep is not None]
-        self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.batches)
+        self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.due)
         return test.result
 
     def findings(self, trainer: Any, scheduled: Scheduled) -> Mapping[Finding, Any] | None:
@@ -182,13 +186,19 @@ class LRProbe(Callback):
     Args:
         start: the random states with which the fit began.
         started: the callbacks whose ``on_train_start`` has run.
+
+    Attributes:
+        rate: how many steps the optimizer has made for each that Lightning was due to make; 1 unless the module skips
+            some in its ``optimizer_step``.
     """
 
     def __init__(self, start: RandomStates, started: Sequence[Any]) -> None:
         self._start, self._started = start, started
+        self.rate = 1.0
         self._probe: Any = None
         self._calls: list[tuple[tuple[Any, ...], list[Callable[[], object]]]] = []
         self._stepped = False
+        self._due, self._made_at = 0, list[int]()
 
     def run(self, trainer: TrainerLike, pl_module: Any, *, log_result: bool) -> ProbeResult:
         """Make the probe and put everything back.
@@ -216,6 +226,8 @@ class LRProbe(Callback):
             vars(trainer.strategy).pop("training_step", None)  # the class has it
             self._state.restore()
             self._state.put_back()
+        if len(self._made_at) > 1:
+            self.rate = (len(self._made_at) - 1) / (self._made_at[-1] - self._made_at[0])
         result: ProbeResult = self._probe.result()
         if self._probe.refused:
             lr, error = self._probe.refused
@@ -246,7 +258,9 @@ class LRProbe(Callback):
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._due += not trainer.fit_loop._should_accumulate()
         if self._stepped:
+            self._made_at.append(self._due)
             self._probe.after_step(lambda: self._loss(trainer))
             self._calls, self._stepped = [], False
         trainer.should_stop = self._probe.is_over

@@ -113,7 +113,7 @@ class LRRangeTestCallback(Callback):
         self._resumes = False
         self._losses = BackwardLosses()
         self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
-        self.batches = 0
+        self.due = 0  # steps that Lightning would have made; under manual optimization, batches
         self._result: RangeTestResult | None = None
 
     @property
@@ -258,7 +258,6 @@ class LRRangeTestCallback(Callback):
 
     def _start_batch(self) -> None:
         self._run.start_batch()
-        self.batches += 1
 
     def on_before_backward(self, trainer: TrainerLike, pl_module: Any, loss: Tensor) -> None:
         if not pl_module.automatic_optimization:
@@ -271,6 +270,7 @@ class LRRangeTestCallback(Callback):
         self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         automatic = pl_module.automatic_optimization
+        self.due += not (automatic and trainer.fit_loop._should_accumulate())
         sweep, skipped = self._run.sweep, self._has_skipped(trainer, automatic=automatic)
         for loss in self._losses_of_batch(trainer, pl_module, outputs):
             sweep.add(loss)

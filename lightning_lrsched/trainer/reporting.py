@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterError
 from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.attach import Scheduled
-from lightning_lrsched.trainer.horizon import MANUAL_TOLERANCE, Start, horizon_of
+from lightning_lrsched.trainer.horizon import MANUAL_TOLERANCE, Start, ended_early, horizon_of, steps_made
 from lightning_lrsched.trainer.protocol import (
     Guest,
     TrainerLike,
@@ -171,6 +171,51 @@ class RunReport(Guest):
         self._written = True
         if self._hyperparameters:
             store_hyperparameters(trainer, self._hyperparameters)
+
+
+class EndReport(Guest):
+    """Says at the end of a fit which schedules have not come to their end; for those that no callback follows."""
+
+    def __init__(self) -> None:
+        self.schedules: list[Scheduled] = []
+        self._before: int | None = None
+
+    @classmethod
+    def join(cls, trainer: Any, scheduled: Scheduled) -> None:
+        """Have the fit that ``trainer`` is about to do report a schedule when it ends."""
+        reports = [callback for callback in trainer.callbacks if isinstance(callback, EndReport)]
+        if not reports:
+            reports = [cls()]
+            trainer.callbacks.append(reports[0])
+        reports[0].schedules.append(scheduled)
+
+    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+        self._before = steps_made(trainer)
+        listed = [config.scheduler for config in trainer.lr_scheduler_configs]
+        self.schedules = [each for each in self.schedules if each.scheduler in listed]  # others were replaced
+        for each in self.schedules:
+            each.begin()
+
+    def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
+        self._report(trainer, early=ended_early(trainer))
+
+    def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self._report(trainer, early=True)
+        super().on_exception(trainer, pl_module, exception)
+
+    def _report(self, trainer: TrainerLike, *, early: bool) -> None:
+        if self._before is not None:
+            report_end(trainer, self.schedules, steps_made(trainer) - self._before, early=early)
+            self._before = None
+
+
+def report_end(trainer: TrainerLike, schedules: Iterable[Scheduled], steps: int, *, early: bool) -> None:
+    """Log which schedules have not come to their end, after a fit that Lightning counts ``steps`` in."""
+    for scheduled in schedules:
+        line = None if trainer.fast_dev_run else line_at_the_end(scheduled, steps, early=early)
+        if line:
+            log(trainer, line, logging.WARNING)
 
 
 # The log --------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -47,7 +46,7 @@ from lightning_lrsched.trainer.loggers import CurveLogger
 from lightning_lrsched.trainer.progress import BatchCounter, StepCounter, make_counters
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_automatic, loaded_checkpoint
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
-from lightning_lrsched.trainer.reporting import RunReport, line_at_the_end, log, log_trainer_arguments, log_unused
+from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, log_unused, report_end
 
 Result = TypeVar("Result", RangeTestResult, ProbeResult)
 
@@ -315,7 +314,8 @@ class LRSchedulerCallback(Callback):
             return horizon_of(None)
         saved = SavedSchedules(loaded_checkpoint(trainer), trainer.optimizers)
         position = saved.position(scheduled.index)
-        return horizon_of(trainer, config.unit, start=self._start, position=position, tokens=self._tokens)
+        rate = self._tests.rates.get(scheduled.index) if is_automatic(trainer) else None
+        return horizon_of(trainer, config.unit, start=self._start, position=position, tokens=self._tokens, rate=rate)
 
     def _build(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Attach the schedule with all its numbers, in place of one that was attached before."""
@@ -389,14 +389,17 @@ class LRSchedulerCallback(Callback):
         self._batches = trainer.num_training_batches
 
     def _correct_length(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
-        """Let lengths follow from how often the range test has seen the optimizer step."""
+        """Let lengths follow from how often the range test or probe has seen the optimizer step."""
         rate, before = self._tests.rates.get(scheduled.index), scheduled.run.total
-        if rate and before is not None and not is_automatic(trainer):
+        if rate and before is not None:
             scheduled.run = horizon_of(
                 trainer, scheduled.config.unit, start=self._start, tokens=self._tokens, rate=rate
             )
             if scheduled.run.total != before:
-                what = f"optimizer {scheduled.index} made {rate:.3g} steps per batch in its range test"
+                found = self._tests.results.get(scheduled.index)
+                where = "probe" if isinstance(found, ProbeResult) else "range test"
+                per = "step that was due" if is_automatic(trainer) else "batch"
+                what = f"optimizer {scheduled.index} made {rate:.3g} steps per {per} in its {where}"
                 log(trainer, f"{self._owner}: {what}: the run is {scheduled.run.total} steps long, not {before}")
 
     def on_train_epoch_start(self, trainer: TrainerLike, pl_module: Any) -> None:
@@ -414,7 +417,10 @@ class LRSchedulerCallback(Callback):
             if scheduled.config.needs_run:
                 position, epochs = scheduled.scheduler.last_epoch, loop.epoch_progress.current.processed
                 start = Start(position, trainer.global_step, epochs, first=self._start.first)
-                run = horizon_of(trainer, scheduled.config.unit, start=start, position=position, tokens=self._tokens)
+                rate = self._tests.rates.get(scheduled.index)
+                run = horizon_of(
+                    trainer, scheduled.config.unit, start=start, position=position, tokens=self._tokens, rate=rate
+                )
                 total, scheduled.run = scheduled.run.total, run
                 self._build(trainer, scheduled)
                 scheduled.scheduler.set_position(position)
@@ -469,7 +475,7 @@ class LRSchedulerCallback(Callback):
     def on_save_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._curves.flush(trainer)
         schedules = {scheduled.index: scheduled.scheduler for scheduled in self._scheduled}
-        mark(checkpoint, schedules, trainer.lr_scheduler_configs, self._tests.results)
+        mark(checkpoint, schedules, trainer.lr_scheduler_configs, self._tests.results, self._tests.rates)
 
     # After training ---------------------------------------------------------------------------------------------------
 
@@ -480,11 +486,7 @@ class LRSchedulerCallback(Callback):
         self._report_end(trainer, early=ended_early(trainer))
 
     def _report_end(self, trainer: TrainerLike, *, early: bool) -> None:
-        expected = steps_made(trainer) - self._steps_before
-        for scheduled in self._scheduled:
-            line = None if trainer.fast_dev_run else line_at_the_end(scheduled, expected, early=early)
-            if line:
-                log(trainer, line, logging.WARNING)
+        report_end(trainer, self._scheduled, steps_made(trainer) - self._steps_before, early=early)
 
     def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
         self._curves.flush(trainer)
