@@ -1,0 +1,113 @@
+"""Other people's packages, each trained with its own schedule, with one line, and with a schedule from a config."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, seed_everything
+
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from tests.third_party.packages import PACKAGES, Package
+
+pytestmark = [pytest.mark.third_party, pytest.mark.filterwarnings("default")]
+
+DECAY = {"type": "WarmupDecayLR", "params": {"warmup_max_lr": "auto", "warmup_num_steps": 0.1, "total_num_steps": "auto"}}
+
+
+class Watch(Callback):
+    """Notes, for every step of the training itself, its lr and loss."""
+
+    def __init__(self) -> None:
+        self.lrs: list[list[list[float]]] = []
+        self.losses: list[float] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.lrs, self.losses = [], []  # a probe or test came before
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        groups = [[float(group["lr"]) for group in each.param_groups] for each in trainer.optimizers]
+        self.lrs.append(groups)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self.losses.append(float(loss.detach()))
+
+
+def train(package: Package, folder: Path, *callbacks: Any) -> tuple[float, Any, Watch]:
+    """Return the metric, our callback among those that the Trainer really had, and what was noted."""
+    seed_everything(1, verbose=False)
+    trainer = package.train([*callbacks, Watch()], folder)
+    found: Sequence[Any] = trainer.callbacks
+    watch = next(each for each in found if isinstance(each, Watch))
+    ours = next((each for each in found if isinstance(each, (LRSchedulerCallback, LRRangeTestCallback))), None)
+    if package.metric is None:
+        return sum(watch.losses[-10:]) / len(watch.losses[-10:]), ours, watch
+    return float(trainer.callback_metrics[package.metric]), ours, watch
+
+
+@pytest.fixture(scope="session")
+def results(pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
+    return pytestconfig.stash.setdefault(RESULTS, {})
+
+
+RESULTS = pytest.StashKey[dict[str, dict[str, Any]]]()
+
+
+@pytest.fixture(params=PACKAGES)
+def case(request: pytest.FixtureRequest) -> tuple[str, Package]:
+    name: str = request.param
+    package = PACKAGES[name]
+    pytest.importorskip(package.name.removesuffix("-tools").replace("-", "_"), reason=f"{name} is not installed")
+    return name, package
+
+
+def note(results: Any, case: Any, **found: Any) -> None:
+    name, package = case
+    results.setdefault(name, {"version": package.version}).update(found)
+
+
+def follows(ours: Any, watch: Watch) -> None:
+    """Each step of the training has had the lr of the schedule."""
+    [schedule] = ours.schedulers
+    assert schedule.last_epoch == len(watch.lrs) > 0
+    for step, (groups, *_) in enumerate(watch.lrs):
+        assert groups == pytest.approx(schedule.lr_at(step)[: len(groups)])
+
+
+def test_its_own_training(case, results, tmp_path):
+    metric, ours, watch = train(case[1], tmp_path)
+    assert ours is None
+    note(results, case, own=metric, steps=len(watch.lrs))
+
+
+def test_one_line(case, results, tmp_path):
+    name, package = case
+    if package.has_scheduler:
+        with pytest.raises(ValueError, match=r"take_over=True") as caught:
+            train(package, tmp_path, LRSchedulerCallback())
+        note(results, case, refused=str(caught.value))
+    callback = LRSchedulerCallback(take_over=package.has_scheduler)
+    metric, ours, watch = train(package, tmp_path, callback)
+    note(results, case, one_line=metric)
+    follows(ours, watch)
+    assert math.isfinite(metric)
+
+
+def test_a_schedule_from_a_config(case, results, tmp_path):
+    name, package = case
+    path = tmp_path / "schedule.json"
+    path.write_text(json.dumps(DECAY))
+    metric, ours, watch = train(package, tmp_path, LRSchedulerCallback(path, take_over=package.has_scheduler))
+    note(results, case, config=metric)
+    follows(ours, watch)
+
+
+def test_a_range_test_alone(case, results, tmp_path):
+    name, package = case
+    _, ours, _ = train(package, tmp_path, LRRangeTestCallback(num_steps=30, max_lr=1.0))
+    note(results, case, suggestion=ours.result.suggestion())
