@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lightning_lrsched.range_test import probe, settings, suggest
+from lightning_lrsched.range_test import probe, suggest, sweep
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "suggestions.md").read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ def test_the_range_test_is_ahead_of_every_other_way_to_an_lr(figures):
 @pytest.mark.parametrize(
     "sentence",
     [
-        f"at most {settings.COARSE_STEPS + settings.FINE_STEPS} steps",
+        f"at most {sweep.COARSE_STEPS + sweep.FINE_STEPS} steps",
         f"at least {suggest.NOISE_CLIMB:g} times the noise",
         f"{suggest.MAX_DOUBT:g} * min(1, noise / fall)",
         f"{suggest.MAX_OVER_PRIOR:g} times the prior",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -167,17 +168,17 @@ class SchedulerConfig:
         """The hyperparameters that were given, as they stand in a configuration; read-only."""
         return _frozen(self.to_dict()["params"])  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def needs_run(self) -> list[str]:
         """The keys whose values depend on the length of the training run."""
         return self.schedule.waiting("run")
 
-    @property
+    @cached_property
     def needs_optimizer(self) -> list[str]:
         """The keys whose values depend on the optimizer's own learning rates."""
         return self.schedule.waiting("optimizer")
 
-    @property
+    @cached_property
     def needs_range_test(self) -> list[str]:
         """The keys whose values an LR range test at the start of the fit finds."""
         return self.schedule.waiting("range test")

@@ -8,6 +8,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from functools import partial
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -227,10 +228,10 @@ def reshard(module: Module) -> None:
             part.reshard()  # type: ignore[operator]
 
 
-def is_one_of(thing: Any, *class_names: str) -> bool:
+def is_one_of(thing: object, *class_names: str) -> bool:
     """Return whether ``thing`` is an instance of a class with one of these names."""
     # By name: what is not used need not be imported, and may be missing in this version of torch.
-    return any(cls.__name__ in class_names for cls in type(thing).__mro__)
+    return not set(map(attrgetter("__name__"), type(thing).__mro__)).isdisjoint(class_names)
 
 
 def refuse_lazy_parameters(module: Module) -> None:

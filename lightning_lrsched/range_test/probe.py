@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import Embedding, EmbeddingBag, Module
 from torch.optim import Optimizer
 
-from lightning_lrsched.optim.hyperparameters import LR, read_number, write
+from lightning_lrsched.optim.hyperparameters import LR, write
 from lightning_lrsched.optim.snapshot import reshard
 from lightning_lrsched.range_test.loss_watch import mean_over_ranks
-from lightning_lrsched.range_test.record import for_groups
-from lightning_lrsched.range_test.report import new_figure
-from lightning_lrsched.range_test.suggest import prior_of
+from lightning_lrsched.range_test.record import Findings, for_groups
+from lightning_lrsched.range_test.report import new_figure, scale_lrs
+from lightning_lrsched.range_test.suggest import largest_lr, prior_of
 from lightning_lrsched.schedules.fields import Finding
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class ProbeResult:
     steps: int = 0
     forwards: int = 0
 
-    def learning_rates(self) -> dict[Finding, float | list[float]]:
+    def learning_rates(self) -> Findings:
         """Return the two bounds of 1Cycle and a good fixed lr, each with one lr per param group.
 
         One float where all groups have the same.
@@ -177,7 +177,7 @@ class ProbeResult:
         for name, lr, color in marks:
             if lr is not None:
                 axes.axvline(lr, color=color, linestyle="--", label=f"{name} {lr:.2g}")
-        axes.set_xscale("log")
+        scale_lrs(axes)
         axes.set_title("One batch along the optimizer's update")
         axes.set_xlabel("learning rate of the step")
         axes.set_ylabel("loss")
@@ -271,7 +271,7 @@ class Probe:
 
     def __init__(self, module: Module, optimizer: Optimizer) -> None:
         self._module, self._optimizer = module, optimizer
-        own_lr, self._ratios = _largest_lr(optimizer)
+        own_lr, self._ratios = largest_lr(optimizer)
         self.prior = prior_of(optimizer)
         self.lr = self._guess = self.prior or own_lr or 1e-3
         self._device = optimizer.param_groups[0]["params"][0].device
@@ -375,14 +375,7 @@ def of_the_prior(optimizer: Optimizer, why: str) -> ProbeResult | None:
     if prior is None:
         return None
     because = f"the prior of this kind of optimizer, {why}"
-    return ProbeResult(prior, because, prior, group_ratios=_largest_lr(optimizer)[1])
-
-
-def _largest_lr(optimizer: Optimizer) -> tuple[float, list[float]]:
-    """Return the largest lr of the param groups, and each group's lr as a fraction of it; 1 where all are 0."""
-    lrs = [float(read_number(LR, group) or 0.0) for group in optimizer.param_groups]
-    largest = max(lrs)
-    return largest, [lr / largest for lr in lrs] if largest > 0 else [1.0] * len(lrs)
+    return ProbeResult(prior, because, prior, group_ratios=largest_lr(optimizer)[1])
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lightning_lrsched.config.files import write_text
-from lightning_lrsched.range_test import report
-from lightning_lrsched.range_test.suggest import Record, stop_reason
+from lightning_lrsched.range_test import report, suggest
+from lightning_lrsched.range_test.loss_watch import StopReason
+from lightning_lrsched.range_test.suggest import Curve
 from lightning_lrsched.schedules.fields import Finding
 from lightning_lrsched.schedules.numbers import choice, count
 
@@ -22,11 +27,14 @@ if TYPE_CHECKING:
 MIN_STEPS = 10
 """[optimizer steps] Shorter trainings have no room for the phases of a schedule."""
 
+Findings = dict[Finding, float | list[float]]
+"""The two bounds of 1Cycle and a good fixed lr: one for all param groups, or one for each."""
+
 COLUMNS = ("lrs", "losses", "smoothed_losses")
 
 
 @dataclass(frozen=True, repr=False)
-class RangeTestResult(Record):
+class RangeTestResult:
     """The record of an LR range test, one entry per optimizer step, and the suggestions that follow from it.
 
     Args:
@@ -59,12 +67,92 @@ class RangeTestResult(Record):
         'OneCycle'
     """
 
+    steps: list[int]
+    lrs: list[float]
+    losses: list[float]
+    smoothed_losses: list[float]
+    stop_reason: str
+    mode: str
+    group_ratios: list[float] = field(default_factory=lambda: [1.0])
+    momentum: str | None = "momentum"
     coarse: RangeTestResult | None = None
+    prior: float | None = None
+    update_growth: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_reason", stop_reason(self.stop_reason))
 
     def __repr__(self) -> str:
         return f"RangeTestResult({report.summarize(self)})"
 
-    def learning_rates(self) -> dict[Finding, float | list[float]]:
+    # What is read off it ----------------------------------------------------------------------------------------------
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps up to the last recorded one, without those of the coarse sweep."""
+        return self.steps[-1] + 1 if self.steps else 0
+
+    def curve(self) -> Curve:
+        """Return the smoothed loss from which the suggestions are read.
+
+        After two sweeps it is that of the fine one; where that is too short or began too high to show a fall, that of
+        the coarse one.
+
+        Raises:
+            ValueError: if the loss never fell; the message says what to change.
+        """
+        if isinstance(self._read, ValueError):
+            raise self._read.with_traceback(None)
+        return self._read
+
+    @cached_property
+    def _read(self) -> Curve | ValueError:
+        sweeps = [self] if self.coarse is None else [self, self.coarse]
+        lowest = min((sweep.lrs[0] for sweep in sweeps if sweep.lrs), default=None)
+        found = [_curve_of(sweep, self.prior, lowest) for sweep in sweeps]
+        return next((curve for curve in found if isinstance(curve, Curve) and not curve.is_flat), found[0])
+
+    def fell_at(self) -> float | None:
+        """Return the lr at which half of the loss's fall was done; None where it hardly fell."""
+        try:
+            curve = self.curve()
+        except ValueError:
+            return None
+        if curve.is_flat or curve.fall < curve.noise:
+            return None
+        return float(curve.lrs[int(np.argmax(curve.losses <= curve.start - curve.fall / 2))])
+
+    def suggestion(self, method: str = "edge") -> float:
+        """Return a good fixed learning rate.
+
+        Args:
+            method: ``"edge"``, a fraction of the lr that begins to harm, which was best on tasks of many kinds; or a
+                rule of thumb from other finders: ``"valley"``, ``"steep"``, ``"minimum"``, ``"slide"``.
+
+        Raises:
+            ValueError: if the method is unknown, or the record does not show one; the message says what to change.
+        """
+        return suggest.suggest(self.curve(), choice("method", method, list(suggest.METHODS)))
+
+    def bounds(self) -> tuple[float, float]:
+        """Return (low, high): an lr at which the loss clearly falls, and a safe fraction of the one where it turns.
+
+        Raises:
+            ValueError: if the record does not show them; the message says what to change.
+        """
+        return suggest.bounds(self.curve())
+
+    def caveats(self) -> list[str]:
+        """Return, as sentences, what makes the suggestions less certain; empty where nothing does.
+
+        Raises:
+            ValueError: if the record shows no suggestions at all.
+        """
+        growth = self.update_growth if self.coarse is None else self.coarse.update_growth
+        own = [suggest.OWN_SCHEDULE] if growth is not None and growth < suggest.SURE_GROWTH else []
+        return [*own, *suggest.caveats(self.curve())]
+
+    def learning_rates(self) -> Findings:
         """Return the two bounds (``"low"``, ``"high"``) and the ``"suggestion"``, each with one lr per param group.
 
         One float where all groups have the same.
@@ -75,6 +163,15 @@ class RangeTestResult(Record):
         (low, high), suggestion = self.bounds(), self.suggestion()
         found: dict[Finding, float] = {"low": low, "high": high, "suggestion": suggestion}
         return {name: for_groups(lr, self.group_ratios) for name, lr in found.items()}
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return what a logger keeps of it: suggestion and bounds where there are any, length and end."""
+        found: dict[str, Any] = {}
+        with suppress(ValueError):
+            low, high = self.bounds()
+            found = {"suggestion": self.suggestion(), "low": low, "high": high}
+        coarse = {} if self.coarse is None else {"coarse_steps": len(self.coarse.steps)}
+        return {**found, "steps": len(self.steps), "stop_reason": str(self.stop_reason), **coarse}
 
     # Configurations ---------------------------------------------------------------------------------------------------
 
@@ -302,3 +399,23 @@ def _has_the_lrs_of(result: RangeTestResult, shortest: RangeTestResult) -> bool:
         return result.group_ratios == shortest.group_ratios and all(own == other for own, other in pairs)
     half = _growth(shortest) / 2 if pairs else 0.0
     return all(abs(math.log(own / other)) <= half * 1.001 for own, other in pairs)
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def _curve_of(sweep: RangeTestResult, prior: float | None, lowest: float | None) -> Curve | ValueError:
+    """Return the curve of one sweep, or why it has none."""
+    try:
+        return Curve(sweep.steps, sweep.lrs, sweep.losses, sweep.mode, sweep.stop_reason, prior, lowest)
+    except ValueError as reason:
+        return reason
+
+
+def stop_reason(value: str) -> StopReason:
+    """Return the reason with this text.
+
+    Raises:
+        ValueError: if there is none; the message has the nearest one.
+    """
+    return StopReason(choice("stop_reason", value, [reason.value for reason in StopReason]))

@@ -11,11 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning_lrsched.range_test.loss_watch import StopReason
-from lightning_lrsched.range_test.suggest import METHODS, Record
+from lightning_lrsched.range_test.suggest import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from lightning_lrsched.range_test.record import RangeTestResult
 
 EXAMPLE_STEPS = 1000
 """[optimizer steps] Length of training for which the table shows a configuration."""
@@ -26,7 +28,7 @@ DIVERGED = (StopReason.DIVERGED, StopReason.NON_FINITE, StopReason.SKIPPED)
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def summarize(record: Record) -> str:
+def summarize(record: RangeTestResult) -> str:
     """Return the findings in one line."""
     lrs = f"lr {record.lrs[0]:.3g} .. {record.lrs[-1]:.3g}, " if record.lrs else ""
     try:
@@ -39,13 +41,13 @@ def summarize(record: Record) -> str:
     return f"{count_steps(record)} optimizer steps, {lrs}stopped because: {record.stop_reason}; {found}"
 
 
-def _prior(record: Record) -> str:
+def _prior(record: RangeTestResult) -> str:
     """Return what the prior has to do with the suggestions, nothing where that is nothing."""
     weight = record.curve().doubt()
     return f"prior {record.prior:.3g}, weight {weight:.0%}" if record.prior and round(100 * weight) else ""
 
 
-def _groups(record: Record) -> str:
+def _groups(record: RangeTestResult) -> str:
     """Return whose lr it is, where param groups have different ones."""
     ratios = record.group_ratios
     if len(set(ratios)) == 1:
@@ -53,12 +55,12 @@ def _groups(record: Record) -> str:
     return f"of param group {ratios.index(max(ratios)) + 1}; all: times {', '.join(f'{ratio:.3g}' for ratio in ratios)}"
 
 
-def count_steps(record: Record) -> str:
+def count_steps(record: RangeTestResult) -> str:
     """Return the number of optimizer steps, that of a coarse sweep before it."""
     return f"{record.num_steps}" if record.coarse is None else f"{record.coarse.num_steps} + {record.num_steps}"
 
 
-def caveats_of(record: Record) -> list[str]:
+def caveats_of(record: RangeTestResult) -> list[str]:
     """Return the caveats, none where the record shows no suggestion: the reason for that is in the summary."""
     try:
         return record.caveats()
@@ -66,7 +68,7 @@ def caveats_of(record: Record) -> list[str]:
         return []
 
 
-def findings(record: Record) -> list[tuple[str, str]]:
+def findings(record: RangeTestResult) -> list[tuple[str, str]]:
     """Return names and values of the findings, the important ones first."""
     rows: list[tuple[str, str]] = []
     with suppress(ValueError):  # without a suggestion, the reason is below the table
@@ -84,7 +86,7 @@ def findings(record: Record) -> list[tuple[str, str]]:
     return rows
 
 
-def rules_of_thumb(record: Record) -> dict[str, float]:
+def rules_of_thumb(record: RangeTestResult) -> dict[str, float]:
     """Return what the rules other than the default suggest; where they differ widely, look at the curve."""
     found = {}
     for name in METHODS:
@@ -94,7 +96,7 @@ def rules_of_thumb(record: Record) -> dict[str, float]:
     return found
 
 
-def describe(record: Record, one_cycle: Callable[[int], dict[str, Any]], steps: int) -> str:
+def describe(record: RangeTestResult, one_cycle: Callable[[int], dict[str, Any]], steps: int) -> str:
     """Return the findings as a Markdown table, the important ones first; below it the configuration they lead to.
 
     Args:
@@ -112,16 +114,6 @@ def describe(record: Record, one_cycle: Callable[[int], dict[str, Any]], steps: 
     params = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in section["params"].items()}
     config = json.dumps({"scheduler": {**section, "params": params}}, indent=2)
     return f"{rows}\n\nReady for a training of {steps} optimizer steps:\n\n```json\n{config}\n```\n"
-
-
-def hyperparameters(record: Record) -> dict[str, Any]:
-    """Return what a logger keeps of a test: suggestion and bounds where there are any, length and end."""
-    found: dict[str, Any] = {}
-    with suppress(ValueError):
-        low, high = record.bounds()
-        found = {"suggestion": record.suggestion(), "low": low, "high": high}
-    coarse = {} if record.coarse is None else {"coarse_steps": len(record.coarse.steps)}
-    return {**found, "steps": len(record.steps), "stop_reason": str(record.stop_reason), **coarse}
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -150,7 +142,24 @@ def as_png(figure: Figure, dpi: int = 100) -> bytes:
     return picture.getvalue()
 
 
-def draw(record: Record) -> Figure:
+def scale_lrs(axes: Axes) -> None:
+    """Let the lr axis be logarithmic, with labels that do not overlap, and at least two of them."""
+    from matplotlib.ticker import (  # noqa: PLC0415 - matplotlib is optional
+        FormatStrFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high < 100 * low:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 10 * low else MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw(record: RangeTestResult) -> Figure:
     """Draw loss and smoothed loss against the lr; mark the suggestion, the bounds, and where the loss diverged."""
     figure = new_figure(5.2, 3.5)  # small: the text must stay legible where a page shows the figure in a narrow column
     axes = figure.add_subplot()
@@ -160,7 +169,7 @@ def draw(record: Record) -> Figure:
     axes.plot(record.lrs, record.losses, color="0.5", linewidth=0.8)
     axes.plot(record.lrs, record.smoothed_losses, color="tab:blue", linewidth=2.0, label="smoothed loss")
     if record.mode == "exponential":
-        axes.set_xscale("log")
+        scale_lrs(axes)
     _limit_losses(axes, [*(loss for _, loss in coarse), *record.losses])
     title = "LR range test"
     try:
@@ -179,7 +188,7 @@ def draw(record: Record) -> Figure:
     return figure
 
 
-def _coarse_rows(record: Record) -> list[tuple[float, float]]:
+def _coarse_rows(record: RangeTestResult) -> list[tuple[float, float]]:
     """Return lr and loss of the coarse sweep, from two decades below the fine one: more would press that flat."""
     if record.coarse is None:
         return []
@@ -187,7 +196,7 @@ def _coarse_rows(record: Record) -> list[tuple[float, float]]:
     return [row for row in zip(record.coarse.lrs, record.coarse.losses, strict=True) if row[0] >= begin]
 
 
-def draw_comparison(records: Mapping[str, Record]) -> Figure:
+def draw_comparison(records: Mapping[str, RangeTestResult]) -> Figure:
     """Draw several tests over each other: smoothed loss (left) and lr (right) against the optimizer step."""
     figure = new_figure(10.0, 4.0)
     left, right = figure.subplots(1, 2)

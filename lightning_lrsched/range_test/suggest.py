@@ -1,4 +1,4 @@
-"""What is read off a range test: suggested learning rates, what is known before it, and reasons for doubt.
+"""What is read off the losses of a range test: suggested lrs, what is known before it, and reasons for doubt.
 
 The constants were measured with ``tests/benchmarks/range_test_quality.py``.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from lightning_lrsched.range_test.loss_watch import SmoothedLoss, StopReason
-from lightning_lrsched.schedules.numbers import choice
+from lightning_lrsched.optim.hyperparameters import LR
+from lightning_lrsched.range_test.loss_watch import SmoothedLoss
 
 Array = NDArray[np.float64]
 
@@ -317,6 +315,14 @@ def _untested(lr: float, lowest: float) -> str:
     )
 
 
+def largest_lr(optimizer: Optimizer) -> tuple[float, list[float]]:
+    """Return the largest own lr of the param groups, and each group's as a fraction of it; 1 where all are 0."""
+    # Not the lr of this moment: a schedule of the module may have begun at 0.
+    lrs = [float(group.get("initial_lr", group[LR])) for group in optimizer.param_groups]
+    largest = max(lrs)
+    return largest, [lr / largest for lr in lrs] if largest > 0 else [1.0] * len(lrs)
+
+
 def prior_of(optimizer: Optimizer) -> float | None:
     """Return the peak that is likely for an optimizer of this kind; None: nothing is known of it."""
     names = [cls.__name__ for cls in type(optimizer).__mro__]
@@ -396,105 +402,3 @@ def _about_the_losses(curve: Curve) -> Iterator[str]:
             f"The loss turned less than a decade above the lowest lr, {curve.lowest:.3g}: the test is too short to show"
             " where it fell. Begin at a lower lr (lr_range_test_min_lr)."
         )
-
-
-@dataclass(frozen=True, repr=False)
-class Record:
-    """The columns of an LR range test, and what is read off them; the fields are described at ``RangeTestResult``."""
-
-    steps: list[int]
-    lrs: list[float]
-    losses: list[float]
-    smoothed_losses: list[float]
-    stop_reason: str
-    mode: str
-    group_ratios: list[float] = field(default_factory=lambda: [1.0])
-    momentum: str | None = "momentum"
-    coarse: Record | None = None
-    prior: float | None = None
-    update_growth: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop_reason", stop_reason(self.stop_reason))
-
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps up to the last recorded one, without those of the coarse sweep."""
-        return self.steps[-1] + 1 if self.steps else 0
-
-    def curve(self) -> Curve:
-        """Return the smoothed loss from which the suggestions are read.
-
-        After two sweeps it is that of the fine one; where that is too short or began too high to show a fall, that of
-        the coarse one.
-
-        Raises:
-            ValueError: if the loss never fell; the message says what to change.
-        """
-        if isinstance(self._read, ValueError):
-            raise self._read.with_traceback(None)
-        return self._read
-
-    @cached_property
-    def _read(self) -> Curve | ValueError:
-        sweeps = [self] if self.coarse is None else [self, self.coarse]
-        lowest = min((sweep.lrs[0] for sweep in sweeps if sweep.lrs), default=None)
-        found = [_curve_of(sweep, self.prior, lowest) for sweep in sweeps]
-        return next((curve for curve in found if isinstance(curve, Curve) and not curve.is_flat), found[0])
-
-    def fell_at(self) -> float | None:
-        """Return the lr at which half of the loss's fall was done; None where it hardly fell."""
-        try:
-            curve = self.curve()
-        except ValueError:
-            return None
-        if curve.is_flat or curve.fall < curve.noise:
-            return None
-        return float(curve.lrs[int(np.argmax(curve.losses <= curve.start - curve.fall / 2))])
-
-    def suggestion(self, method: str = "edge") -> float:
-        """Return a good fixed learning rate.
-
-        Args:
-            method: ``"edge"``, a fraction of the lr that begins to harm, which was best on tasks of many kinds; or a
-                rule of thumb from other finders: ``"valley"``, ``"steep"``, ``"minimum"``, ``"slide"``.
-
-        Raises:
-            ValueError: if the method is unknown, or the record does not show one; the message says what to change.
-        """
-        return suggest(self.curve(), choice("method", method, list(METHODS)))
-
-    def bounds(self) -> tuple[float, float]:
-        """Return (low, high): an lr at which the loss clearly falls, and a safe fraction of the one where it turns.
-
-        Raises:
-            ValueError: if the record does not show them; the message says what to change.
-        """
-        return bounds(self.curve())
-
-    def caveats(self) -> list[str]:
-        """Return, as sentences, what makes the suggestions less certain; empty where nothing does.
-
-        Raises:
-            ValueError: if the record shows no suggestions at all.
-        """
-        growth = self.update_growth if self.coarse is None else self.coarse.update_growth
-        own = [OWN_SCHEDULE] if growth is not None and growth < SURE_GROWTH else []
-        return [*own, *caveats(self.curve())]
-
-
-def _curve_of(sweep: Record, prior: float | None, lowest: float | None) -> Curve | ValueError:
-    """Return the curve of one sweep, or why it has none."""
-    try:
-        return Curve(sweep.steps, sweep.lrs, sweep.losses, sweep.mode, sweep.stop_reason, prior, lowest)
-    except ValueError as reason:
-        return reason
-
-
-def stop_reason(value: str) -> StopReason:
-    """Return the reason with this text.
-
-    Raises:
-        ValueError: if there is none; the message has the nearest one.
-    """
-    return StopReason(choice("stop_reason", value, [reason.value for reason in StopReason]))

@@ -16,7 +16,7 @@ from lightning_lrsched.optim.ranks import warn
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.suggest import prior_of
+from lightning_lrsched.range_test.suggest import largest_lr, prior_of
 from lightning_lrsched.schedules.errors import ParameterValueError
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
@@ -434,15 +434,14 @@ def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ScheduledLR:
         growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
         schedule = ExponentialGrowth.parse({**min_lr, **growth})
     # As it stands: a group whose own lr is 0 keeps it, though nobody may write that.
-    return ScheduledLR(optimizer, replace(schedule, lr_range_test_min_lr=_min_lr(settings, optimizer)))
+    min_lrs: Any = _min_lr(settings, optimizer)
+    return ScheduledLR(optimizer, replace(schedule, lr_range_test_min_lr=min_lrs))
 
 
 def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | tuple[float, ...]:
     if isinstance(settings.lr_range_test_min_lr, tuple):
         return settings.lr_range_test_min_lr
-    # Not the lr of this moment: a schedule of the module may have begun at 0.
-    own_lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    largest = max(own_lrs)
-    if len(own_lrs) == 1 or largest <= 0:
+    largest, ratios = largest_lr(optimizer)
+    if len(ratios) == 1 or largest <= 0:
         return settings.largest_min_lr
-    return tuple(settings.largest_min_lr * lr / largest for lr in own_lrs)
+    return tuple(settings.largest_min_lr * ratio for ratio in ratios)

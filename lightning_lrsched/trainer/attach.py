@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import Sections
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.optim.clock import follower_of
-from lightning_lrsched.optim.hyperparameters import LR, MOMENTUM, read_lrs, read_number, torch_optimizer, write
+from lightning_lrsched.optim.hyperparameters import LR, MOMENTUM, Group, read_lrs, read_number, torch_optimizer, write
 from lightning_lrsched.optim.scheduled_lr import SCALE, ScheduledLR
-from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.schedules.fields import Finding
+from lightning_lrsched.range_test.record import Findings, RangeTestResult
 from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.trainer.deepspeed import TrainerClock
 from lightning_lrsched.trainer.progress import StepCounter
@@ -44,7 +44,7 @@ class Written:
     """
 
     config: SchedulerConfig
-    optimizer_section: Any = None
+    optimizer_section: object = None
     content: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -56,7 +56,9 @@ class Written:
             return cls(given)
         content = read_content(given)
         with in_file(given):
-            return cls(SchedulerConfig.from_dict(content), Sections.find(content).optimizer, content)
+            sections = Sections.find(content)
+            rest = content if set(content) - {"type", "params", "unit"} else {}
+            return cls(SchedulerConfig.of_section(sections), sections.optimizer, rest)
 
 
 class Idle(LRScheduler):
@@ -66,23 +68,22 @@ class Idle(LRScheduler):
         optimizer: the optimizer whose scheduler it stands for.
     """
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self.last_epoch = torch_optimizer(optimizer), 0  # torch's own would wrap the optimizer's step
-        groups: list[dict[str, Any]] = self.optimizer.param_groups
-        self.base_lrs = [group["lr"] for group in groups if "lr" in group]
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups if "lr" in group]
 
-    def step(self, *_: Any, **__: Any) -> None:
+    def step(self, *_: object, **__: object) -> None:
         """Do nothing."""
 
-    def get_last_lr(self) -> list[Any]:
+    def get_last_lr(self) -> list[float | Tensor]:
         """Return the learning rates that the optimizer's groups hold now."""
         return read_lrs(self.optimizer.param_groups)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return nothing."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Load nothing."""
 
 
@@ -100,27 +101,34 @@ class Scheduled:
         own_momenta: the momentum of each param group before the schedule was attached.
         axis: step 0 of the schedule on the trainer's step axis; not 0 in a second fit.
         scheduler: what was built; until a range test has found its lrs, a placeholder that changes nothing.
+        groups: its param groups; once training has begun.
         resolved: the configuration with the numbers that it was built from; None for the placeholder.
         began_at: position when training started.
         logged: finished steps up to which the curves are logged.
     """
 
-    def __init__(self, written: Written, index: int, optimizer: Any, counter: StepCounter | None = None) -> None:
+    def __init__(self, written: Written, index: int, optimizer: Optimizer, counter: StepCounter | None = None) -> None:
         self.written, self.config, self.index, self.counter = written, written.config, index, counter
         self.optimizer = optimizer
-        self.groups: Any = None  # GroupRatios, once training has begun
         self.own_momenta = [read_number(MOMENTUM, group) for group in optimizer.param_groups]
         self.run = Horizon()
         self.axis = self.began_at = self.logged = 0
-        self.scheduler: Any = None
+        self.scheduler: LRScheduler | None = None
         self.resolved: SchedulerConfig | None = None
+        self.groups: GroupRatios
+
+    @property
+    def schedule(self) -> ScheduledLR:
+        """The schedule, once it is built."""
+        assert isinstance(self.scheduler, ScheduledLR)
+        return self.scheduler
 
     def build(
         self,
         config: SchedulerConfig,
         optimizer: Optimizer,
         clock: TrainerClock,
-        findings: Mapping[Finding, Any] | None = None,
+        findings: Findings | None = None,
     ) -> None:
         """Build the schedule for ``optimizer`` and have it follow ``clock``, in place of one that was built before.
 
@@ -157,19 +165,18 @@ class Scheduled:
 
     def begin(self) -> None:
         """Note where training starts."""
-        self.began_at, self.logged = self.scheduler.last_epoch, self.finished
+        self.began_at, self.logged = self.schedule.last_epoch, self.finished
+        self.groups = GroupRatios(self.schedule)
 
     @property
     def finished(self) -> int:
         """Finished steps of the optimizer."""
-        steps: int = self.scheduler.last_epoch if self.counter is None else self.counter.steps
-        return steps
+        return self.schedule.last_epoch if self.counter is None else self.counter.steps
 
     @property
     def position_before(self) -> int:
         """The position with which the last finished step was made."""
-        position: int = self.scheduler.last_epoch
-        return position - (1 if self.counter is None else self.counter.latest)
+        return self.schedule.last_epoch - (1 if self.counter is None else self.counter.latest)
 
 
 BEGAN_AT = "attached_at"
@@ -196,7 +203,7 @@ def detach(scheduler: LRScheduler | None) -> None:
         vars(scheduler).pop("step", None)
 
 
-def ignore(*_: Any, **__: Any) -> None:
+def ignore(*_: object, **__: object) -> None:
     """Stand where a schedule has its ``step``, for a module that steps what the Trainer lists: it moves nothing."""
 
 
@@ -262,7 +269,7 @@ class GroupRatios:
         kept = f"; those added keep the ratio of their lr to that of the first: {_listed(ratios)}" if added else ""
         return f"{len(added)} param groups were added and {gone} removed{kept}"
 
-    def _keep_ratio(self, group: dict[str, Any]) -> float:
+    def _keep_ratio(self, group: Group) -> float:
         """Set the scale of a new group's lr, and return its ratio to the lr of the first group."""
         first, optimizer, given = self._schedule.optimizer.param_groups[0], self._schedule.optimizer, float(group[LR])
         own = float(first.get("initial_lr", first[LR]))
@@ -276,7 +283,7 @@ class GroupRatios:
             group[SCALE] = scale
         return ratio
 
-    def _follow_callback(self, groups: list[dict[str, Any]]) -> None:
+    def _follow_callback(self, groups: list[Group]) -> None:
         """Take over the ratios of groups whose lr a callback has set since the last step."""
         lrs = self._schedule.lr_at(self._schedule.last_epoch)
         written = dict(zip(map(_identity, self._groups), lrs, strict=True))
@@ -286,7 +293,7 @@ class GroupRatios:
                 group[SCALE] = float(group.get(SCALE, 1.0)) * now / before
 
 
-def _identity(group: dict[str, Any]) -> int:
+def _identity(group: Group) -> int:
     return id(group["params"][0]) if group["params"] else id(group)
 
 

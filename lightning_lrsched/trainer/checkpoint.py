@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.optim.scheduled_lr import is_own_state, position_in
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR, is_own_state, position_in
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.schedules.length import STEPS
 from lightning_lrsched.schedules.numbers import count
 from lightning_lrsched.trainer.attach import Idle
+from lightning_lrsched.trainer.protocol import Checkpoint
 
 KEY = "lightning_lrsched"
 """Our entry in a checkpoint."""
@@ -27,7 +29,11 @@ Found = dict[int, RangeTestResult | ProbeResult]
 
 
 def mark(
-    checkpoint: dict[str, Any], schedules: Schedules, configs: list[Any], found: Found, rates: Mapping[int, float]
+    checkpoint: Checkpoint,
+    schedules: Schedules,
+    configs: list[LRSchedulerConfig],
+    found: Found,
+    rates: Mapping[int, float],
 ) -> None:
     """Record in ``checkpoint`` which of its scheduler states are ours, and what range tests and probes have found.
 
@@ -48,25 +54,25 @@ def mark(
         entry.setdefault("rates", {}).update(rates)
 
 
-def saved_findings(checkpoint: Mapping[str, Any]) -> Found:
+def saved_findings(checkpoint: Checkpoint) -> Found:
     """Return what range tests and probes had found when ``checkpoint`` was saved."""
     entry = _entry_in(checkpoint)
     tests: Found = {index: RangeTestResult.from_dict(each) for index, each in entry.get("range_tests", {}).items()}
     return tests | {index: ProbeResult.from_dict(each) for index, each in entry.get("probes", {}).items()}
 
 
-def saved_rates(checkpoint: Mapping[str, Any]) -> dict[int, float]:
+def saved_rates(checkpoint: Checkpoint) -> dict[int, float]:
     """Return how many of the steps that were due each optimizer made in its range test or probe."""
     return dict(_entry_in(checkpoint).get("rates", {}))
 
 
-def _entry_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+def _entry_in(checkpoint: Checkpoint) -> Checkpoint:
     """Return our entry in a checkpoint.
 
     Raises:
         ValueError: if it has another shape than :func:`mark` gives it.
     """
-    entry: Mapping[str, Any] = checkpoint.get(KEY, {})
+    entry: Checkpoint = checkpoint.get(KEY, {})
     try:
         pairs = [(place, index) for place, index in entry.get("places", [])]
         ok = all(isinstance(number, int) for pair in pairs for number in pair)
@@ -95,7 +101,7 @@ class SavedSchedules:
         others: the states of the module's own schedulers, in their order.
     """
 
-    def __init__(self, checkpoint: Mapping[str, Any], optimizers: Sequence[Optimizer]) -> None:
+    def __init__(self, checkpoint: Checkpoint, optimizers: Sequence[Optimizer]) -> None:
         self._checkpoint, self._optimizers = checkpoint, optimizers
         states, entry = checkpoint.get("lr_schedulers", []), _entry_in(checkpoint)
         if "places" in entry:
@@ -104,7 +110,7 @@ class SavedSchedules:
             # Saved without the callback; a module with configure_optimizers saved the same kind of state.
             places = [place for place, state in enumerate(states) if is_own_state(state)]
             index_at = {place: index for index, place in enumerate(places)} if len(places) == len(optimizers) else {}
-        self.ours = {index: states[place] for place, index in index_at.items()}
+        self.ours: dict[int, Checkpoint] = {index: states[place] for place, index in index_at.items()}
         self.others = [state for place, state in enumerate(states) if place not in index_at and state]
 
     def position(self, index: int) -> int:
@@ -132,7 +138,9 @@ class SavedSchedules:
                     " same groups in configure_optimizers as when the checkpoint was saved"
                 )
 
-    def states_for(self, configs: list[Any], schedules: Schedules, finished: int | None = None) -> list[Any]:
+    def states_for(
+        self, configs: list[LRSchedulerConfig], schedules: Schedules, finished: int | None = None
+    ) -> list[Checkpoint]:
         """Return the state from which to restore each scheduler of a Trainer.
 
         Args:
@@ -151,19 +159,22 @@ class SavedSchedules:
                 f"the checkpoint holds the state of {len(self.others)} schedulers besides those of LRSchedulerCallback,"
                 f" but the module now has {expected}: Lightning would give them each other's state"
             )
-        rest, states = iter(self.others), []
+        states: list[Checkpoint] = []
+        rest = iter(self.others)
         for scheduler in (config.scheduler for config in configs):
             index = index_of.get(id(scheduler))
             if isinstance(scheduler, Idle):
-                states.append(scheduler.state_dict())
+                states.append({})
+            elif index is not None and isinstance(scheduler, ScheduledLR):
+                states.append(self._state_of(index, scheduler, finished))
             else:
-                states.append(next(rest) if index is None else self._state_of(index, scheduler, finished))
+                states.append(next(rest))
         return states
 
-    def _state_of(self, index: int, scheduler: Any, finished: int | None) -> Any:
+    def _state_of(self, index: int, scheduler: ScheduledLR, finished: int | None) -> Checkpoint:
         """Return the state to restore ``scheduler`` from: the saved one, or one with the position that can be known."""
-        name, state = getattr(scheduler, "name", type(scheduler).__name__), self.ours.get(index)
-        if is_own_state(state):
+        name, state = scheduler.name, self.ours.get(index)
+        if state and is_own_state(state):
             return state
         if not state and scheduler.last_epoch > 0:  # given in the configuration, as last_batch_iteration
             return {"last_epoch": scheduler.last_epoch, "unit": scheduler.unit}

@@ -18,6 +18,7 @@ from lightning_lrsched.trainer.attach import Scheduled, Written, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.horizon import horizon_of
+from lightning_lrsched.trainer.protocol import TrainerLike
 from lightning_lrsched.trainer.reporting import (
     EndReport,
     RunReport,
@@ -81,7 +82,7 @@ def configure_optimizers(
         return _configure(module_or_optimizer, content, params, trainer)
 
 
-def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer: Any) -> dict[str, Any]:
+def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer: TrainerLike) -> dict[str, Any]:
     if not isinstance(target, (Module, Optimizer)):
         raise TypeError(f"expected a module or an optimizer, got {type(target).__name__}")
     sections = Sections() if isinstance(content, SchedulerConfig) else Sections.find(content)
@@ -121,7 +122,7 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
 
 
 def _optimizer(
-    target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any, report: RunReport | None
+    target: Any, sections: Sections, params: Iterable[Any] | None, trainer: TrainerLike, report: RunReport | None
 ) -> Optimizer:
     if isinstance(target, Optimizer):
         if params is not None:

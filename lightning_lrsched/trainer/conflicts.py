@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.optim.hyperparameters import LR, MOMENTUM, read_number, write
@@ -21,13 +20,13 @@ CALLBACKS_THAT_SET_LR = {
 """Class -> what to use with a schedule instead."""
 
 
-def check_callbacks(trainer: Any, owner: str) -> None:
+def check_callbacks(trainer: TrainerLike, owner: str) -> None:
     """Raise ValueError where a callback or DeepSpeed's own config sets the lr too; to be called before any begins."""
     if callbacks_named(trainer, "LRRangeTestCallback"):
         return  # it disables all of them, the schedule too
-    for name, instead in CALLBACKS_THAT_SET_LR.items():
-        if callbacks_named(trainer, name):
-            raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")
+    for other in callbacks_named(trainer, *CALLBACKS_THAT_SET_LR):
+        name, instead = next(each for each in CALLBACKS_THAT_SET_LR.items() if is_a(other, each[0]))
+        raise ValueError(f"{owner}: {name} sets the lr of the same optimizer; use only one of them ({instead})")
     check_no_scheduler_section(trainer, owner)
 
 
@@ -67,10 +66,10 @@ def take_over(trainer: TrainerLike, index: int) -> tuple[Idle | None, str]:
     return found, " and ".join(map(_name_of, dropped))
 
 
-def _put_back(optimizer: Any, scheduler: Any) -> None:
+def _put_back(optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Give an optimizer back what a scheduler that is dropped has changed, and let its ``step`` do nothing."""
     detach(scheduler)
-    scheduler.step = ignore
+    scheduler.step = ignore  # type: ignore[method-assign]
     cycles = is_a(scheduler, "OneCycleLR", "CyclicLR")  # these replace the own lr, too
     momentum = read_number(MOMENTUM, optimizer.defaults)
     for group in optimizer.param_groups:
@@ -82,7 +81,7 @@ def _put_back(optimizer: Any, scheduler: Any) -> None:
             write(LR, group, float(group["initial_lr"]))
 
 
-def _name_of(config: Any) -> str:
+def _name_of(config: LRSchedulerConfig) -> str:
     name = getattr(config.scheduler, "name", type(config.scheduler).__name__)
     return f"{name} (monitor {config.monitor!r})" if config.monitor else name
 
@@ -99,12 +98,12 @@ def check_second_schedulers(trainer: TrainerLike, schedulers: list[LRScheduler],
                 )
 
 
-def configs_of(trainer: TrainerLike, optimizer: Any) -> list[Any]:
+def configs_of(trainer: TrainerLike, optimizer: Optimizer) -> list[LRSchedulerConfig]:
     """Return those of the Trainer's schedulers that write the param groups of ``optimizer``."""
     return [config for config in trainer.lr_scheduler_configs if same_optimizer(config.scheduler, optimizer)]
 
 
-def same_optimizer(scheduler: Any, optimizer: Any) -> bool:
+def same_optimizer(scheduler: LRScheduler, optimizer: Optimizer) -> bool:
     """Return whether ``scheduler`` writes the param groups of ``optimizer``, which may be a wrapper."""
     return scheduler.optimizer is optimizer or scheduler.optimizer.param_groups is optimizer.param_groups
 

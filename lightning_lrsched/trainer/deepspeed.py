@@ -14,11 +14,14 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
 
 from lightning_lrsched.optim.hyperparameters import torch_optimizer
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
-from lightning_lrsched.trainer.protocol import Guest, TrainerLike, is_a
+from lightning_lrsched.trainer.protocol import Checkpoint, Guest, TrainerLike, is_a
 
 # The clock ------------------------------------------------------------------------------------------------------------
 
@@ -45,7 +48,7 @@ class TrainerClock:
         scheduler.follow_optimizer(amount)
 
     def build(
-        self, trainer: Any, optimizer: Any, make: Callable[[], ScheduledLR], *, needs_run: bool = False
+        self, trainer: TrainerLike, optimizer: Optimizer, make: Callable[[], ScheduledLR], *, needs_run: bool = False
     ) -> ScheduledLR:
         """Return the scheduler that ``make`` makes in ``configure_optimizers``, and have it advance.
 
@@ -87,7 +90,7 @@ class EngineClock(TrainerClock):
         self._engine.lr_scheduler = EngineScheduler(scheduler)
 
     def build(
-        self, trainer: Any, optimizer: Any, make: Callable[[], ScheduledLR], *, needs_run: bool = False
+        self, trainer: TrainerLike, optimizer: Optimizer, make: Callable[[], ScheduledLR], *, needs_run: bool = False
     ) -> ScheduledLR:
         attachment = EngineAttachment(optimizer, make, needs_run=needs_run)
         attachment.scheduler = scheduler = make()
@@ -95,7 +98,7 @@ class EngineClock(TrainerClock):
         return scheduler
 
 
-def clock_of(trainer: Any) -> TrainerClock:
+def clock_of(trainer: TrainerLike) -> TrainerClock:
     """Return what advances the schedules of a Trainer's fit."""
     if not is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy"):
         return TrainerClock()
@@ -103,15 +106,15 @@ def clock_of(trainer: Any) -> TrainerClock:
     return EngineClock(engine if is_a(engine, "DeepSpeedEngine") else None)
 
 
-def engine_of(trainer: Any) -> Any | None:
+def engine_of(trainer: TrainerLike) -> Any | None:
     """Return the DeepSpeed engine; None with other strategies, and before it exists."""
     clock = clock_of(trainer)
     return clock._engine if isinstance(clock, EngineClock) else None
 
 
-def check_no_scheduler_section(trainer: Any, owner: str) -> None:
+def check_no_scheduler_section(trainer: TrainerLike, owner: str) -> None:
     """Raise ValueError where the configuration of DeepSpeedStrategy itself has a scheduler."""
-    section = (trainer.strategy.config or {}).get("scheduler") if clock_of(trainer).carries else None
+    section = (getattr(trainer.strategy, "config", None) or {}).get("scheduler") if clock_of(trainer).carries else None
     if section:
         name = section.get("type") if isinstance(section, dict) else section
         raise ValueError(
@@ -128,7 +131,7 @@ class EngineScheduler:
         # DeepSpeed's part of a checkpoint then resumes in DeepSpeed alone, too; Lightning restores ours itself.
         self.state_dict, self.load_state_dict = scheduler.state_dict, scheduler.load_state_dict
 
-    def step(self, *_: Any) -> None:
+    def step(self, *_: object) -> None:
         """Advance the scheduler, unless it was detached."""
         if self._scheduler.is_following:
             self._scheduler.advance()
@@ -143,7 +146,7 @@ class EngineAttachment(Guest):
         needs_run: make it again once a checkpoint is loaded, which DeepSpeed does late, for its lengths depend on that.
     """
 
-    def __init__(self, optimizer: Any, make: Callable[[], ScheduledLR], *, needs_run: bool) -> None:
+    def __init__(self, optimizer: Optimizer, make: Callable[[], ScheduledLR], *, needs_run: bool) -> None:
         self._optimizer, self._make, self._needs_run = optimizer, make, needs_run
         keys = ("lr", "initial_lr", "momentum", "betas")
         self._own_values = [
@@ -151,7 +154,7 @@ class EngineAttachment(Guest):
         ]
         self.scheduler: Any = None
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         if not self._is_in_use(trainer):  # an LR range test has taken its place
             return
         engine = engine_of(trainer)
@@ -165,7 +168,7 @@ class EngineAttachment(Guest):
             )
         clock_of(trainer).follow(self.scheduler)
 
-    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: LightningModule, checkpoint: Checkpoint) -> None:
         if engine_of(trainer) is None or not self._needs_run or not self._is_in_use(trainer):
             return
         earlier = self.scheduler
@@ -196,7 +199,7 @@ class EngineState:
     loss scale and the counters. Weights are never gathered. Restored in place, so that the same engine can go on.
     """
 
-    def __init__(self, engine: Any, module: Any) -> None:
+    def __init__(self, engine: Any, module: Module) -> None:
         """Remember them; to be called before the module's own tensors are copied.
 
         Raises:
@@ -225,7 +228,7 @@ class EngineState:
         """Leave of each sharded parameter only the shard; to be called before the module's tensors are restored."""
         for parameter in self._module.parameters():
             if hasattr(parameter, "ds_tensor"):
-                parameter.partition()
+                parameter.partition()  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def restore(self, *, keep: bool = False) -> None:
@@ -267,7 +270,7 @@ class EngineState:
                 else:
                     state[name] = value.to(key.device, copy=True) if isinstance(value, Tensor) else deepcopy(value)
 
-    def _parts(self) -> Iterator[Any]:
+    def _parts(self) -> Iterator[object]:
         wrapper = self._engine.optimizer
         yield self._engine
         if wrapper is not self._optimizer:
@@ -286,7 +289,7 @@ class EngineState:
         return {id(tensor): tensor for tensor in [*shards, *stepped] if id(tensor) not in known}.values()
 
 
-def _numbers(part: Any) -> dict[str, Any]:
+def _numbers(part: object) -> dict[str, float]:
     """Return the counters, flags and scales among the attributes of an object."""
     return {name: value for name, value in vars(part).items() if isinstance(value, (bool, int, float))}
 
@@ -295,12 +298,12 @@ def _host_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
-def _deepcopy_to_host(state: dict[str, Any]) -> dict[str, Any]:
+def _deepcopy_to_host(state: dict[str, object]) -> dict[str, object]:
     """Return a copy of what an optimizer keeps for one parameter, its tensors in host memory."""
     return {name: _host_copy(value) if isinstance(value, Tensor) else deepcopy(value) for name, value in state.items()}
 
 
-def _refuse_states_on_disk(optimizer: Any, module: Any) -> None:
+def _refuse_states_on_disk(optimizer: object, module: Module) -> None:
     swapped = bool(getattr(optimizer, "swap_optimizer", False))
     swapped = swapped or any(getattr(parameter, "nvme_swapper", None) for parameter in module.parameters())
     if swapped:

@@ -7,34 +7,35 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from itertools import takewhile
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.hyperparameters import momentum_kind, torch_optimizer
 from lightning_lrsched.optim.snapshot import global_states
 from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
-from lightning_lrsched.range_test.record import RangeTestResult, one_cycle
+from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
 from lightning_lrsched.range_test.suggest import NO_FALL
-from lightning_lrsched.schedules.fields import FROM_RANGE_TEST, Finding
+from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.checkpoint import Found, saved_findings, saved_rates
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import show_probe
-from lightning_lrsched.trainer.protocol import TrainerLike, is_a, is_automatic, loaded_checkpoint
+from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is_automatic, loaded_checkpoint, loss_in
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.reporting import add_note, log
 
 
-def schedule_from_range_test(optimizer: Any) -> SchedulerConfig:
+def schedule_from_range_test(optimizer: Optimizer) -> SchedulerConfig:
     """Return the schedule of an optimizer for which none is given: the 1Cycle that a range test leads to."""
     cycle_momentum = momentum_kind(torch_optimizer(optimizer)) == "momentum"
     return SchedulerConfig.from_dict(one_cycle(FROM_RANGE_TEST, FROM_RANGE_TEST, None, cycle_momentum))
@@ -45,7 +46,8 @@ class RangeTestsInFit:
 
     Args:
         owner: the name of the callback that attaches the schedules, for messages.
-        settings: a callback with the settings of the tests; None: a probe is enough, where one can be made.
+        settings: a callback with the settings of the tests; None: its defaults.
+        may_probe: whether a probe is enough, where one can be made, and no settings of a test are given.
         log: whether the trainer's loggers show a probe.
 
     Attributes:
@@ -54,50 +56,55 @@ class RangeTestsInFit:
             under manual optimization, per batch.
     """
 
-    def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, log: bool) -> None:
+    def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, may_probe: bool, log: bool) -> None:
         self._owner, self._settings, self._log = owner, settings, log
+        self._may_probe = may_probe and settings is None
         self.results: Found = {}
         self.rates: dict[int, float] = {}
         self._start: RandomStates | None = None
+        self._several = False
 
-    def forget(self) -> None:
-        """Forget the tests of an earlier fit."""
-        self.results, self.rates, self._start = {}, {}, None
-
-    def begin(self, trainer: Any, configs: Iterable[SchedulerConfig]) -> None:
+    def begin(self, trainer: TrainerLike, configs: Iterable[SchedulerConfig]) -> None:
         """Note where the fit begins; before the data is loaded to see how long the run is."""
-        self.load(loaded_checkpoint(trainer))
+        checkpoint = loaded_checkpoint(trainer)
+        if checkpoint:
+            self.load(checkpoint)
         if any(config.needs_range_test for config in configs):
             self._start = RandomStates()
             self._start.add_data(trainer)
 
-    def load(self, checkpoint: Mapping[str, Any]) -> None:
+    def load(self, checkpoint: Checkpoint) -> None:
         """Take the results from a checkpoint, which may be loaded after :meth:`begin`."""
         self.results, self.rates = saved_findings(checkpoint), saved_rates(checkpoint)
 
-    def is_to_come(self, trainer: Any, scheduled: Scheduled) -> bool:
+    def is_to_come(self, trainer: TrainerLike, scheduled: Scheduled) -> bool:
         """Return whether a schedule must wait for its test."""
         needed = bool(scheduled.written.config.needs_range_test)
         return needed and scheduled.index not in self.results and not loaded_checkpoint(trainer)
 
-    def run(self, trainer: Any, pl_module: Any, waiting: Sequence[Scheduled]) -> None:
-        """Make the tests for these schedules; when training starts."""
+    def run(
+        self,
+        trainer: TrainerLike,
+        pl_module: LightningModule,
+        waiting: Sequence[Scheduled],
+        started: Sequence[Callback],
+    ) -> None:
+        """Make the tests for these schedules, when training starts and these callbacks have heard of it."""
         for scheduled in waiting:
             if trainer.fast_dev_run:
                 keys = ", ".join(scheduled.written.config.needs_range_test)
                 log(trainer, f'{self._owner}: no LR range test in a fast_dev_run; {keys} as with "auto"')
             else:
-                self.results[scheduled.index] = self._run_one(
-                    trainer, pl_module, scheduled.index, several=len(waiting) > 1
-                )
+                self._several, index = len(waiting) > 1, scheduled.index
+                self.results[index] = self._run_one(trainer, pl_module, index, started)
         self._start = None
 
-    def _run_one(self, trainer: Any, pl_module: Any, index: int, *, several: bool) -> RangeTestResult | ProbeResult:
+    def _run_one(
+        self, trainer: TrainerLike, pl_module: LightningModule, index: int, started: Sequence[Callback]
+    ) -> RangeTestResult | ProbeResult:
         """Run the fit loop once with a test's limits, and restore the fit."""
         assert self._start is not None
-        # Lightning calls the callbacks in their order, and is at the one that these tests belong to.
-        before = list(takewhile(lambda callback: getattr(callback, "_tests", None) is not self, trainer.callbacks))
-        if self._settings is None:
+        if self._may_probe:
             steps = horizon_of(trainer).total
             if steps is not None and steps < SHORTEST_RUN:
                 known = of_the_prior(trainer.optimizers[index], f"in a run of only {steps} steps")
@@ -105,12 +112,12 @@ class RangeTestsInFit:
                     log(trainer, f"LR probe: {known}")
                     return known
             if obstacle(trainer) is None:
-                probe = LRProbe(self._start, before)
+                probe = LRProbe(self._start, started)
                 result = probe.run(trainer, pl_module, log_result=self._log)
                 self.rates[index] = probe.rate
                 return result
         test = LRRangeTestCallback(log=self._log) if self._settings is None else copy(self._settings)
-        test.use_inside_fit(index, self._start, several=several, started=before)
+        test.use_inside_fit(index, self._start, several=self._several, started=started)
         try:
             test.setup(trainer, pl_module, "fit")
             test.on_fit_start(trainer, pl_module)
@@ -123,7 +130,7 @@ class RangeTestsInFit:
         self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.due)
         return test.result
 
-    def findings(self, trainer: Any, scheduled: Scheduled) -> Mapping[Finding, Any] | None:
+    def findings(self, trainer: TrainerLike, scheduled: Scheduled) -> Findings | None:
         """Return the learning rates that the test of a schedule has found; None: there was none, or it shows nothing.
 
         Raises:
@@ -192,15 +199,15 @@ class LRProbe(Callback):
             some in its ``optimizer_step``.
     """
 
-    def __init__(self, start: RandomStates, started: Sequence[Any]) -> None:
+    def __init__(self, start: RandomStates, started: Sequence[Callback]) -> None:
         self._start, self._started = start, started
         self.rate = 1.0
         self._probe: Any = None
-        self._calls: list[tuple[tuple[Any, ...], list[Callable[[], object]]]] = []
+        self._calls: list[tuple[tuple[object, ...], list[Callable[[], object]]]] = []
         self._stepped = False
         self._due, self._made_at = 0, list[int]()
 
-    def run(self, trainer: TrainerLike, pl_module: Any, *, log_result: bool) -> ProbeResult:
+    def run(self, trainer: TrainerLike, pl_module: LightningModule, *, log_result: bool) -> ProbeResult:
         """Make the probe and put everything back.
 
         Raises:
@@ -230,8 +237,8 @@ class LRProbe(Callback):
             self.rate = (len(self._made_at) - 1) / (self._made_at[-1] - self._made_at[0])
         result: ProbeResult = self._probe.result()
         if self._probe.refused:
-            lr, error = self._probe.refused
-            what = f"at lr {lr:.3g} the module raised {type(error).__name__} ({str(error)[:200]})"
+            lr, refusal = self._probe.refused
+            what = f"at lr {lr:.3g} the module raised {type(refusal).__name__} ({str(refusal)[:200]})"
             log(trainer, f"LR probe: {what}, which counts as a loss that is not finite")
         log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
         if log_result:
@@ -246,17 +253,17 @@ class LRProbe(Callback):
             self._probe.rewinds = False
             self._state.rewind()
 
-    def _note_call(self, *args: Any) -> Any:
+    def _note_call(self, *args: object) -> object:
         """Call the module's training_step, and remember with what: Lightning passes what its signature asks for."""
         self._calls.append((args, global_states()))
         return self._training_step(*args)
 
-    def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._stepped = True
         self._probe.before_step()
 
     def on_train_batch_end(
-        self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: TrainerLike, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         self._due += not trainer.fit_loop._should_accumulate()
         if self._stepped:
@@ -275,8 +282,7 @@ class LRProbe(Callback):
             for args, states in self._calls:
                 for reset in states:
                     reset()
-                returned = self._training_step(*args)
-                loss = returned if isinstance(returned, Tensor) else (returned or {}).get("loss")
+                loss = loss_in(self._training_step(*args))
                 if loss is not None:
                     losses.append(loss.detach().float())
         return torch.stack(losses).mean() if losses else torch.tensor(torch.nan, device=trainer.strategy.root_device)

@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.nn import Module
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states, global_states, loaders_in
 from lightning_lrsched.trainer.deepspeed import EngineState, engine_of
 from lightning_lrsched.trainer.protocol import (
+    Checkpoint,
     TrainerLike,
     autologs,
     is_a,
@@ -46,13 +51,13 @@ DATA = ("_combined_loader", "_data_fetcher", "max_batches", "_last_train_dl_relo
 # Callbacks ------------------------------------------------------------------------------------------------------------
 
 
-def takes_part(callback: Any) -> bool:
+def takes_part(callback: Callback) -> bool:
     """Return whether a callback takes part in a trial: all do, but ours and Lightning's own and what inherits these."""
     own = [cls.__name__ for cls in type(callback).__mro__ if cls.__module__.startswith(LIGHTNING)]
     return not is_a(callback, *OURS) and (is_a(callback, *KEPT) or own[:1] in ([], ["Callback"]))
 
 
-def hooks_of(callback: Any, hooks: Iterable[str]) -> list[str]:
+def hooks_of(callback: Callback, hooks: Iterable[str]) -> list[str]:
     """Return those of ``hooks`` that the class of a callback overrides."""
     return [hook for hook in hooks if getattr(type(callback), hook) is not getattr(Callback, hook)]
 
@@ -65,7 +70,7 @@ class Participant(Callback):
         started: whether its ``on_train_start`` has run already.
     """
 
-    def __init__(self, callback: Any, *, started: bool) -> None:
+    def __init__(self, callback: Callback, *, started: bool) -> None:
         for hook in (*BATCH_HOOKS, "on_train_epoch_start", *([] if started else ["on_train_start"])):
             setattr(self, hook, getattr(callback, hook))
 
@@ -76,7 +81,9 @@ class First(Callback):
     def __init__(self, start_batch: Callable[[], object]) -> None:
         self._start_batch = start_batch
 
-    def on_train_batch_start(self, trainer: TrainerLike, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: TrainerLike, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
         self._start_batch()
 
 
@@ -119,18 +126,20 @@ class FitState:
         self._limits = _limits_of(trainer)
         self._batches_that_stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
         self._data: dict[str, Any] = {}
-        self._iterators: list[tuple[Any, Any]] = []
-        self._participants: list[Any] = []
+        self._iterators: list[tuple[DataLoader[object], _BaseDataLoaderIter | None]] = []
+        self._participants: list[Callback] = []
         self._before: ModelSnapshot | None = None
         self._marked: ModelSnapshot | None = None
         self._engine: EngineState | None = None
-        self._schedulers: list[tuple[LRSchedulerConfig, dict[str, Any]]] = []
+        self._schedulers: list[tuple[LRSchedulerConfig, Checkpoint]] = []
         self.logs_hyperparameters = autologs(trainer)
         self._resume_autolog: Callable[[], None] | None = None
 
     # The Trainer ------------------------------------------------------------------------------------------------------
 
-    def set_aside(self, test: Callback, start_batch: Callable[[], object], started: Iterable[Any] = ()) -> list[str]:
+    def set_aside(
+        self, test: Callback, start_batch: Callable[[], object], started: Iterable[Callback] = ()
+    ) -> list[str]:
         """Take what a trial must not run out of the Trainer.
 
         Args:
@@ -143,7 +152,7 @@ class FitState:
         """
         trainer, inside = self._trainer, self._at_start is not None
         self._participants = [each for each in self._callbacks if each is not test and takes_part(each)]
-        others: list[Any] = self._participants
+        others: list[Callback] = self._participants
         if inside:
             begun = [id(callback) for callback in started]
             self._participants = [c for c in others if hooks_of(c, (*BATCH_HOOKS, "on_train_epoch_start"))]
@@ -164,7 +173,9 @@ class FitState:
 
     def had_progress_bar(self) -> bool:
         """Return whether the trainer shows a progress bar."""
-        return any(is_a(callback, "ProgressBar") and callback.is_enabled for callback in self._callbacks)
+        return any(
+            is_a(callback, "ProgressBar") and getattr(callback, "is_enabled", True) for callback in self._callbacks
+        )
 
     def put_back(self) -> None:
         """Restore callbacks, limits, progress, data and random states."""
@@ -222,7 +233,7 @@ class FitState:
 
     # The module, its optimizers and schedulers ------------------------------------------------------------------------
 
-    def capture(self, module: Any) -> None:
+    def capture(self, module: Module) -> None:
         """Remember parameters, buffers, metrics, optimizer states and data; once the optimizers exist.
 
         Raises:
@@ -273,15 +284,15 @@ class FitState:
                 config.scheduler.load_state_dict(state)
 
 
-def _does_more_at_the_end(module: Any) -> bool:
+def _does_more_at_the_end(module: Module) -> bool:
     return not getattr(type(module), "on_train_end").__module__.startswith(LIGHTNING)  # noqa: B009
 
 
-def _limits_of(trainer: TrainerLike) -> dict[str, Any]:
+def _limits_of(trainer: TrainerLike) -> dict[str, float | None]:
     return {name: getattr(owner, name) for owner, names in _owners(trainer) for name in names}
 
 
-def set_limits(trainer: TrainerLike, **limits: Any) -> None:
+def set_limits(trainer: TrainerLike, **limits: float | None) -> None:
     """Set some of the limits that end a fit."""
     for owner, names in _owners(trainer):
         for name in names:
@@ -289,10 +300,10 @@ def set_limits(trainer: TrainerLike, **limits: Any) -> None:
                 setattr(owner, name, limits[name])
 
 
-def _owners(trainer: TrainerLike) -> list[tuple[Any, tuple[str, ...]]]:
+def _owners(trainer: TrainerLike) -> list[tuple[object, tuple[str, ...]]]:
     loop = trainer.fit_loop
     return [(loop, LOOP_LIMITS), (loop.epoch_loop, EPOCH_LOOP_LIMITS), (trainer, TRAINER_LIMITS)]
 
 
-def _log_nothing(*_: Any, **__: Any) -> None:
+def _log_nothing(*_: object, **__: object) -> None:
     """Replace the logger connector's log_metrics."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import cast
 
 import torch
 import torch.distributed
@@ -17,6 +17,7 @@ from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.progress import Tokens, ranks_per_batch
 from lightning_lrsched.trainer.protocol import (
+    Checkpoint,
     TrainerLike,
     callbacks_named,
     is_automatic,
@@ -91,7 +92,7 @@ class Start:
         return replace(start, steps=clock.steps or 0) if clock.attempts else start
 
     @classmethod
-    def _in_checkpoint(cls, checkpoint: Mapping[str, Any], count: str, *, automatic: bool) -> Start:
+    def _in_checkpoint(cls, checkpoint: Checkpoint, count: str, *, automatic: bool) -> Start:
         steps, loop = checkpoint["global_step"], checkpoint.get("loops", {}).get("fit_loop")
         start = cls(steps, steps, checkpoint["epoch"])
         if loop is None:
@@ -264,7 +265,7 @@ def horizon_of(
         if rate is None and not is_automatic(trainer) and position and start.steps:
             rate = position / start.steps
         if rate is not None and abs(rate - 1) > MANUAL_TOLERANCE and not limits.carries:
-            limits = replace(limits, **{"share" if is_automatic(trainer) else "rate": rate})
+            limits = replace(limits, share=rate) if is_automatic(trainer) else replace(limits, rate=rate)
             start = replace(start, steps=position)
         total, per_epoch = horizon_in(limits, start, start.steps, steps_in(limits))
         why_no_total, why_no_epoch = _reasons(trainer, limits)
@@ -276,9 +277,8 @@ def horizon_of(
 
 
 def _horizon_in_samples(
-    unit: str, trainer: TrainerLike, loader: Any, limits: Limits, start: Start, position: int, tokens: Tokens | None
+    unit: str, trainer: TrainerLike, loader: object, limits: Limits, start: Start, position: int, tokens: Tokens | None
 ) -> Horizon:
-    why = ""
     if callable(tokens):
         why = "tokens are counted batch by batch, by a function; write a number of tokens"
     elif not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
@@ -286,10 +286,10 @@ def _horizon_in_samples(
         why = f"the samples in the batches of {kind} are not known; write a number of {unit}s"
     elif by_step_scheduler(trainer) and limits.steps is not None:
         why = BY_STEP
-    if why:
-        return Horizon(None, None, why, why)
-    amount = _samples_in(loader, limits, trainer, 1 if tokens is None or callable(tokens) else tokens)
-    return Horizon(*horizon_in(limits, start, position, amount), *_reasons(trainer, limits))
+    else:
+        amount = _samples_in(loader, limits, trainer, 1 if tokens is None else tokens)
+        return Horizon(*horizon_in(limits, start, position, amount), *_reasons(trainer, limits))
+    return Horizon(None, None, why, why)
 
 
 BY_STEP = (
@@ -342,11 +342,12 @@ def _reasons(trainer: TrainerLike, limits: Limits) -> tuple[str, str]:
     return f"{loader} and the Trainer no max_steps; {remedy} {REMEDY}", of_epoch
 
 
-def _samples_in(loader: Any, limits: Limits, trainer: TrainerLike, tokens: int) -> Amount:
+def _samples_in(loader: DataLoader[object], limits: Limits, trainer: TrainerLike, tokens: int) -> Amount:
     """Return how to count the samples, or tokens, that the batches hold on all ranks."""
-    of_batch = int(loader.batch_sampler.batch_size)
-    source = loader.dataset if isinstance(loader.dataset, IterableDataset) else loader.batch_sampler.sampler
-    size = len(source) if limits.known_epoch and hasattr(source, "__len__") else math.inf
+    batches = cast("BatchSampler", loader.batch_sampler)
+    of_batch = batches.batch_size
+    source: object = loader.dataset if isinstance(loader.dataset, IterableDataset) else batches.sampler
+    size = len(source) if limits.known_epoch and isinstance(source, Sized) else math.inf
 
     def amount(rows: Iterable[Row]) -> float:
         held = sum(row.epochs * (min(row.last * of_batch, size) - min(row.first * of_batch, size)) for row in rows)
@@ -358,7 +359,7 @@ def _samples_in(loader: Any, limits: Limits, trainer: TrainerLike, tokens: int) 
 
 
 @contextmanager
-def train_loaders(trainer: TrainerLike) -> Iterator[Any]:
+def train_loaders(trainer: TrainerLike) -> Iterator[object]:
     """Give the trainer's loader, or several in a mapping or a list, also before Lightning has made them."""
     # At on_fit_start and in configure_optimizers there are none yet; estimated_stepping_batches does the same.
     too_early = trainer.train_dataloader is None
@@ -371,7 +372,7 @@ def train_loaders(trainer: TrainerLike) -> Iterator[Any]:
             trainer.fit_loop._combined_loader = None  # Lightning restores the saved state of a loader when it is set up
 
 
-def over_ranks(value: float, trainer: TrainerLike, operation: Any) -> float:
+def over_ranks(value: float, trainer: TrainerLike, operation: object) -> float:
     """Return the least, or the sum, of the values that all ranks have."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value

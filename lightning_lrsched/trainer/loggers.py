@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 
-from lightning_lrsched.optim.hyperparameters import LR
+from lightning_lrsched.optim.hyperparameters import LR, Group
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
@@ -28,6 +30,13 @@ from lightning_lrsched.range_test.sweep import Row
 from lightning_lrsched.schedules.length import STEPS, UNITS
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+L = TypeVar("L", bound=Logger)
 
 MAX_POINTS = 100
 MAX_WAIT = 10.0
@@ -69,6 +78,33 @@ class Point:
         return values
 
 
+class Guard:
+    """Sends something to loggers; one that raises is left out from then on, with one warning.
+
+    Args:
+        what: what is sent.
+        goes_on: what goes on without it.
+    """
+
+    def __init__(self, what: str, goes_on: str) -> None:
+        self._what, self._goes_on = what, goes_on
+        self._left_out: list[Logger] = []
+
+    def send(self, logger: L, send: Callable[[L], object]) -> None:
+        """Call ``send`` with the logger."""
+        if any(logger is other for other in self._left_out):
+            return
+        try:
+            send(logger)
+        except Exception as error:  # noqa: BLE001 - neither training nor a test may fail because a logger does
+            self._left_out.append(logger)
+            warnings.warn(
+                f"{type(logger).__name__} failed to log {self._what} ({type(error).__name__}: {error});"
+                f" {self._goes_on}",
+                stacklevel=2,
+            )
+
+
 class CurveLogger:
     """Logs lr and momentum under the tags of Lightning's LearningRateMonitor; nothing where the trainer has a monitor.
 
@@ -80,8 +116,8 @@ class CurveLogger:
 
     def __init__(self) -> None:
         self._points: list[Point] = []
-        self._laid_out: list[Any] = []
-        self._left_out: list[Any] = []
+        self._laid_out: list[Logger] = []
+        self._guard = Guard("the lr and momentum curves", "training goes on without them")
 
     def after_batch(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Log the values of the optimizer step that has just finished, if there was one and it is due."""
@@ -93,16 +129,14 @@ class CurveLogger:
         at = finished + scheduled.axis
         if every and at // every > (before + scheduled.axis) // every:
             # The values with which the step that has just finished, counted from 0, was made.
-            self._add(trainer, Point(scheduled.scheduler, scheduled.position_before, at - 1))
+            self._add(trainer, Point(scheduled.schedule, scheduled.position_before, at - 1))
 
     def _add(self, trainer: TrainerLike, point: Point) -> None:
         if callbacks_named(trainer, "LearningRateMonitor"):
             return
         at_once = [logger for logger in trainer.loggers if not _is_plain_tensorboard(logger)]
         for logger in at_once:
-            self._try(
-                logger, lambda logger=logger: logger.log_metrics(point.values(curve_tags(trainer)), step=point.at)
-            )
+            self._guard.send(logger, lambda to: to.log_metrics(point.values(curve_tags(trainer)), step=point.at))
         if len(at_once) < len(trainer.loggers):
             self._points.append(point)
             if len(self._points) >= MAX_POINTS or point.wall_time - self._points[0].wall_time > MAX_WAIT:
@@ -114,31 +148,18 @@ class CurveLogger:
         if not points or not trainer.is_global_zero:
             return
         for logger in filter(_is_plain_tensorboard, trainer.loggers):
-            self._try(logger, lambda logger=logger: _write_events(trainer, logger, points))
+            self._guard.send(logger, lambda to: _write_events(trainer, to, points))
             if not any(logger is other for other in self._laid_out):
                 self._laid_out.append(logger)
-                self._try(logger, lambda logger=logger: _write_layout(logger, momentum=_has_momentum(trainer)))
-
-    def _try(self, logger: Any, log: Any) -> None:
-        if any(logger is other for other in self._left_out):
-            return
-        try:
-            log()
-        except Exception as error:  # noqa: BLE001 - training must not fail because a logger does
-            self._left_out.append(logger)
-            warnings.warn(
-                f"{type(logger).__name__} failed to log the lr and momentum curves"
-                f" ({type(error).__name__}: {error}); training goes on without them",
-                stacklevel=2,
-            )
+                self._guard.send(logger, lambda to: _write_layout(to, momentum=_has_momentum(trainer)))
 
 
-def _is_plain_tensorboard(logger: Any) -> bool:
+def _is_plain_tensorboard(logger: Logger) -> TypeGuard[TensorBoardLogger]:
     """Return whether metrics reach TensorBoard as Lightning sends them: a subclass may filter or rename them."""
     return is_a(logger, "TensorBoardLogger") and type(logger).log_metrics.__module__.startswith(LIGHTNING)
 
 
-def _write_events(trainer: TrainerLike, logger: Any, points: list[Point]) -> None:
+def _write_events(trainer: TrainerLike, logger: TensorBoardLogger, points: list[Point]) -> None:
     # Imported only here: other loggers' users need not have it loaded.
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]  # noqa: PLC0415
 
@@ -150,7 +171,7 @@ def _write_events(trainer: TrainerLike, logger: Any, points: list[Point]) -> Non
         writer.add_summary(Summary(value=scalars), point.at, point.wall_time)
 
 
-def _write_layout(logger: Any, *, momentum: bool) -> None:
+def _write_layout(logger: TensorBoardLogger, *, momentum: bool) -> None:
     """Group the curves on the page of custom scalars, by patterns that also match groups and optimizers added later."""
     board = logger.experiment
     board.flush()
@@ -176,7 +197,7 @@ def _has_momentum(trainer: TrainerLike) -> bool:
     return any(isinstance(each, ScheduledLR) and each.momentum_at(0) is not None for each in schedulers)
 
 
-def _prefix(logger: Any) -> str:
+def _prefix(logger: TensorBoardLogger) -> str:
     return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
 
 
@@ -195,7 +216,7 @@ def curve_tags(trainer: TrainerLike) -> dict[int, list[str]]:
     return tags
 
 
-def _group_tags(prefix: str, groups: list[dict[str, Any]]) -> list[str]:
+def _group_tags(prefix: str, groups: list[Group]) -> list[str]:
     if len(groups) == 1:
         return [f"{prefix}/{groups[0]['name']}" if groups[0].get("name") else prefix]
     return [f"{prefix}/{group.get('name', f'pg{number}')}" for number, group in enumerate(groups, start=1)]
@@ -238,8 +259,9 @@ class Board:
         self._prefix = PREFIX if optimizer is None else f"{PREFIX}_{optimizer}"
         self._name = "LR range test" if optimizer is None else f"LR range test of optimizer {optimizer}"
         self._loggers = list(trainer.loggers) if log else []
+        self._guard = Guard("the LR range test", "the test goes on without it")
         self._run_steps = run_steps or EXAMPLE_STEPS
-        self._bar: Any = None
+        self._bar: Any = None  # tqdm has no types
         if bar and trainer.is_global_zero and _is_seen():
             self._bar = Tqdm(total=steps, desc=self._name, file=sys.stdout, dynamic_ncols=True)
 
@@ -272,20 +294,9 @@ class Board:
             self._bar.close()
             self._bar = None
 
-    def _each(self, show: Callable[[Any], None]) -> None:
-        for logger in list(self._loggers):
-            self._try(logger, show)
-
-    def _try(self, logger: Any, show: Callable[[Any], None]) -> None:
-        try:
-            show(logger)
-        except Exception as error:  # noqa: BLE001 - the test must not fail because a logger does
-            self._loggers.remove(logger)
-            warnings.warn(
-                f"{type(logger).__name__} failed to log the LR range test ({type(error).__name__}: {error});"
-                " the test goes on without it",
-                stacklevel=2,
-            )
+    def _each(self, show: Callable[[Logger], object]) -> None:
+        for logger in self._loggers:
+            self._guard.send(logger, show)
 
 
 def show_probe(trainer: TrainerLike, result: ProbeResult) -> None:
@@ -304,7 +315,7 @@ def _is_seen() -> bool:
     return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
-def _show_findings(logger: Any, prefix: str, result: RangeTestResult, text: str, figure: Any) -> None:
+def _show_findings(logger: Any, prefix: str, result: RangeTestResult, text: str, figure: Figure | None) -> None:
     """Log figure and table as the logger allows: as image and text, or as files in its folder."""
     experiment: Any = getattr(logger, "experiment", None)
     step = result.steps[-1] + (0 if result.coarse is None else result.coarse.num_steps)
@@ -325,7 +336,7 @@ def _show_findings(logger: Any, prefix: str, result: RangeTestResult, text: str,
         _write_files(str(logger.log_dir), prefix.removeprefix(PREFIX), result, text, figure)
 
 
-def _write_files(folder: str, suffix: str, result: RangeTestResult, text: str, figure: Any) -> None:
+def _write_files(folder: str, suffix: str, result: RangeTestResult, text: str, figure: Figure | None) -> None:
     system, path = url_to_fs(folder)  # it may be a bucket or the like
     files = {f"range_test{suffix}.json": result.to_json().encode(), f"range_test{suffix}.md": text.encode()}
     if figure is not None:
@@ -337,7 +348,7 @@ def _write_files(folder: str, suffix: str, result: RangeTestResult, text: str, f
         system.pipe_file(f"{path}/{name}", content)
 
 
-def _thumbnail(figure: Any) -> Any:
+def _thumbnail(figure: Figure) -> NDArray[np.uint8]:
     """Return the picture as an array, a little soft.
 
     TensorBoard shows about every second pixel of it and leaves out those between: of sharp letters and lines, parts.
@@ -347,13 +358,13 @@ def _thumbnail(figure: Any) -> Any:
     return np.asarray(_image(figure).convert("RGB").filter(ImageFilter.GaussianBlur(0.8)))
 
 
-def _image(figure: Any) -> Any:
-    from PIL import Image  # noqa: PLC0415 - matplotlib brings it
+def _image(figure: Figure) -> Image:
+    from PIL.Image import open as open_image  # noqa: PLC0415 - matplotlib brings it
 
-    return Image.open(io.BytesIO(as_png(figure, dpi=150)))
+    return open_image(io.BytesIO(as_png(figure, dpi=150)))
 
 
-def _figure_of(result: RangeTestResult | ProbeResult) -> Any:
+def _figure_of(result: RangeTestResult | ProbeResult) -> Figure | None:
     try:
         return result.plot()
     except ImportError:

@@ -49,8 +49,8 @@ class BatchCounter:
     def __init__(self, tokens: Tokens | None) -> None:
         self.tokens = tokens
         self._total = self._ranks_per_batch = 0
-        self._group: Any = None
-        self._sums: list[tuple[Any, Tensor]] = []
+        self._group: torch.distributed.ProcessGroup | None = None
+        self._sums: list[tuple[torch.distributed.Work, Tensor]] = []
 
     def begin(self, trainer: TrainerLike) -> None:
         """Begin to count; to be called on all ranks.
@@ -68,7 +68,7 @@ class BatchCounter:
         self._ranks_per_batch = ranks_per_batch(trainer)
         self._group = torch.distributed.new_group(backend="gloo")
 
-    def add(self, trainer: TrainerLike, batch: Any) -> None:
+    def add(self, trainer: TrainerLike, batch: object) -> None:
         """Add what a batch holds."""
         number = self._in_batch(batch, trainer.train_dataloader)
         if self._group is None:
@@ -92,7 +92,7 @@ class BatchCounter:
             torch.distributed.destroy_process_group(self._group)
             self._group = None
 
-    def _in_batch(self, batch: Any, loaders: Any) -> int:
+    def _in_batch(self, batch: object, loaders: object) -> int:
         if not callable(self.tokens):
             return (self.tokens or 1) * samples_in(batch, loaders)
         number = self.tokens(batch)
@@ -134,7 +134,7 @@ class StepCounter:
         return self.latest
 
 
-def samples_in(batch: Any, loaders: Any = None) -> int:
+def samples_in(batch: Any, loaders: object = None) -> int:
     """Return the number of samples in a batch: the first dimension of its tensors; of several loaders, the sum.
 
     Args:
@@ -161,10 +161,10 @@ def samples_in(batch: Any, loaders: Any = None) -> int:
     )
 
 
-def _first_dimensions(batch: Any) -> Iterator[int]:
+def _first_dimensions(batch: object) -> Iterator[int]:
     if isinstance(batch, Tensor):
         yield from batch.shape[:1]
-    parts: Iterable[Any] = ()
+    parts: Iterable[object] = ()
     if isinstance(batch, Mapping):
         parts = batch.values()
     elif isinstance(batch, (list, tuple)):

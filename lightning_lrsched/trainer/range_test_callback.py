@@ -16,17 +16,19 @@ from typing import Any
 from uuid import uuid4
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.report import caveats_of, count_steps, hyperparameters, summarize
-from lightning_lrsched.range_test.sweep import SweepSettings, documented
+from lightning_lrsched.range_test.report import caveats_of, count_steps, summarize
+from lightning_lrsched.range_test.sweep import Sweep, SweepSettings, documented
 from lightning_lrsched.schedules.errors import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, Idle, pick_optimizer
 from lightning_lrsched.trainer.conflicts import configs_of, same_optimizer
@@ -34,7 +36,7 @@ from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import Board
-from lightning_lrsched.trainer.protocol import TrainerLike, callbacks_named, is_a
+from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, callbacks_named, is_a, loss_in
 from lightning_lrsched.trainer.reporting import add_note, log, store_hyperparameters
 
 OWN = ("LRRangeTestCallback", "LRSchedulerCallback")
@@ -101,15 +103,15 @@ class LRRangeTestCallback(Callback):
         self._log = log
         self._at_start: RandomStates | None = None  # where the test is made inside the fit that it is for
         self._several = False
-        self._started: Sequence[Any] = ()
+        self._started: Sequence[Callback] = ()
         self._child_result = ChildResult()
         self._begin()
 
     def _begin(self) -> None:
         """Forget an earlier test."""
         self._state: FitState | None = None
-        self._board: Any = None  # a Board, while there is one
-        self._run: Any = None  # a RangeTestRun, while there is one
+        self._board: Board | None = None
+        self._test: RangeTestRun | None = None
         self._resumes = False
         self._losses = BackwardLosses()
         self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
@@ -131,8 +133,14 @@ class LRRangeTestCallback(Callback):
             )
         return result
 
+    @property
+    def _run(self) -> RangeTestRun:
+        """The test, while there is one."""
+        assert self._test is not None
+        return self._test
+
     def use_inside_fit(
-        self, optimizer_index: int, start: RandomStates, *, several: bool, started: Sequence[Any] = ()
+        self, optimizer_index: int, start: RandomStates, *, several: bool, started: Sequence[Callback] = ()
     ) -> None:
         """Prepare for a test at the start of a fit that is already under way.
 
@@ -147,7 +155,7 @@ class LRRangeTestCallback(Callback):
 
     # Before -----------------------------------------------------------------------------------------------------------
 
-    def setup(self, trainer: TrainerLike, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: TrainerLike, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._check_others(trainer)
             self._begin()
@@ -176,7 +184,7 @@ class LRRangeTestCallback(Callback):
                 " test as range_test=LRRangeTestCallback(...)"
             )
 
-    def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         assert self._state is not None
         _, optimizer = pick_optimizer(trainer, self.optimizer_index, type(self).__name__)
         # The length of the run, before the trainer's own limits are lifted.
@@ -214,14 +222,14 @@ class LRRangeTestCallback(Callback):
             for config in configs_of(trainer, optimizer):  # the next fit makes the module's again
                 configs[configs.index(config)] = LRSchedulerConfig(stand_in, interval="step", frequency=NEVER)
 
-        self._run = RangeTestRun(
+        self._test = RangeTestRun(
             settings, optimizer, self._state, follow=follow, checks_steps=not clock.carries, on_row=self._board.show_row
         )
 
-    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: LightningModule, checkpoint: Checkpoint) -> None:
         self._resumes = True
 
-    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_train_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         assert self._state is not None
         if self._resumes:  # the optimizers' states were loaded after on_fit_start, with some strategies the weights too
             self._state.capture(pl_module)
@@ -241,10 +249,10 @@ class LRRangeTestCallback(Callback):
 
     # During -----------------------------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         self._extend(trainer)
 
-    def on_train_epoch_end(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         self._extend(trainer)
 
     def _extend(self, trainer: TrainerLike) -> None:
@@ -259,15 +267,15 @@ class LRRangeTestCallback(Callback):
     def _start_batch(self) -> None:
         self._run.start_batch()
 
-    def on_before_backward(self, trainer: TrainerLike, pl_module: Any, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: TrainerLike, pl_module: LightningModule, loss: Tensor) -> None:
         if not pl_module.automatic_optimization:
             self._losses.add(loss, getattr(trainer.precision_plugin, "scaler", None))
 
-    def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._losses.step(swept=same_optimizer(self._run.sweep.schedule, optimizer))
 
     def on_train_batch_end(
-        self, trainer: TrainerLike, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: TrainerLike, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         automatic = pl_module.automatic_optimization
         self.due += not (automatic and trainer.fit_loop._should_accumulate())
@@ -285,10 +293,10 @@ class LRRangeTestCallback(Callback):
             )
         self._stop_if_over(trainer)
 
-    def _losses_of_batch(self, trainer: TrainerLike, pl_module: Any, outputs: Any) -> list[Tensor]:
+    def _losses_of_batch(self, trainer: TrainerLike, pl_module: LightningModule, outputs: object) -> list[Tensor]:
         """Return what training_step returned; under manual optimization, where that says less, what went backward."""
         backward = self._losses.of_batch()
-        returned = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
+        returned = loss_in(outputs)
         if backward and (returned is None or len(trainer.optimizers) > 1):
             return backward
         if returned is None:
@@ -305,7 +313,7 @@ class LRRangeTestCallback(Callback):
         before, self._skipped_steps = self._skipped_steps, clock.skipped
         return self._skipped_steps > before
 
-    def _check_that_there_are_losses(self, sweep: Any) -> None:
+    def _check_that_there_are_losses(self, sweep: Sweep) -> None:
         if self._monitor is None and not sweep.losses.has_losses and sweep.finished >= SETTLING_STEPS:
             raise ValueError(
                 f"training_step returned no loss in {sweep.finished} optimizer steps: have it return the loss (or"
@@ -313,7 +321,7 @@ class LRRangeTestCallback(Callback):
                 " logged in validation"
             )
 
-    def on_validation_end(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         if self._monitor is None or trainer.sanity_checking or not self._run.sweep.finished:
             return
         if self._monitor not in trainer.callback_metrics:
@@ -331,32 +339,34 @@ class LRRangeTestCallback(Callback):
 
     # After ------------------------------------------------------------------------------------------------------------
 
-    def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_train_end(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         assert self._state is not None
+        assert self._board is not None
         self._result = self._run.end()
         self._board.show_result(self._result)
         if self._at_start is None:  # else they belong to the record of the training
-            found = {"lr_range_test": hyperparameters(self._run.result)} if self._log else {}
+            found = {"lr_range_test": self._result.hyperparameters()} if self._log else {}
             store_hyperparameters(trainer, found, with_own=self._state.logs_hyperparameters)
 
-    def on_fit_end(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         # Before the teardown hooks, so that the disabled callbacks get theirs.
         self._put_back(trainer)
 
-    def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: TrainerLike, pl_module: LightningModule, exception: BaseException) -> None:
         if self._state is None:
             return
-        if self._run is not None and isinstance(exception, Exception):
-            add_note(trainer, exception, _where(self._run.sweep))
+        test = self._test
+        if test is not None and isinstance(exception, Exception):
+            add_note(trainer, exception, _where(test.sweep))
         try:
-            if self._run is not None and self._run.result is None:
-                self._result = self._run.end(StopReason.INTERRUPTED, wait=False)
+            if test is not None and test.result is None:
+                self._result = test.end(StopReason.INTERRUPTED, wait=False)
         finally:
             self._put_back(trainer)
 
     def _put_back(self, trainer: TrainerLike) -> None:
         state, board, result = self._state, self._board, self._result
-        self._state = self._run = None
+        self._state = self._test = None
         if state is None:
             return
         state.put_back()
@@ -406,7 +416,7 @@ class BackwardLosses:
         return losses
 
 
-def _where(sweep: Any) -> str:
+def _where(sweep: Sweep) -> str:
     """Return in which step of a test, and at which lr, an error was raised: a module may check its own loss."""
     lr = max(sweep.schedule.lr_at(sweep.finished))
     return (
@@ -437,7 +447,7 @@ class ChildResult:
         self._path = Path(tempfile.gettempdir()) / f"lightning_lrsched-{uuid4().hex}.json"
         weakref.finalize(self, _remove, self._path, self._owner)
 
-    def __deepcopy__(self, memo: Any) -> ChildResult:
+    def __deepcopy__(self, memo: object) -> ChildResult:
         return ChildResult()  # a copied callback runs tests of its own
 
     def begin(self, trainer: TrainerLike) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
@@ -20,6 +22,7 @@ from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.horizon import MANUAL_TOLERANCE, Start, ended_early, horizon_of, steps_made
 from lightning_lrsched.trainer.protocol import (
+    Checkpoint,
     Guest,
     TrainerLike,
     autologs,
@@ -29,6 +32,9 @@ from lightning_lrsched.trainer.protocol import (
     logs_own,
     pause_autolog,
 )
+
+Hyperparameters = dict[str, Any]
+"""What a logger stores of a run: name -> value."""
 
 MAX_DIGITS = 8
 """A longer number was computed: six digits of it are shown."""
@@ -40,7 +46,7 @@ LOW = 0.01
 """An lr below this fraction of the highest hardly trains."""
 
 
-def log(trainer: Any, text: str, level: int = logging.INFO) -> None:
+def log(trainer: TrainerLike, text: str, level: int = logging.INFO) -> None:
     """Log ``text`` once, not on every rank, where Lightning logs: its logger has a handler that prints."""
     if getattr(trainer, "is_global_zero", False):
         # The user's Trainer may be a subclass.
@@ -48,7 +54,7 @@ def log(trainer: Any, text: str, level: int = logging.INFO) -> None:
         logging.getLogger((homes or [__name__])[-1]).log(level, "%s", text)
 
 
-def add_note(trainer: Any, error: Exception, text: str) -> None:
+def add_note(trainer: TrainerLike, error: Exception, text: str) -> None:
     """Add ``text`` to what Python shows of an error; before Python 3.11, which cannot, log it."""
     if hasattr(error, "add_note"):
         error.add_note(text)
@@ -64,7 +70,7 @@ class RunReport(Guest):
     """
 
     def __init__(self) -> None:
-        self._hyperparameters: dict[str, Any] = {}
+        self._hyperparameters: Hyperparameters = {}
         self._written = False
         self._start = Start()
         self.schedules: dict[int, Scheduled] = {}
@@ -72,7 +78,7 @@ class RunReport(Guest):
         self._resume_autolog: Callable[[], None] | None = None
 
     @classmethod
-    def join(cls, trainer: Any) -> RunReport | None:
+    def join(cls, trainer: TrainerLike) -> RunReport | None:
         """Return the report of the fit that ``trainer`` is about to do, which is added to its callbacks if need be.
 
         None without a Trainer, or in a range test.
@@ -98,17 +104,18 @@ class RunReport(Guest):
         self.schedules[index] = scheduled
         keys = config.needs_range_test + config.needs_run + config.needs_optimizer
         if keys:
-            as_written, values = ({key: of.values()[key] for key in keys} for of in (config, resolved))
+            given, numbers = config.values(), resolved.values()
+            as_written, values = {key: given[key] for key in keys}, {key: numbers[key] for key in keys}
             if by_probe:  # nobody has written the word
                 as_written.update(dict.fromkeys(config.needs_range_test, "from the probe"))
             unit = "" if config.unit == STEPS else f" [{config.unit}s]"
-            name = name_of(scheduled.scheduler.optimizer, index if len(trainer.optimizers) > 1 else None)
+            name = name_of(scheduled.schedule.optimizer, index if len(trainer.optimizers) > 1 else None)
             log(trainer, f"Schedule of {name}:\n{resolution_table(config.type + unit, as_written, values)}")
         section = resolved.to_dict()
         values = {**section.pop("params"), **section}
         self.add_hyperparameters(trainer, f"lr_scheduler_{index}" if index else "lr_scheduler", values)
 
-    def add_hyperparameters(self, trainer: TrainerLike, name: str, values: dict[str, Any]) -> None:
+    def add_hyperparameters(self, trainer: TrainerLike, name: str, values: Hyperparameters) -> None:
         """Add ``values`` to the record that the loggers store when the fit begins."""
         self._hyperparameters[name] = values
         if self._written:
@@ -118,17 +125,17 @@ class RunReport(Guest):
         """Write the record only when training starts: a range test is still to find some of its numbers."""
         self._waits = True
 
-    def on_fit_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         self._start = Start.of(trainer)
         if not self._waits:
             self._write(trainer)
         elif autologs(trainer):
             self._resume_autolog = pause_autolog(trainer)
 
-    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: TrainerLike, pl_module: LightningModule, checkpoint: Checkpoint) -> None:
         self._start = Start.of(trainer)  # strategies that shard the optimizer load it after on_fit_start
 
-    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_train_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         paused = self._resume_autolog is not None
         self.leave(trainer)
         if not self._written:
@@ -137,13 +144,12 @@ class RunReport(Guest):
             for logger in trainer.loggers:
                 logger.log_graph(pl_module)
                 logger.save()
-        # Under manual optimization only the loop knows how often an optimizer steps.
         if not trainer.fast_dev_run:
             for each in self.schedules.values():
                 self._report_length(trainer, each)
 
     def _report_length(self, trainer: TrainerLike, each: Scheduled) -> None:
-        name, found = each.config.type, length_of(each.scheduler)
+        name, found = each.config.type, each.schedule.schedule.length
         ends_early = [type(callback).__name__ for callback in callbacks_named(trainer, "EarlyStopping", "Timer")]
         if ends_early and found is not None:
             who = "max_time" if ends_early == ["Timer"] else ends_early[0]
@@ -154,10 +160,12 @@ class RunReport(Guest):
             )
         # Under manual optimization only the loop knows how often an optimizer steps.
         if is_automatic(trainer):
-            tokens = None if each.counter is None else each.counter.tokens
-            position = each.scheduler.last_epoch
-            run = horizon_of(trainer, each.config.unit, start=self._start, position=position, tokens=tokens)
-            line = length_mismatch(each.config, each.scheduler, run)
+            run = each.run
+            if not each.config.needs_run or each.counter is not None:  # else its length was read already
+                tokens = None if each.counter is None else each.counter.tokens
+                position = each.schedule.last_epoch
+                run = horizon_of(trainer, each.config.unit, start=self._start, position=position, tokens=tokens)
+            line = length_mismatch(each.config, each.schedule, run)
             if line:
                 log(trainer, line, logging.WARNING)
 
@@ -181,7 +189,7 @@ class EndReport(Guest):
         self._before: int | None = None
 
     @classmethod
-    def join(cls, trainer: Any, scheduled: Scheduled) -> None:
+    def join(cls, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Have the fit that ``trainer`` is about to do report a schedule when it ends."""
         reports = [callback for callback in trainer.callbacks if isinstance(callback, EndReport)]
         if not reports:
@@ -189,17 +197,17 @@ class EndReport(Guest):
             trainer.callbacks.append(reports[0])
         reports[0].schedules.append(scheduled)
 
-    def on_train_start(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_train_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         self._before = steps_made(trainer)
         listed = [config.scheduler for config in trainer.lr_scheduler_configs]
         self.schedules = [each for each in self.schedules if each.scheduler in listed]  # others were replaced
         for each in self.schedules:
             each.begin()
 
-    def on_train_end(self, trainer: TrainerLike, pl_module: Any) -> None:
+    def on_train_end(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
         self._report(trainer, early=ended_early(trainer))
 
-    def on_exception(self, trainer: TrainerLike, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: TrainerLike, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):
             self._report(trainer, early=True)
         super().on_exception(trainer, pl_module, exception)
@@ -221,7 +229,9 @@ def report_end(trainer: TrainerLike, schedules: Iterable[Scheduled], steps: int,
 # The log --------------------------------------------------------------------------------------------------------------
 
 
-def log_unused(trainer: Any, owner: str, section: Any, optimizer: Optimizer, index: int | None = None) -> None:
+def log_unused(
+    trainer: TrainerLike, owner: str, section: object, optimizer: Optimizer, index: int | None = None
+) -> None:
     """Log that ``owner`` does not use an ``optimizer`` section, whatever it holds; with both lrs where they differ."""
     lr = lr_of(section)
     own = dict.fromkeys(f"{float(group.get('initial_lr', group['lr'])):g}" for group in optimizer.param_groups)
@@ -235,7 +245,7 @@ def log_unused(trainer: Any, owner: str, section: Any, optimizer: Optimizer, ind
     )
 
 
-def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str, Any]) -> None:
+def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str, object]) -> None:
     """Log which arguments of the Trainer the rest of a DeepSpeed configuration asks for, where it has others."""
     try:
         asked_for = trainer_arguments(config, world_size=trainer.world_size)
@@ -252,7 +262,7 @@ def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str,
         )
 
 
-def resolution_table(name: str, written: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+def resolution_table(name: str, written: Mapping[str, object], resolved: Mapping[str, object]) -> str:
     """Return a plain-text table: each value as written, and in this run.
 
     >>> print(resolution_table("WarmupLR", {"warmup_num_steps": "auto"}, {"warmup_num_steps": 30}))
@@ -261,11 +271,11 @@ def resolution_table(name: str, written: Mapping[str, Any], resolved: Mapping[st
     """
     rows = [(name, "as written", "in this run")]
     rows += [(key, str(value), _shown(resolved[key])) for key, value in written.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{a:<{widths[0]}} | {b:<{widths[1]}} | {c}" for a, b, c in rows)
+    keys, given, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join([f"{key:<{keys}} | {value:<{given}} | {number}" for key, value, number in rows])
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Return ``value`` as text; of a number that was computed, as many digits as can mean something."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_shown, value))}]"
@@ -281,7 +291,7 @@ def name_of(optimizer: Optimizer, index: int | None = None) -> str:
 # Hyperparameters ------------------------------------------------------------------------------------------------------
 
 
-def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any], *, with_own: bool | None = None) -> None:
+def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, object], *, with_own: bool | None = None) -> None:
     """Send ``ours`` to every logger, in one record with the hyperparameters of the module.
 
     A name that the module uses itself gets the prefix ``lightning_lrsched_``.
@@ -301,7 +311,7 @@ def store_hyperparameters(trainer: TrainerLike, ours: Mapping[str, Any], *, with
         _log_hyperparameters(logger, record)
 
 
-def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
+def _log_hyperparameters(logger: Logger, record: Hyperparameters) -> None:
     try:
         logger.log_hyperparams(record)
         _renew_file(logger)
@@ -312,22 +322,22 @@ def _log_hyperparameters(logger: Any, record: dict[str, Any]) -> None:
         )
 
 
-def _renew_file(logger: Any) -> None:
+def _renew_file(logger: Logger) -> None:
     """Let TensorBoardLogger write its file of hyperparameters again, where a range test had it written still empty."""
     name = getattr(logger, "NAME_HPARAMS_FILE", None)
     if name and is_a(logger, "TensorBoardLogger"):
-        file = Path(logger.log_dir) / name
+        file = Path(str(logger.log_dir)) / name
         if file.is_file() and file.read_text(encoding="utf-8").strip() == "{}":
             file.unlink(missing_ok=True)  # several processes may get here
             logger.save()
 
 
-def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
+def _hyperparameters_of_module(trainer: TrainerLike) -> Hyperparameters:
     """Return the hyperparameters that Lightning itself logs a moment later."""
-    record: dict[str, Any] = {}
+    record: Hyperparameters = {}
     for owner in (trainer.lightning_module, trainer.datamodule):
         if logs_own(owner):
-            record.update(owner.hparams_initial)
+            record.update(getattr(owner, "hparams_initial"))  # noqa: B009 - of both
     record.pop("_class_path", None)  # LightningCLI's own
     return record
 
@@ -335,7 +345,7 @@ def _hyperparameters_of_module(trainer: TrainerLike) -> dict[str, Any]:
 # Lengths --------------------------------------------------------------------------------------------------------------
 
 
-def length_mismatch(config: SchedulerConfig, schedule: Any, run: Horizon) -> str | None:
+def length_mismatch(config: SchedulerConfig, schedule: ScheduledLR, run: Horizon) -> str | None:
     """Return a line for the log where a schedule ends long before the run, or the run before the schedule.
 
     None if the length of the run is not known, if a fraction of the run was asked for, or if the schedule goes on after
@@ -346,36 +356,41 @@ def length_mismatch(config: SchedulerConfig, schedule: Any, run: Horizon) -> str
         schedule: the schedule that was built from it.
         run: how long the run is.
     """
-    found, total, unit = length_of(schedule), run.total, config.unit
+    found, total, unit = schedule.schedule.length, run.total, config.unit
     if found is None or total is None:
         return None
     keys, length = found
-    fields = {path: field for path, field, _ in config.schedule.leaves()}
-    named, auto = " + ".join(keys), all(fields[key].auto for key in keys)
-    remedy = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
-    remedy = f"Write {remedy} for lengths that fit the run, or train for {length} {unit}s"
     if length > total * (1 + TOLERANCE):
         lr, last = max(schedule.lr_at(total)), max(schedule.lr_at(length))
         return (
-            f"{config.type}: the run ends at {unit} {total}, the schedule only at {unit} {length} ({named}): the lr"
-            f" will then be {lr:.3g}, not {last:.3g}. {remedy}"
+            f"{config.type}: the run ends at {unit} {total}, the schedule only at {unit} {length}"
+            f" ({' + '.join(keys)}): the lr will then be {lr:.3g}, not {last:.3g}. {_remedy(config, keys, length)}"
         )
-    peak = max(max(schedule.lr_at(round(length * part / 20))) for part in range(21))
-    # Its end, or where a decay that follows has left nearly nothing of the lr; none where it goes on to train.
-    preview = schedule.schedule.preview_steps
-    lows = [step for step in (length, (length + preview) // 2, preview) if max(schedule.lr_at(step)) < LOW * peak]
-    end = length if schedule.schedule.ends_low else min(lows, default=total)
-    if end < total * (1 - TOLERANCE) and not set(keys) & set(config.needs_run):
+    if set(keys) & set(config.needs_run):
+        return None
+    end = length if schedule.schedule.ends_low else _low_from(schedule, length)
+    if end is not None and end < total * (1 - TOLERANCE):
         return (
-            f"{config.type}: the schedule ends at {unit} {end} ({named}), the run only at {unit} {total}: the last"
-            f" {total - end} {unit}s will have an lr of {max(schedule.lr_at(total)):.3g}. {remedy}"
+            f"{config.type}: the schedule ends at {unit} {end} ({' + '.join(keys)}), the run only at {unit} {total}:"
+            f" the last {total - end} {unit}s will have an lr of {max(schedule.lr_at(total)):.3g}."
+            f" {_remedy(config, keys, length)}"
         )
     return None
 
 
-def length_of(schedule: Any) -> tuple[list[str], int] | None:
-    """Return the keys that give a schedule its length, and the step at which it ends; None if it has no end."""
-    return schedule.schedule.length if isinstance(schedule, ScheduledLR) else None
+def _remedy(config: SchedulerConfig, keys: list[str], length: int) -> str:
+    fields = {path: field for path, field, _ in config.schedule.leaves()}
+    auto = all(fields[key].auto for key in keys)
+    lengths = ", ".join(f'"{key}": "auto"' for key in keys) if auto else "fractions of the run (0.1)"
+    return f"Write {lengths} for lengths that fit the run, or train for {length} {config.unit}s"
+
+
+def _low_from(schedule: ScheduledLR, length: int) -> int | None:
+    """Return where a decay that follows a schedule has left nearly nothing of the lr; None: it goes on to train."""
+    peak = max(max(schedule.lr_at(round(length * part / 20))) for part in range(21))
+    preview = schedule.schedule.preview_steps
+    steps = (length, (length + preview) // 2, preview)
+    return min((step for step in steps if max(schedule.lr_at(step)) < LOW * peak), default=None)
 
 
 def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str | None:
@@ -386,7 +401,7 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
         expected: steps of the fit as Lightning counts them; under manual optimization, batches.
         early: whether the run has ended before its own limits, by its time, a callback or the user.
     """
-    config, schedule, found = scheduled.config, scheduled.scheduler, length_of(scheduled.scheduler)
+    config, schedule, found = scheduled.config, scheduled.schedule, scheduled.schedule.schedule.length
     if found is None:
         return None
     (keys, length), position, unit = found, schedule.last_epoch, config.unit

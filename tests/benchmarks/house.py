@@ -86,6 +86,7 @@ def ways() -> dict[str, tuple[int, int, int]]:
         trainer.fit(Module(), torch.utils.data.DataLoader(torch.randn(8, 2), batch_size=2))
 
     build()  # what is read once is read
+    _ = package.LRSchedulerCallback  # and what is imported is imported
     return {"dict to schedule": frames_of(build), "fit to first batch": frames_of(fit)}
 
 

@@ -179,22 +179,6 @@ def test_a_second_fit_of_the_same_trainer_begins_a_new_schedule(tmp_path, route)
     assert [config.scheduler.last_epoch for config in trainer.lr_scheduler_configs] == [BATCHES]
 
 
-def test_a_fit_after_the_range_test_is_the_same_as_without_it(tmp_path):
-    def train(*tests: Any) -> Net:
-        module = Net()
-        for test in tests:
-            quiet_trainer(tmp_path, test, max_steps=-1, max_epochs=2).fit(module, StatefulLoader())
-            assert len(module.used) > 10
-            module.used.clear()
-        trainer = quiet_trainer(tmp_path, LRSchedulerCallback(ONE_CYCLE), max_steps=-1, max_epochs=2)
-        trainer.fit(module, StatefulLoader())
-        return module
-
-    after, without = train(LRRangeTestCallback(max_lr=1.0, num_steps=30)), train()
-    assert after.used == without.used
-    assert all(map(torch.equal, after.weights(), without.weights()))
-
-
 def test_during_the_range_test_a_schedule_of_the_module_moves_nothing(tmp_path):
     test = LRRangeTestCallback(max_lr=1.0, num_steps=30)
     module = fit(tmp_path, None, through_module(sgd, ONE_CYCLE), test, max_steps=-1, max_epochs=2)

@@ -94,7 +94,8 @@ def with_second(second: Any, interval: str = "step") -> Any:
 def test_a_schedulers_of_the_module_on_the_same_optimizer_is_refused(tmp_path, second, interval):
     refused(
         tmp_path,
-        r"configure_optimizers already returns a scheduler \((StepLR|OneCycle)\) for optimizer 0",
+        r"configure_optimizers already returns a scheduler \((StepLR|OneCycle)\) for optimizer 0; write"
+        r" LRSchedulerCallback\(\.\.\., take_over=True\) to use this schedule",
         LRSchedulerCallback(ONE_CYCLE),
         configure=with_second(second, interval),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric import Fabric
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, seed_everything
 from torch.utils.data import DataLoader
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest
@@ -86,13 +86,18 @@ def ways(make_trainer: Any) -> dict[str, Callable[..., Any]]:
         make_trainer(test, Look(watch)).fit(module, loader)
         return test.result
 
-    return {**WAYS, "Trainer": trainer}
+    def inside(module: Any, optimizer: Any, loader: Any, watch: Watch) -> Any:
+        module.configure_optimizers, callback = lambda: optimizer, with_range_test()
+        make_trainer(callback, Look(watch), max_epochs=30, enable_model_summary=False).fit(module, loader)
+        return callback.range_test_result
+
+    return {**WAYS, "Trainer": trainer, "inside a fit": inside}
 
 
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
 @pytest.mark.parametrize("how", ENDS)
-@pytest.mark.parametrize("way", [*WAYS, "Trainer"])
+@pytest.mark.parametrize("way", [*WAYS, "Trainer", "inside a fit"])
 def test_everything_is_put_back_between_the_sweeps_and_at_the_end(ways, way, how, optimizer_class, trained):
     module, loader = Everything(optimizer_class), noisy_data()
     optimizer = module.configure_optimizers()
@@ -104,11 +109,15 @@ def test_everything_is_put_back_between_the_sweeps_and_at_the_end(ways, way, how
     before, data_before = trace(module, optimizer), data_trace(loader)
     if how == "end":
         assert ways[way](module, optimizer, loader, watch).coarse is not None
+        if way == "inside a fit":  # then the training begins
+            assert watch.begins[:3] == [before] * 3
+            return
     else:
         with pytest.raises((ENDS[how], SystemExit)):
             ways[way](module, optimizer, loader, watch)
     assert trace(module, optimizer) == before
-    assert data_trace(loader) == data_before
+    if way != "inside a fit":  # which has begun to use its data by then
+        assert data_trace(loader) == data_before
     assert optimizer.param_groups[0]["lr"] == lr
     assert "initial_lr" not in optimizer.param_groups[0]
     assert watch.begins == [before] * 2
@@ -127,23 +136,33 @@ class Rows(Callback):
         self.rows.append((trainer.global_step, outputs["loss"].item(), batch[0].sum().item(), batch_idx))
 
 
-def fit(make_trainer: Any, callback: Any, module: Any, loader: Any, epochs: int = 6, *callbacks: Any) -> Any:
+def fit(make_trainer: Any, callback: Any, module: Any, loader: Any, source: Any) -> Any:
     seed_everything(3, verbose=False)
     rows = Rows()
-    trainer = make_trainer(callback, *callbacks, rows, max_epochs=epochs)
-    trainer.fit(module, loader)
+    trainer = make_trainer(callback, rows, max_epochs=6)
+    trainer.fit(module, source(loader))
     return callback, (
         trace(module, trainer.optimizers[0]), data_trace(loader), rows.rows[-trainer.global_step :],
         trainer.fit_loop.state_dict(), trainer.callback_metrics,
     )  # fmt: skip
 
 
+class Data(LightningDataModule):
+    def __init__(self, loader: Any) -> None:
+        super().__init__()
+        self.loader = loader
+
+    def train_dataloader(self) -> Any:
+        return self.loader
+
+
+@pytest.mark.parametrize("source", [lambda loader: loader, Data])
 @pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])
-def test_a_fit_with_one_line_is_the_fit_with_the_numbers_that_it_finds(make_trainer, finder):
-    callback, tested = fit(make_trainer, finder(), Everything(), noisy_data())
+def test_a_fit_with_one_line_is_the_fit_with_the_numbers_that_it_finds(make_trainer, finder, source):
+    callback, tested = fit(make_trainer, finder(), Everything(), noisy_data(), source)
     found = {**callback.probe_results, **callback.range_test_results}[0].learning_rates()
     config = one_cycle(found["low"], found["high"], None, False)
-    _, given = fit(make_trainer, LRSchedulerCallback(config), Everything(), noisy_data())
+    _, given = fit(make_trainer, LRSchedulerCallback(config), Everything(), noisy_data(), source)
     for one, other in zip(tested, given, strict=True):
         assert one == other
 

@@ -68,14 +68,6 @@ def test_a_training_is_as_if_the_module_had_returned_no_scheduler(tmp_path, capl
     assert "for optimizer 0, which is not used" in line
 
 
-@pytest.mark.parametrize("form", ["dict", "plateau"])
-def test_without_it_the_error_names_it(tmp_path, form):
-    with pytest.raises(
-        ValueError, match=r"already returns a scheduler .* write LRSchedulerCallback\(\.\.\., take_over=True\)"
-    ):
-        fit(tmp_path, ONE_CYCLE, lambda m: FORMS[form](one_group(m)))
-
-
 class Stepping(ManualNet):
     """Steps the schedulers that it has returned, as manual optimization asks it to."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -160,3 +161,22 @@ def test_the_figure_marks_prior_and_peak():
     labels = [text.get_text() for text in found.plot().axes[0].get_legend().get_texts()]
     assert f"peak {found.peak:.2g}" in labels
     assert f"prior {found.prior:.2g}" in labels
+
+
+@pytest.mark.parametrize("decades", [0.3, 0.8, 1.2, 1.5, 1.9, 2.1, 4.0, 7.0])
+@pytest.mark.parametrize("low", [1.3e-5, 0.004])
+def test_the_labels_of_the_lr_axis_do_not_overlap(low, decades):
+    pytest.importorskip("matplotlib")
+    lrs = [0.0, low, low * 10 ** (decades / 2), low * 10**decades]
+    figure = ProbeResult(low, "", None, low, lrs, [1.0, 0.9, 0.8, 0.9]).plot()
+    figure.canvas.draw()
+    axis = figure.axes[0].xaxis
+    labels = [each for each in axis.get_ticklabels(which="both") if each.get_text()]
+    left, right = figure.axes[0].get_xlim()
+    boxes = sorted(
+        (each.get_window_extent().x0, each.get_window_extent().x1)
+        for each in labels
+        if left <= each.get_position()[0] <= right
+    )
+    assert len(boxes) > 1
+    assert all(end < begin for (_, end), (begin, _) in itertools.pairwise(boxes))

@@ -56,19 +56,6 @@ class Driven:
 # One sweep ------------------------------------------------------------------------------------------------------------
 
 
-def test_num_steps_are_made_and_recorded_and_everything_is_put_back():
-    test = Driven(lambda step, lr: 2.0, num_steps=50, max_lr=1.0)
-    assert test.steps == len(test.result.steps) == len(test.rows) == 50
-    assert test.result.lrs == pytest.approx([1e-6 * 10 ** (6 * step / 49) for step in range(50)])
-    assert test.result.stop_reason == "num_steps"
-    assert test.calls == ["mark", "restore"]
-    assert not test.schedule.is_following
-
-
-def test_the_loss_of_a_step_is_the_mean_of_its_micro_batches():
-    assert Driven(lambda step, lr: step, micro_batches=3, num_steps=5).result.losses == [1.0, 2.0, 3.0, 4.0, 5.0]
-
-
 @pytest.mark.parametrize("late", [False, True])
 def test_a_verdict_counts_before_a_limit_and_nothing_after_it_is_recorded(monkeypatch, late):
     monkeypatch.setattr(loss_watch, "_is_far", lambda loss: late)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_lrsched import RangeTestResult
-from lightning_lrsched.range_test.report import hyperparameters, summarize
+from lightning_lrsched.range_test.report import summarize
 from tests.kit.records import shortened, sweep
 
 
@@ -58,9 +58,9 @@ def test_the_steps_of_both_sweeps_are_shown():
     result = two_sweeps()
     assert summarize(result).startswith("73 + 200 optimizer steps, lr 1e-06")
     assert rows(result.to_markdown())["steps"] == "73 + 200"
-    found = hyperparameters(result)
+    found = result.hyperparameters()
     assert (found["coarse_steps"], found["steps"]) == (73, 200)
-    assert "coarse_steps" not in hyperparameters(sweep())
+    assert "coarse_steps" not in sweep().hyperparameters()
 
 
 def test_of_losses_recorded_every_tenth_step_the_table_counts_the_steps():

@@ -1,4 +1,4 @@
-"""Trainings of seconds with other people's packages, each with a Trainer that gets our callbacks where its users can."""
+"""Trainings of seconds with other people's packages; each gives its Trainer our callbacks where its users can."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -57,7 +58,9 @@ def chemprop(callbacks: Sequence[Any], folder: Path) -> Any:
     molecules = [("C" * n, float(n)) for n in range(2, 18)] + [("C" * n + "O", n + 0.5) for n in range(2, 18)]
     points = [data.MoleculeDatapoint.from_smi(text, [size / 18]) for text, size in molecules]
     loader = data.build_dataloader(data.MoleculeDataset(points), batch_size=8, num_workers=0)
-    module = models.MPNN(layers.BondMessagePassing(d_h=32), layers.MeanAggregation(), layers.RegressionFFN(input_dim=32))
+    module = models.MPNN(
+        layers.BondMessagePassing(d_h=32), layers.MeanAggregation(), layers.RegressionFFN(input_dim=32)
+    )
     trainer = trainer_of(callbacks, folder, max_epochs=25)
     trainer.fit(module, loader)
     return trainer
@@ -65,13 +68,13 @@ def chemprop(callbacks: Sequence[Any], folder: Path) -> Any:
 
 def series() -> Any:
     """Eight waves of 60 steps, as a frame with the columns ``unique_id``, ``ds`` and ``y``."""
-    import pandas
+    import pandas as pd
 
     steps = torch.arange(60.0)
-    return pandas.concat(
-        pandas.DataFrame({"unique_id": f"wave {k}", "ds": range(60), "y": torch.sin(steps / (2 + k / 2)).numpy()})
+    return pd.concat(
+        pd.DataFrame({"unique_id": f"wave {k}", "ds": range(60), "y": torch.sin(steps / (2 + k / 2)).numpy()})
         for k in range(8)
-    )
+    ).reset_index(drop=True)
 
 
 def neuralforecast(callbacks: Sequence[Any], folder: Path) -> Any:
@@ -85,7 +88,8 @@ def neuralforecast(callbacks: Sequence[Any], folder: Path) -> Any:
     )  # fmt: skip
     forecast = NeuralForecast([model], freq=1)
     forecast.fit(series())
-    return forecast.models[0].trainer
+    used = forecast.models[0]  # a copy
+    return SimpleNamespace(callbacks=used.trainer_kwargs["callbacks"], callback_metrics=used.metrics)
 
 
 def pytorch_forecasting(callbacks: Sequence[Any], folder: Path, optimizer: str = "adam") -> Any:

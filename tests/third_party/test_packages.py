@@ -16,7 +16,10 @@ from tests.third_party.packages import PACKAGES, Package
 
 pytestmark = [pytest.mark.third_party, pytest.mark.filterwarnings("default")]
 
-DECAY = {"type": "WarmupDecayLR", "params": {"warmup_max_lr": "auto", "warmup_num_steps": 0.1, "total_num_steps": "auto"}}
+DECAY = {
+    "type": "WarmupDecayLR",
+    "params": {"warmup_max_lr": "auto", "warmup_num_steps": 0.1, "total_num_steps": "auto"},
+}
 
 
 class Watch(Callback):
@@ -86,7 +89,7 @@ def test_its_own_training(case, results, tmp_path):
 
 
 def test_one_line(case, results, tmp_path):
-    name, package = case
+    package = case[1]
     if package.has_scheduler:
         with pytest.raises(ValueError, match=r"take_over=True") as caught:
             train(package, tmp_path, LRSchedulerCallback())
@@ -99,7 +102,7 @@ def test_one_line(case, results, tmp_path):
 
 
 def test_a_schedule_from_a_config(case, results, tmp_path):
-    name, package = case
+    package = case[1]
     path = tmp_path / "schedule.json"
     path.write_text(json.dumps(DECAY))
     metric, ours, watch = train(package, tmp_path, LRSchedulerCallback(path, take_over=package.has_scheduler))
@@ -108,6 +111,6 @@ def test_a_schedule_from_a_config(case, results, tmp_path):
 
 
 def test_a_range_test_alone(case, results, tmp_path):
-    name, package = case
+    package = case[1]
     _, ours, _ = train(package, tmp_path, LRRangeTestCallback(num_steps=30, max_lr=1.0))
     note(results, case, suggestion=ours.result.suggestion())

@@ -1,16 +1,18 @@
-"""An LR range test inside the fit, then 1Cycle between what it found."""
+"""What is found at the start of a fit, by a probe or an LR range test, and the 1Cycle that follows."""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     GradientAccumulationScheduler,
@@ -21,18 +23,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lightning_lrsched import (
-    LRRangeTestCallback,
-    LRSchedulerCallback,
-    RangeTestResult,
-    SchedulerConfig,
-    configure_optimizers,
-)
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig, configure_optimizers
+from lightning_lrsched.range_test.probe import STEPS as PROBE_STEPS
 from tests.kit.modules import Notes, Regression, ValidatedRegression, data
 from tests.kit.runs import RestoresLater, with_range_test
 
 EPOCHS, BATCHES = 6, 10
 STEPS = EPOCHS * BATCHES
+FINDERS = {"probe": LRSchedulerCallback, "range test": with_range_test}
+finders = pytest.mark.parametrize("finder", FINDERS.values(), ids=FINDERS)
 
 
 def adam(parameters: Any) -> torch.optim.Optimizer:
@@ -47,106 +46,338 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def shuffled() -> Any:
-    """Data in another order in every epoch, from the global generator."""
-    return data(BATCHES, shuffle=True)
-
-
-def separate_test(make_trainer: Any, module: Any, loader: Any = None, **options: Any) -> RangeTestResult:
-    """A test in a fit of its own, from the state in which a fit with a test inside begins."""
-    test = LRRangeTestCallback(**options)
-    make_trainer(test).fit(module, shuffled() if loader is None else loader)
-    return test.result
-
-
-# The training --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("optimizer", [None, adam])
-def test_one_line_trains_with_1cycle_between_the_bounds_of_a_range_test(make_trainer, optimizer):
+def fit(make_trainer: Any, module: Any, *callbacks: Any, loader: Any = None, **options: Any) -> Any:
+    """Train with the first of the callbacks (none: one that makes a probe), and return it and the Trainer."""
     seed_everything(3, verbose=False)
-    module, callback = Regression(optimizer), with_range_test()
-    trainer = make_trainer(callback, max_epochs=EPOCHS)
-    trainer.fit(module, shuffled())
+    callbacks = callbacks or (LRSchedulerCallback(),)
+    trainer = make_trainer(*callbacks, **{"max_epochs": EPOCHS, **options})
+    trainer.fit(module, loader or data(BATCHES))
+    return callbacks[0], trainer
 
+
+def found_by(callback: Any) -> Any:
+    [found] = {**callback.probe_results, **callback.range_test_results}.values()
+    return found
+
+
+def steps_of(found: Any) -> int:
+    """Optimizer steps before the training."""
+    return found.steps if isinstance(found.steps, int) else found.coarse.num_steps + found.num_steps
+
+
+# Both -----------------------------------------------------------------------------------------------------------------
+
+
+@finders
+@pytest.mark.parametrize("optimizer", [None, adam])
+def test_one_line_trains_with_1cycle_up_to_the_peak_that_is_found(make_trainer, finder, optimizer):
+    module, callback = Regression(optimizer), finder()
+    _, trainer = fit(make_trainer, module, callback, loader=data(BATCHES, shuffle=True))
     assert (trainer.global_step, trainer.current_epoch) == (STEPS, EPOCHS)
-    schedule = callback.schedulers[0]
+    schedule, trained_at, found = callback.schedulers[0], module.seen[-STEPS:], found_by(callback)
     assert type(schedule).__name__ == "OneCycle"
-    trained_at = module.seen[-STEPS:]
     assert [lr for lr, _ in trained_at] == [schedule.lr_at(step)[0] for step in range(STEPS)]
     if optimizer is None:
         assert [momentum for _, momentum in trained_at] == [schedule.momentum_at(step)[0] for step in range(STEPS)]
     else:
         assert {momentum for _, momentum in trained_at} == {0.9}
-
-    low, high = callback.range_test_result.bounds()
-    assert (schedule.lr_at(0)[0], max(lr for lr, _ in trained_at)) == pytest.approx((low, high))
+    rates = found.learning_rates()
+    assert (schedule.lr_at(0)[0], max(lr for lr, _ in trained_at)) == pytest.approx((rates["low"], rates["high"]))
     lengths = ("cycle_first_step_size", "cycle_second_step_size", "decay_step_size")
     assert sum(schedule.hyperparameters[key] for key in lengths) == STEPS
+    assert bool(callback.probe_results) == (finder is LRSchedulerCallback) == (steps_of(found) == PROBE_STEPS)
 
 
-LONG = 60
-"""[epochs] Long enough for a test of the usual length."""
-
-
-def test_it_is_what_a_test_and_then_a_new_fit_are(make_trainer):
-    seed_everything(3, verbose=False)
-    module, callback = Regression(), with_range_test()
-    make_trainer(callback, max_epochs=LONG).fit(module, shuffled())
-    random_after = torch.get_rng_state()
-
-    seed_everything(3, verbose=False)
-    other = Regression()
-    result = separate_test(make_trainer, other)
-    assert result == callback.range_test_result
-    make_trainer(LRSchedulerCallback(result.one_cycle()), max_epochs=LONG).fit(other, shuffled())
-    assert same(weights(module), weights(other))
-    assert torch.equal(torch.get_rng_state(), random_after)
-
-
-def test_data_of_a_datamodule_in_a_random_order_of_its_own(make_trainer):
-    class Data(LightningDataModule):
-        def __init__(self):
-            super().__init__()
-            self.order = torch.Generator().manual_seed(7)
-
-        def train_dataloader(self):
-            return data(BATCHES, shuffle=True, generator=self.order)
-
-    trained = []
-    for separate in (False, True):
-        seed_everything(3, verbose=False)
-        module, source = Regression(), Data()
-        schedule = separate_test(make_trainer, module, source).one_cycle() if separate else None
-        callback = LRSchedulerCallback(schedule) if separate else with_range_test()
-        make_trainer(callback, max_epochs=LONG).fit(module, datamodule=source)
-        trained.append(weights(module))
-    assert same(*trained)
-
-
-def test_accumulated_batches_count_as_one_step(make_trainer):
+@finders
+def test_accumulated_batches_are_one_step(make_trainer, finder):
     for options, callbacks in (({"accumulate_grad_batches": 4}, ()), ({}, (GradientAccumulationScheduler({0: 4}),))):
-        module, callback = Regression(), with_range_test()
-        trainer = make_trainer(callback, *callbacks, max_epochs=EPOCHS, **options)
-        trainer.fit(module, data(BATCHES))
-        assert trainer.global_step == callback.schedulers[0].last_epoch == EPOCHS * 3
-        result = callback.range_test_result
-        # One record per step, not per batch.
-        assert len(module.seen) - EPOCHS * 3 == result.coarse.num_steps + result.num_steps
+        module, callback = Regression(adam), finder()
+        _, trainer = fit(make_trainer, module, callback, *callbacks, max_epochs=20, **options)
+        assert trainer.global_step == callback.schedulers[0].last_epoch == 20 * 3
+        assert len(module.seen) - trainer.global_step == steps_of(found_by(callback))  # per step, not per batch
 
 
-def test_the_ratio_of_param_groups_is_kept(make_trainer):
-    module, callback = Regression(), with_range_test()
+@finders
+def test_the_ratio_of_param_groups_is_kept(make_trainer, finder):
+    module, callback = Regression(), finder()
     module.make_optimizer = lambda _: torch.optim.SGD(
         [{"params": module.net[0].parameters(), "lr": 0.01}, {"params": module.net[1:].parameters(), "lr": 0.04}],
         momentum=0.9,
     )
-    make_trainer(callback, max_epochs=EPOCHS).fit(module, data())
-    schedule = callback.schedulers[0]
-    for step in (0, 10, 30, 59):
-        first, second = schedule.lr_at(step)
+    fit(make_trainer, module, callback)
+    low, high = found_by(callback).learning_rates()["high"]
+    assert low / high == pytest.approx(0.25)
+    assert callback.schedulers[0].hyperparameters["cycle_max_lr"] == pytest.approx([low, high])
+    for step in (0, 10, 18, 59):
+        first, second = callback.schedulers[0].lr_at(step)
         assert first / second == pytest.approx(0.25)
-    assert max(schedule.lr_at(18)) == pytest.approx(callback.range_test_result.bounds()[1])
+
+
+class Hooks(Callback):
+    """Notes every hook that is called."""
+
+    def __init__(self):
+        self.called = []
+        for name in dir(Callback):
+            if name.startswith("on_"):
+                setattr(self, name, self._noting(name))
+
+    def _noting(self, name):
+        return lambda *_, **__: self.called.append(name)
+
+
+@finders
+def test_callbacks_of_the_user_and_loggers_see_only_the_training(make_trainer, tmp_path, finder):
+    called = {}
+    given = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}})
+    for name, callback in (("given", given), ("tested", finder())):
+        hooks, logger = Hooks(), CSVLogger(tmp_path, name=name)
+        checkpoints = ModelCheckpoint(tmp_path / f"{name}_checkpoints", every_n_train_steps=20, save_top_k=-1)
+        module = ValidatedRegression()
+        module.training_step = lambda batch, _, module=module: (
+            module.log("train_loss", loss := module.loss(batch)) or loss
+        )
+        make_trainer(
+            callback,
+            *(hooks, checkpoints, EarlyStopping("val_loss", patience=100), LearningRateMonitor("step")),
+            max_epochs=EPOCHS,
+            logger=logger,
+            log_every_n_steps=10,
+            enable_checkpointing=True,
+        ).fit(module, data(), data())
+        called[name] = hooks.called
+        assert sorted(path.name for path in (tmp_path / f"{name}_checkpoints").iterdir()) == [
+            f"epoch={epoch}-step={step}.ckpt" for epoch, step in ((1, 20), (3, 40), (5, 60))
+        ]
+        with (Path(logger.log_dir) / "metrics.csv").open() as lines:
+            rows = list(csv.DictReader(lines))
+        for tag in ("train_loss", "lr-SGD"):
+            assert [int(row["step"]) for row in rows if row[tag]] == [9, 19, 29, 39, 49, 59]
+        assert sum(bool(row["val_loss"]) for row in rows) == EPOCHS
+    assert called["tested"] == called["given"]
+    assert (sum(bool(row.get("lr_range_test/loss")) for row in rows) > 50) == (finder is with_range_test)
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("make", "again"),
+    [
+        (LRSchedulerCallback, LRSchedulerCallback),
+        (with_range_test, with_range_test),
+        (with_range_test, LRSchedulerCallback),  # which would make a probe
+        (lambda: LRSchedulerCallback(DECAY), lambda: LRSchedulerCallback(DECAY)),
+    ],
+)
+def test_a_resume_finds_nothing_anew_and_goes_on_with_what_was_found(
+    make_trainer, tmp_path, caplog, make, again, later
+):
+    path = tmp_path / "at20.ckpt"
+
+    class Save(Callback):
+        def on_train_epoch_end(self, trainer, *_):
+            if trainer.global_step == 20:
+                trainer.save_checkpoint(path)
+
+    def train(callback, *callbacks, ckpt_path=None):
+        options = {"strategy": RestoresLater(torch.device("cpu"))} if later else {}
+        module = Regression()
+        trainer = make_trainer(callback, *callbacks, max_epochs=EPOCHS, **options)
+        trainer.fit(module, data(), ckpt_path=ckpt_path)
+        assert trainer.global_step == STEPS
+        return module, callback
+
+    whole, found = train(make(), Save())
+    torch.load(path, weights_only=True)  # plain values only
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        resumed, known = train(again(), ckpt_path=path)
+    assert known.range_test_results == found.range_test_results
+    assert known.probe_results == found.probe_results
+    assert not [line for line in caplog.messages if line.startswith(("LR probe", "LR range test"))]
+    assert resumed.seen == whole.seen[-(STEPS - 20) :]
+
+
+@finders
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_after_an_exception_the_trainer_is_as_it_was(make_trainer, finder, error):
+    class Failing(Regression):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step == 8:
+                raise error
+            return super().training_step(batch, batch_idx)
+
+    module, hooks, callback = Failing(), Hooks(), finder()
+    trainer = make_trainer(callback, hooks, max_epochs=EPOCHS)
+    before = weights(module)
+    with pytest.raises((error, SystemExit)):
+        trainer.fit(module, data())
+    assert same(before, weights(module))
+    assert (trainer.global_step, trainer.max_epochs, trainer.enable_autolog_hparams) == (0, EPOCHS, True)
+    assert trainer.callbacks == [callback, hooks]
+    assert "on_exception" in hooks.called
+
+
+# The probe ------------------------------------------------------------------------------------------------------------
+
+
+def test_it_costs_a_dozen_steps_and_about_as_many_forward_passes(make_trainer):
+    class Counts(Regression):
+        passes = steps = 0
+
+        def loss(self, batch: Any) -> Any:
+            Counts.passes += 1
+            return super().loss(batch)
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            Counts.steps += 1
+
+    callback, trainer = fit(make_trainer, Counts(adam))
+    found = callback.probe_results[0]
+    assert Counts.steps - trainer.global_step == found.steps == PROBE_STEPS
+    assert Counts.passes - Counts.steps == found.forwards < 30
+
+
+def test_a_loss_may_need_gradients_in_its_forward_pass(make_trainer):
+    class Physics(Regression):
+        def loss(self, batch: Any) -> Any:
+            inputs = batch[0].clone().requires_grad_()
+            (slope,) = torch.autograd.grad(self.net(inputs).sum(), inputs, create_graph=True)
+            return (slope - 1).square().mean()
+
+    callback, _ = fit(make_trainer, Physics(adam))
+    assert callback.probe_results[0].lowest is not None
+
+
+def test_callbacks_that_change_batches_take_part_and_other_ones_see_only_the_training(make_trainer):
+    class Doubles(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            batch[0].mul_(2)
+
+    class Large(Regression):
+        def loss(self, batch: Any) -> Any:
+            assert batch[0].abs().max() > 50
+            return super().loss(batch)
+
+    inputs = torch.full((80, 4), 30.0)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, inputs[:, :1]), 8)
+    callback, _ = fit(make_trainer, Large(adam), LRSchedulerCallback(), Doubles(), loader=loader)
+    assert callback.probe_results[0].steps == PROBE_STEPS
+
+
+def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(make_trainer, caplog):
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging", reason="came with Lightning 2.6")
+    with caplog.at_level("INFO"):
+        callback, _ = fit(make_trainer, Regression(adam), LRSchedulerCallback(), averaging.EMAWeightAveraging())
+    assert callback.probe_results[0].steps == PROBE_STEPS
+    assert "LR probe: without EMAWeightAveraging, which would stop it or change weights or lr" in caplog.messages
+
+
+def test_a_short_run_takes_the_prior(make_trainer, caplog):
+    with caplog.at_level("INFO"):
+        module = Regression(adam)
+        callback, trainer = fit(make_trainer, module, max_epochs=2)
+    found = callback.probe_results[0]
+    assert (found.peak, found.prior, found.steps) == (0.006, 0.006, 0)
+    assert len(module.seen) == trainer.global_step == 20
+    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 20 steps" in caplog.text
+
+
+def test_manual_optimization_has_a_range_test(make_trainer):
+    class Manual(Regression):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            loss = self.loss(batch)
+            self.manual_backward(loss)
+            optimizer.step()
+            return loss
+
+    callback, _ = fit(make_trainer, Manual(adam))
+    assert callback.probe_results == {}
+    assert list(callback.range_test_results) == [0]
+
+
+def test_log_and_tensorboard_say_what_was_found(make_trainer, tmp_path, caplog):
+    pytest.importorskip("matplotlib")
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    with caplog.at_level("INFO"):
+        callback, _ = fit(make_trainer, Regression(adam), logger=logger)
+    assert f"LR probe: {callback.probe_results[0]}; weights, optimizers and Trainer restored." in caplog.messages
+    assert "cycle_max_lr           | from the probe | " in caplog.text
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert "lr_probe/loss_vs_lr" in events.Tags()["images"]
+    assert "lr_probe/result/text_summary" in events.Tags()["tensors"]
+
+
+def test_the_same_state_gives_the_same_peak_with_dropout_too(make_trainer):
+    found = []
+    for _ in range(2):
+        seed_everything(5, verbose=False)
+        callback, _ = fit(make_trainer, Regression(adam), loader=data(BATCHES))
+        found.append(callback.probe_results[0])
+    assert found[0] == found[1]
+
+
+class Strict(Regression):
+    """Checks its own loss, which is not finite far from the first weights."""
+
+    def __init__(self, optimizer: Any, check: Any) -> None:
+        torch.manual_seed(1)
+        super().__init__(optimizer)
+        self.check = check
+        self.register_buffer("first", self.net[0].weight.detach().clone())
+
+    def loss(self, batch: Any) -> Any:
+        far = (self.net[0].weight.detach() - self.first).abs().max() > 0.5
+        loss = torch.where(far, torch.inf, super().loss(batch))
+        self.check(loss)
+        return loss
+
+
+def raises(loss: Any) -> None:
+    if not torch.isfinite(loss):
+        raise ValueError("the loss is not finite")
+
+
+def asserts(loss: Any) -> None:
+    assert torch.isfinite(loss), "the loss is not finite"
+
+
+CHECKS = {
+    "raise": raises,
+    "assert": asserts,
+    "distribution": lambda loss: torch.distributions.Normal(loss - loss, 1.0, validate_args=True),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_module_that_checks_its_own_loss_gets_the_peak_of_one_that_does_not(make_trainer, caplog, check):
+    with caplog.at_level("INFO"):
+        strict, _ = fit(make_trainer, Strict(adam, CHECKS[check]))
+    plain, _ = fit(make_trainer, Strict(adam, lambda loss: None))
+    assert any(map(math.isinf, strict.probe_results[0].losses))
+    assert strict.probe_results == plain.probe_results
+    assert "which counts as a loss that is not finite" in caplog.text
+
+
+def test_what_runs_out_of_memory_does_so_in_the_probe_too(make_trainer):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def check(loss: Any) -> None:
+        if not torch.isfinite(loss):
+            raise OutOfMemoryError
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        fit(make_trainer, Strict(adam, check))
+    if sys.version_info >= (3, 11):
+        [note] = caught.value.__notes__
+        assert note.startswith("This was in the LR probe, in a step at lr 0.")
+
+
+# The range test -------------------------------------------------------------------------------------------------------
 
 
 class Gan(LightningModule):
@@ -210,78 +441,11 @@ def test_the_losses_of_each_optimizer_are_its_own(make_trainer):
                 optimizer.step()
 
     for index in (0, 1):
-        result = separate_test(make_trainer, Constant(), num_steps=20, optimizer_index=index)
+        test = LRRangeTestCallback(num_steps=20, optimizer_index=index)
+        make_trainer(test).fit(Constant(), data())
+        result = test.result
         assert set(result.losses) == {index + 1.0}
         assert len(result.losses) == 20
-
-
-# What else is there sees only the training ---------------------------------------------------------------------------
-
-
-class Hooks(Callback):
-    """Notes every hook that is called."""
-
-    def __init__(self):
-        self.called = []
-        for name in dir(Callback):
-            if name.startswith("on_"):
-                setattr(self, name, self._noting(name))
-
-    def _noting(self, name):
-        return lambda *_, **__: self.called.append(name)
-
-
-def test_callbacks_of_the_user_and_loggers_see_only_the_training(make_trainer, tmp_path):
-    called = {}
-    given = LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}})
-    for name, callback in (("given", given), ("tested", with_range_test())):
-        hooks, logger = Hooks(), CSVLogger(tmp_path, name=name)
-        checkpoints = ModelCheckpoint(tmp_path / f"{name}_checkpoints", every_n_train_steps=20, save_top_k=-1)
-        module = ValidatedRegression()
-        module.training_step = lambda batch, _, module=module: (
-            module.log("train_loss", loss := module.loss(batch)) or loss
-        )
-        make_trainer(
-            callback,
-            *(hooks, checkpoints, EarlyStopping("val_loss", patience=100), LearningRateMonitor("step")),
-            max_epochs=EPOCHS,
-            logger=logger,
-            log_every_n_steps=10,
-            enable_checkpointing=True,
-        ).fit(module, data(), data())
-        called[name] = hooks.called
-        assert sorted(path.name for path in (tmp_path / f"{name}_checkpoints").iterdir()) == [
-            f"epoch={epoch}-step={step}.ckpt" for epoch, step in ((1, 20), (3, 40), (5, 60))
-        ]
-        with (Path(logger.log_dir) / "metrics.csv").open() as lines:
-            rows = list(csv.DictReader(lines))
-        for tag in ("train_loss", "lr-SGD"):
-            assert [int(row["step"]) for row in rows if row[tag]] == [9, 19, 29, 39, 49, 59]
-        assert sum(bool(row["val_loss"]) for row in rows) == EPOCHS
-    assert called["tested"] == called["given"]
-    assert sum(bool(row["lr_range_test/loss"]) for row in rows) > 50
-
-
-def test_a_counter_of_the_module_goes_on_where_it_was(make_trainer):
-    class Counting(Regression):
-        def __init__(self):
-            super().__init__()
-            self.batches, self.history = 5, {"losses": []}
-
-        def training_step(self, batch, batch_idx):
-            self.batches += 1
-            loss = self.loss(batch)
-            self.history["losses"].append(loss.item())
-            self.epoch_at_end = self.current_epoch
-            return loss
-
-    module = Counting()
-    history = module.history
-    separate_test(make_trainer, module)
-    assert (module.batches, history, hasattr(module, "epoch_at_end")) == (5, {"losses": []}, False)
-    make_trainer(with_range_test(), max_epochs=EPOCHS).fit(module, data())
-    assert (module.batches, len(module.history["losses"]), module.epoch_at_end) == (5 + STEPS, STEPS, EPOCHS - 1)
-    assert module.history is history
 
 
 def test_the_modules_on_fit_start_runs_once_and_before_the_test(make_trainer):
@@ -490,44 +654,6 @@ def test_a_module_that_wires_the_schedule_itself_is_sent_to_the_callback(make_tr
 DECAY = {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto", "warmup_num_steps": 5, "warmup_max_lr": WORD}}
 
 
-@pytest.mark.parametrize("later", [False, True])
-@pytest.mark.parametrize(
-    ("make", "again"),
-    [
-        (with_range_test, with_range_test),
-        (with_range_test, LRSchedulerCallback),  # which would make a probe
-        (lambda: LRSchedulerCallback(DECAY), lambda: LRSchedulerCallback(DECAY)),
-    ],
-)
-def test_a_resume_makes_no_second_test_and_goes_on_with_what_was_found(
-    make_trainer, tmp_path, caplog, make, again, later
-):
-    path = tmp_path / "at20.ckpt"
-
-    class Save(Callback):
-        def on_train_epoch_end(self, trainer, *_):
-            if trainer.global_step == 20:
-                trainer.save_checkpoint(path)
-
-    def fit(callback, *callbacks, ckpt_path=None):
-        options = {"strategy": RestoresLater(torch.device("cpu"))} if later else {}
-        module = Regression()
-        trainer = make_trainer(callback, *callbacks, max_epochs=EPOCHS, **options)
-        trainer.fit(module, data(), ckpt_path=ckpt_path)
-        assert trainer.global_step == STEPS
-        return module, callback
-
-    whole, found = fit(make(), Save())
-    torch.load(path, weights_only=True)  # plain values only
-    with caplog.at_level(logging.INFO):
-        caplog.clear()
-        resumed, known = fit(again(), ckpt_path=path)
-    assert known.range_test_result == found.range_test_result
-    assert known.probe_results == {}
-    assert not [line for line in caplog.messages if line.startswith(("LR probe", "LR range test"))]
-    assert resumed.seen == whole.seen[-(STEPS - 20) :]
-
-
 def test_a_resume_with_another_configuration_uses_that(make_trainer, tmp_path):
     trainer = make_trainer(with_range_test(), max_epochs=2)
     trainer.fit(Regression(), data())
@@ -617,25 +743,6 @@ def test_where_the_loss_never_falls_the_training_has_the_optimizers_prior(make_t
     assert result.caveats()[0].startswith("The loss never fell")
     assert result.bounds()[1] == min(result.prior, result.curve().edge() / 2)
     assert max(callback.schedulers[0].lr_at(s)[0] for s in range(200)) == pytest.approx(result.bounds()[1])
-
-
-@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_an_exception_in_the_test_leaves_everything_as_it_was(make_trainer, error):
-    class Failing(Regression):
-        def training_step(self, batch, batch_idx):
-            if self.trainer.global_step == 15:
-                raise error
-            return super().training_step(batch, batch_idx)
-
-    module, hooks = Failing(), Hooks()
-    trainer = make_trainer(with_range_test(), hooks, max_epochs=EPOCHS)
-    before = weights(module)
-    with pytest.raises((error, SystemExit)):
-        trainer.fit(module, data())
-    assert same(before, weights(module))
-    assert (trainer.global_step, trainer.max_epochs, trainer.enable_autolog_hparams) == (0, EPOCHS, True)
-    assert hooks in trainer.callbacks
-    assert "on_exception" in hooks.called
 
 
 def test_on_the_command_line(tmp_path, monkeypatch, write):
