@@ -136,7 +136,8 @@ class RunReport(Guest):
         self._start = Start.of(trainer)  # strategies that shard the optimizer load it after on_fit_start
 
     def on_train_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
-        paused = self._resume_autolog is not None
+        # Before 2.6, what is paused are the hyperparameters alone.
+        paused = self._resume_autolog is not None and hasattr(trainer, "enable_autolog_hparams")
         self.leave(trainer)
         if not self._written:
             self._write(trainer)

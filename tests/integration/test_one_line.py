@@ -237,7 +237,11 @@ def test_a_module_trains_with_one_line(make, make_trainer, tmp_path):
     optimizers = len(callback.schedulers)
     assert [schedule.last_epoch for schedule in callback.schedulers] == [STEPS // optimizers] * optimizers
     for index, result in callback.range_test_results.items():
-        high = result.bounds()[1] if make is not gan else module.configure_optimizers()[index].defaults["lr"]
-        assert max(max(callback.schedulers[index].lr_at(step)) for step in range(STEPS)) == pytest.approx(high)
+        peak = max(max(callback.schedulers[index].lr_at(step)) for step in range(STEPS))
+        if make is not gan:
+            assert peak == pytest.approx(result.bounds()[1])
+        else:  # where a test shows nothing, the optimizer's own lr is used
+            own = module.configure_optimizers()[index].defaults["lr"]
+            assert any(peak == pytest.approx(lr) for lr in (own, result.bounds()[1]))
     if make is not gan:  # whose losses go up and down
         assert float(torch.stack(losses[-10:]).mean()) < 0.8 * float(torch.stack(losses[:10]).mean())
