@@ -43,6 +43,14 @@ class Package:
         """The version that is installed."""
         return importlib.metadata.version(self.name)
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether there is one."""
+        try:
+            return bool(self.version)
+        except importlib.metadata.PackageNotFoundError:
+            return False
+
 
 def trainer_of(callbacks: Sequence[Any], folder: Path, **options: Any) -> Any:
     from lightning.pytorch import Trainer
@@ -170,12 +178,14 @@ def anomalib(callbacks: Sequence[Any], folder: Path) -> Any:
     from anomalib.engine import Engine
     from anomalib.models import Draem
 
+    root = images(folder)
     data = Folder(
-        "noise", root=images(folder), normal_dir="good", abnormal_dir="bad", train_batch_size=4, eval_batch_size=4,
+        "noise", root=root, normal_dir="good", abnormal_dir="bad", train_batch_size=4, eval_batch_size=4,
         num_workers=0, augmentations=None,
     )  # fmt: skip
-    model = Draem(evaluator=False, visualizer=False, post_processor=False)
-    model.pre_processor = Draem.configure_pre_processor((32, 32)) if model.pre_processor is not None else None
+    # The pictures stand for the textures that it would download.
+    pre_processor = Draem.configure_pre_processor((32, 32))
+    model = Draem(root / "bad", pre_processor=pre_processor, evaluator=False, visualizer=False, post_processor=False)
     engine = Engine(
         max_epochs=12, default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
         limit_val_batches=0, num_sanity_val_steps=0, callbacks=list(callbacks),

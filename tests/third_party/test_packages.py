@@ -45,33 +45,25 @@ def train(package: Package, folder: Path, *callbacks: Any) -> tuple[float, Any, 
     """Return the metric, our callback among those that the Trainer really had, and what was noted."""
     seed_everything(1, verbose=False)
     trainer = package.train([*callbacks, Watch()], folder)
-    found: Sequence[Any] = trainer.callbacks
-    watch = next(each for each in found if isinstance(each, Watch))
-    ours = next((each for each in found if isinstance(each, (LRSchedulerCallback, LRRangeTestCallback))), None)
+    given: Sequence[Any] = trainer.callbacks
+    watch = next(each for each in given if isinstance(each, Watch))
+    ours = next((each for each in given if isinstance(each, (LRSchedulerCallback, LRRangeTestCallback))), None)
     if package.metric is None:
         return sum(watch.losses[-10:]) / len(watch.losses[-10:]), ours, watch
     return float(trainer.callback_metrics[package.metric]), ours, watch
 
 
-@pytest.fixture(scope="session")
-def results(pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
-    return pytestconfig.stash.setdefault(RESULTS, {})
-
-
-RESULTS = pytest.StashKey[dict[str, dict[str, Any]]]()
-
-
 @pytest.fixture(params=PACKAGES)
 def case(request: pytest.FixtureRequest) -> tuple[str, Package]:
     name: str = request.param
-    package = PACKAGES[name]
-    pytest.importorskip(package.name.removesuffix("-tools").replace("-", "_"), reason=f"{name} is not installed")
-    return name, package
+    if not PACKAGES[name].is_installed:
+        pytest.skip(f"{PACKAGES[name].name} is not installed")
+    return name, PACKAGES[name]
 
 
-def note(results: Any, case: Any, **found: Any) -> None:
+def note(found: Any, case: Any, **values: Any) -> None:
     name, package = case
-    results.setdefault(name, {"version": package.version}).update(found)
+    found.setdefault(name, {"version": package.version}).update(values)
 
 
 def follows(ours: Any, watch: Watch) -> None:
@@ -82,35 +74,35 @@ def follows(ours: Any, watch: Watch) -> None:
         assert groups == pytest.approx(schedule.lr_at(step)[: len(groups)])
 
 
-def test_its_own_training(case, results, tmp_path):
+def test_its_own_training(case, found, tmp_path):
     metric, ours, watch = train(case[1], tmp_path)
     assert ours is None
-    note(results, case, own=metric, steps=len(watch.lrs))
+    note(found, case, own=metric, steps=len(watch.lrs))
 
 
-def test_one_line(case, results, tmp_path):
+def test_one_line(case, found, tmp_path):
     package = case[1]
     if package.has_scheduler:
         with pytest.raises(ValueError, match=r"take_over=True") as caught:
             train(package, tmp_path, LRSchedulerCallback())
-        note(results, case, refused=str(caught.value))
+        note(found, case, refused=str(caught.value))
     callback = LRSchedulerCallback(take_over=package.has_scheduler)
     metric, ours, watch = train(package, tmp_path, callback)
-    note(results, case, one_line=metric)
+    note(found, case, one_line=metric)
     follows(ours, watch)
     assert math.isfinite(metric)
 
 
-def test_a_schedule_from_a_config(case, results, tmp_path):
+def test_a_schedule_from_a_config(case, found, tmp_path):
     package = case[1]
     path = tmp_path / "schedule.json"
     path.write_text(json.dumps(DECAY))
     metric, ours, watch = train(package, tmp_path, LRSchedulerCallback(path, take_over=package.has_scheduler))
-    note(results, case, config=metric)
+    note(found, case, config=metric)
     follows(ours, watch)
 
 
-def test_a_range_test_alone(case, results, tmp_path):
+def test_a_range_test_alone(case, found, tmp_path):
     package = case[1]
     _, ours, _ = train(package, tmp_path, LRRangeTestCallback(num_steps=30, max_lr=1.0))
-    note(results, case, suggestion=ours.result.suggestion())
+    note(found, case, suggestion=ours.result.suggestion())
