@@ -17,10 +17,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 test test-slow test-browser test-all test-gpu bench coverage mutants: export OMP_NUM_THREADS = 1
 
 .NOTPARALLEL:  # two pips must not write to .venv at once
-.PHONY: help demo pictures test test-slow test-browser test-all test-versions test-gpu bench coverage mutants docs sdist lint format clean
+.PHONY: help demo pictures test test-slow test-browser test-all test-versions test-third-party test-gpu bench coverage mutants docs sdist lint format clean
 
-help:  ## this list; durations are those on two cores, with .venv made
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
+help:  ## this list; durations: on two cores, with .venv made
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 23
 
 demo: $(VENV)/ready-examples  ## one line beside other learning rates, on digits; 1 minute
 	$(BIN)/python examples/digits.py
@@ -51,7 +51,7 @@ PYTHON_OF_newest := 3.13
 CONSTRAINTS_OF_pinned := constraints.txt
 CONSTRAINTS_OF_python312 := constraints.txt
 
-test-versions: $(SESSIONS:%=session-%)  ## the quick tests with other versions; half an hour
+test-versions: $(SESSIONS:%=session-%)  ## the quick tests in five sessions; an hour
 
 # Packages of other years warn about each other when they are imported; that says nothing about this one.
 session-%:
@@ -62,13 +62,16 @@ session-%:
 	PYTEST_ADDOPTS="$(if $(CONSTRAINTS_OF_$*),,-W default) $$PYTEST_ADDOPTS" $(MAKE) --no-print-directory test \
 	  VENV=$(VENVS)/$* PYTHON="$$python" CONSTRAINTS=$(or $(CONSTRAINTS_OF_$*),constraints/$*.txt)
 
+test-third-party: $(VENVS)/third-party/ready  ## other people's packages; 20 minutes
+	OMP_NUM_THREADS=1 $(VENVS)/third-party/bin/python -m pytest -m third_party tests/third_party
+
 test-gpu: PYTHON_WITH_GPU = $(if $(wildcard $(VENV)/ready-test),$(BIN)/python,$(PYTHON))
 # Warnings are none of its errors: versions of torch and Lightning there are those that are there.
 test-gpu:  ## what needs a GPU, in .venv or with PYTHON; minutes
 	PYTHONPATH=. $(PYTHON_WITH_GPU) -m pytest -W default -m gpu tests/gpu tests/range_test/test_loss_reader.py \
 	  tests/integration/test_compiled_step.py tests/integration/test_strategies.py
 
-bench: $(VENV)/ready-test  ## what a step costs, also as JSON in build/benchmarks; minutes
+bench: $(VENV)/ready-test  ## what a step costs; JSON in build/benchmarks; minutes
 	for name in scheduler_step fit_loop range_test_cost snapshot_memory compile_and_import gpu_step; do \
 	  $(BIN)/python tests/benchmarks/$$name.py --out build/benchmarks || exit 1; done
 
@@ -111,6 +114,12 @@ $(VENV)/ready-torch: $(CONSTRAINTS)
 	@echo "Making $(VENV) with $$($(PYTHON) --version); torch first, this can take a few minutes ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
+	@touch $@
+
+$(VENVS)/third-party/ready: tests/third_party/requirements.txt pyproject.toml
+	@echo "Making $(@D) with $$($(PYTHON) --version); this can take many minutes ..."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check install -qq --requirement $< --editable .
 	@touch $@
 
 # ready-test, ready-lint, ...: the package itself, editable, with that extra.

@@ -17,7 +17,7 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
-from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.errors import ParameterValueError, names_arguments
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
@@ -246,7 +246,7 @@ def documented(cls: Class) -> Class:
         sweeps = text[text.index("Without a range") : text.index("\n\nArgs:")]
         settings = text[text.index("    lr_range_test_min_lr:") : text.index("\n    by_validation:")]
         cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{sweeps}", sweeps).replace("    {settings}", settings)
-    return cls
+    return names_arguments(cls)
 
 
 def _check_prior(prior: Any) -> float | str | None:

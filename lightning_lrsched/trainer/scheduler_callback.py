@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.schedules.errors import names_arguments
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Given, Written
 from lightning_lrsched.trainer.fit_schedules import FitSchedules, Order
@@ -27,6 +28,7 @@ from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 Result = TypeVar("Result", RangeTestResult, ProbeResult)
 
 
+@names_arguments
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 

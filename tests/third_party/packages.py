@@ -184,7 +184,7 @@ def anomalib(callbacks: Sequence[Any], folder: Path) -> Any:
         num_workers=0, augmentations=None,
     )  # fmt: skip
     # The pictures stand for the textures that it would download.
-    pre_processor = Draem.configure_pre_processor((32, 32))
+    pre_processor = Draem.configure_pre_processor((64, 64))
     model = Draem(root / "bad", pre_processor=pre_processor, evaluator=False, visualizer=False, post_processor=False)
     engine = Engine(
         max_epochs=12, default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
