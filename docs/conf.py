@@ -23,8 +23,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "myst_parser",
     "sphinx_copybutton",
-    "reference_tables",
+    "console_help",
     "schedule_curves",
+    "site_only",
     "source_links",
 ]
 

@@ -5,9 +5,11 @@ import ast
 import json
 import re
 import sys
+from itertools import pairwise
 from statistics import median
 
 import pytest
+import yaml
 
 import lightning_lrsched
 from lightning_lrsched import RangeTestResult
@@ -46,9 +48,8 @@ def test_every_subcommand_is_in_the_reference():
     assert "lightning_lrsched.cli.LRRangeTestTrainer.lr_range_test" in documented()
 
 
-@pytest.mark.parametrize("directive", ["schedule-curve", "configuration-keys"])
-def test_every_schedule_has_a_curve_and_a_table_of_keys(directive):
-    shown = re.findall(rf"^\.\. {directive}:: (\S+)$", "\n".join(PAGES), re.MULTILINE)
+def test_every_schedule_has_a_curve_in_the_reference():
+    shown = re.findall(r"^\.\. schedule-curve:: (\S+)$", "\n".join(PAGES), re.MULTILINE)
     assert sorted(shown) == sorted(SCHEDULERS)
 
 
@@ -57,7 +58,7 @@ def test_the_titles_of_pages_differ():
     texts = [path.read_text("utf-8") for path in pages]
     titles = [re.search(r"^(?:# (.+)|(.+)\n=+)$", text, re.MULTILINE) for text in texts]
     found = [next(filter(None, title.groups())) for title in titles if title is not None]
-    assert len(found) >= len(pages) - 1  # the page of the LightningCLI example has that of its README
+    assert len(found) == len(pages)
     assert sorted(found) == sorted(set(found))
 
 
@@ -80,8 +81,72 @@ def test_the_site_finds_the_pictures_of_its_markdown_pages():
     assert [page.name for page in pages if re.search(r"<(picture|source|video)\b", page.read_text("utf-8"))] == []
 
 
-def test_links_have_a_text_also_where_no_site_is_built():
-    assert [page.name for page in DOCS.rglob("*.md") if "[](" in page.read_text("utf-8")] == []
+# Pages that are read in the repository, where no site is built -------------------------------------------------------
+
+MARKDOWN = [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]
+EVERY_PAGE = pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def rendered(text):
+    """Return the tokens of a page, by a renderer that knows no Sphinx: blocks, and what is in a line."""
+    markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed (the docs extra has it)")
+    blocks = markdown_it.MarkdownIt("commonmark").enable("table").parse(text)
+    return [token for block in blocks for token in (block, *(block.children or ()))]
+
+
+def only_for_sphinx(text):
+    """Return what readers see of a page in the repository that only Sphinx understands."""
+    tokens = rendered(text)
+    pairs = list(pairwise(tokens))
+    directives = [token.info for token in tokens if token.type == "fence" and token.info.startswith("{")]
+    containers = [token.content for token in tokens if token.type == "text" and ":::" in token.content]
+    roles = [
+        one.content for one, after in pairs if after.type == "code_inline" and re.search(r"\{[\w:]+\}$", one.content)
+    ]
+    empty = [one.attrGet("href") for one, after in pairs if (one.type, after.type) == ("link_open", "link_close")]
+    return directives + containers + roles + empty
+
+
+def links(page):
+    """Return the files of the repository that a page leads to, pictures too."""
+    tokens = rendered(page.read_text("utf-8"))
+    targets = [token.attrGet("href") or token.attrGet("src") for token in tokens]
+    files = [target.partition("#")[0] for target in targets if target and not re.match(r"https?:|#", target)]
+    return [(page.parent / file).resolve() for file in files]
+
+
+@EVERY_PAGE
+def test_a_page_shows_nothing_that_only_the_site_understands(page):
+    assert only_for_sphinx(page.read_text("utf-8")) == []
+
+
+def test_what_only_the_site_understands_is_found():
+    page = "see {func}`x` and [](y), {a}\n\n```{toctree}\nz\n```\n\n:::{note}\n:::\n\n`{step}`\n\n<!-- {ref}`a` -->\n"
+    assert only_for_sphinx(page) == ["{toctree}", ":::{note}", ":::", "see {func}", "y"]
+
+
+@EVERY_PAGE
+def test_the_links_of_a_page_lead_to_files(page):
+    assert [file for file in links(page) if not file.exists()] == []
+
+
+def test_what_the_readme_leads_to_has_a_text_in_the_repository():
+    found, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page not in found and page.suffix == ".md":
+            found.add(page)
+            ahead += links(page)
+    assert DOCS / "keys.md" in found
+    texts = {page: [token for token in rendered(page.read_text("utf-8")) if token.type == "text"] for page in found}
+    assert [page.name for page, tokens in texts.items() if len(tokens) < 3] == []
+
+
+def test_read_the_docs_builds_the_site_as_make_does():
+    jobs = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text("utf-8"))["build"]["jobs"]
+    made = re.search(r"-m (sphinx .+) build/docs$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert jobs["build"]["html"] == [f"python -m {made[1]} $READTHEDOCS_OUTPUT/html"]
+    assert jobs["install"] == ['python -m pip install --constraint constraints.txt ".[docs]"']
 
 
 # Messages ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -33,15 +34,40 @@ def test_curves_are_drawn_from_the_schedules_themselves() -> None:
 
 
 def test_a_row_of_a_table_of_keys_says_what_the_rule_says() -> None:
-    from reference_tables import allowed
+    from keys_page import row
 
     keys = {key: field for name in ("OneCycle", "PhasedLR") for key, field in with_keys(SCHEDULES[name].fields)}
-    assert allowed(keys["decay_lr_rate"]) == "a number at least 0"
-    assert allowed(keys["cycle_min_mom"]) == (
-        "a number at least 0 and below 1, or a list with one for each param group"
-    )
-    assert allowed(keys["cycle_first_step_size"]) == 'steps, at least 1; also ``0.1``, ``"10%"``, ``"2ep"``, ``"auto"``'
-    assert allowed(keys["phases[].shape"]).startswith('``"linear"`` or ``"cosine"``')
+    assert row(keys["decay_lr_rate"])[:4] == ["number", "at least 0", "`0.0`", ""]
+    assert row(keys["cycle_min_mom"])[:2] == ["number or list", "at least 0, below 1"]
+    assert row(keys["cycle_max_lr"])[2:4] == [
+        "required",
+        '`"auto"`: each param group\'s own lr; `"lr_range_test"`: the high bound of a range test',
+    ]
+    assert row(keys["cycle_second_step_size"])[:4] == [
+        "steps or null",
+        "at least 0",
+        "`null`",
+        '`"auto"`: 0.6 of the run',
+    ]
+    assert row(keys["phases[].shape"])[1].startswith('`"linear"`, `"cosine"`')
+
+
+def test_the_page_of_keys_and_its_curves_are_those_of_the_schedules() -> None:
+    from keys_page import files
+
+    made = {path.relative_to(DOCS).as_posix(): text for path, text in files().items()}
+    found = {path: (DOCS / path).read_text("utf-8") for path in made}
+    assert found == made, "run python docs/extensions/keys_page.py"
+    assert {path.stem for path in (DOCS / "curves").iterdir()} == set(SCHEDULES)
+    for path in (DOCS / "curves").iterdir():
+        assert ET.fromstring(path.read_text("utf-8")).tag.endswith("svg")
+
+
+def test_a_part_for_the_site_is_a_comment_elsewhere() -> None:
+    from site_only import uncomment
+
+    page = "# T\n\n<!-- site:\n```{toctree}\na\n```\n-->\n\n<!-- a remark -->\nend\n"
+    assert uncomment(page) == "# T\n\n\n```{toctree}\na\n```\n\n\n<!-- a remark -->\nend\n"
 
 
 def test_a_notebook_has_the_text_without_what_only_the_site_has() -> None:

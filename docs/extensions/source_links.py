@@ -30,13 +30,21 @@ class SourceLinks(SphinxTransform):
                 link.replace_self(self._instead(target.lstrip("/"), link.children))
 
     def _instead(self, path: str, text: list[nodes.Node]) -> nodes.Node:
-        page = f"docs/examples/{PurePosixPath(path).stem}"
-        if path.startswith("examples/") and page in self.env.found_docs:
+        page = self._page_of_example(PurePosixPath(path))
+        if page == self.env.docname:
+            return nodes.inline("", "", *text)
+        if page:
             target = {"refdomain": "std", "reftype": "doc", "reftarget": f"/{page}"}
             return addnodes.pending_xref("", *text, refdoc=self.env.docname, refexplicit=True, refwarn=True, **target)
         if self.config.repository_url:
             return nodes.reference("", "", *text, refuri=f"{self.config.repository_url}/blob/main/{path}")
         return nodes.inline("", "", *text)
+
+    def _page_of_example(self, path: PurePosixPath) -> str:
+        """Return the page that shows a file of ``examples``, which has its name or that of its folder; else ""."""
+        pages = [f"docs/examples/{name}" for name in (path.stem, path.parent.name)]
+        known = [page for page in pages if page in self.env.found_docs]
+        return known[0] if path.parts[0] == "examples" and known else ""
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import Embedding, EmbeddingBag, Module
+from torch.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, Embedding, EmbeddingBag, GroupNorm, LayerNorm, Module
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lightning_lrsched.optim.hyperparameters import LR, write
@@ -53,6 +54,9 @@ MOST_PRIORS = 4.0
 MOST_BY_DEPTH = 32.0
 """With n trained weight matrices, the bound is this / n where that is less: the first steps do not show depth."""
 
+MOST_OF_PRETRAINED = 0.5**0.5
+"""Upper bound of a pretrained net's peak, as a multiple of the lr of the lowest loss; not of SGD's."""
+
 MOST_OF_SGD = 2.0
 """Upper bound of SGD's peak, as a multiple of the lr of the lowest loss: curvature grows during training."""
 
@@ -60,7 +64,7 @@ LEAST_OF_SGD = 1 / 32
 """Lower bound of it, as a fraction of that lr: if the prior is far below, the loss has another scale than usual."""
 
 WITHOUT_PRIOR = 0.75
-"""Where nothing is known of the optimizer, the peak is this fraction of the lr of the lowest loss."""
+"""For an optimizer without a prior, the peak is this fraction of the lr of the lowest loss."""
 
 
 # Searching ------------------------------------------------------------------------------------------------------------
@@ -110,13 +114,13 @@ def lowest_of_parabola(half: float, one: float, two: float) -> float:
 class ProbeResult:
     """What a probe has found: the peak of 1Cycle, and why.
 
-    The peak is the geometric mean of ``lowest`` and ``prior``, at most four priors, and in deep nets less. Of SGD,
-    ``lowest`` can only lower the prior.
+    The peak is the geometric mean of ``lowest`` and ``prior``, at most four priors, and less in deep nets and in
+    pretrained ones. For SGD it is the prior, within 1/32 of ``lowest`` and twice ``lowest``.
 
     Args:
         peak: 1Cycle's highest lr; with several param groups, the largest of theirs.
         because: how it follows, in words.
-        prior: the peak that is likely for this kind of optimizer; None: nothing is known of it.
+        prior: the peak that is likely for this kind of optimizer, in a net of this width; None: it has no prior.
         lowest: the lr at which the loss of a batch is lowest along the update that the optimizer makes of it; None: it
             falls nowhere along it, or there was no probe.
         lrs: the learning rates at which the search computed that loss; 0 is before the update.
@@ -186,40 +190,89 @@ class ProbeResult:
         return figure
 
 
-def peak_of(
-    lowest: float | None, prior: float | None, *, is_sgd: bool, trained_share: float, matrices: int
-) -> tuple[float, str]:
+@dataclass(frozen=True)
+class Weights:
+    """What the trained weights of a module say of the peak.
+
+    Args:
+        trained_share: trained parameters, as a fraction of all: a small one means adapters, or a head.
+        matrices: number of trained weights of linear layers, convolutions and the like; embeddings do not count.
+        width: geometric mean, by size, of the smaller side of these matrices; 1 where there is none.
+        pretrained: whether a trained norm has left the ones that it begins with.
+    """
+
+    trained_share: float = 1.0
+    matrices: int = 1
+    width: float = 1.0
+    pretrained: bool = False
+
+    @classmethod
+    def of(cls, module: Module) -> Weights:
+        """Read them from a module.
+
+        >>> Weights.of(torch.nn.Linear(4, 8))
+        Weights(trained_share=1.0, matrices=1, width=4.0, pretrained=False)
+        """
+        parameters = [weight for weight in module.parameters() if not is_lazy(weight)]
+        trained = [weight for weight in parameters if weight.requires_grad]
+        tables = {id(part.weight) for part in module.modules() if isinstance(part, (Embedding, EmbeddingBag))}
+        matrices = [w for w in trained if id(w) not in tables and sum(size > 1 for size in w.shape) > 1]
+        sizes = [(weight.numel(), min(len(weight), weight.numel() // len(weight))) for weight in matrices]
+        logs = sum(number * math.log(max(1, side)) for number, side in sizes)
+        return cls(
+            sum(weight.numel() for weight in trained) / max(1, sum(weight.numel() for weight in parameters)),
+            len(matrices),
+            round(math.exp(logs / max(1, sum(number for number, _ in sizes))), 1),
+            any(_has_learnt(part) for part in module.modules() if isinstance(part, NORMS)),
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether most of the module is trained: depth, width and beginning of adapters and heads say little."""
+        return self.trained_share > 0.5
+
+
+NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm)
+
+
+def _has_learnt(norm: Module) -> bool:
+    weight = norm.weight
+    return isinstance(weight, Tensor) and weight.requires_grad and bool((_local(weight.detach()) != 1).any())
+
+
+def peak_of(lowest: float | None, prior: float | None, weights: Weights, *, is_sgd: bool = False) -> tuple[float, str]:
     """Return the peak of 1Cycle and how it follows.
 
     Args:
         lowest: the lr at which the loss is lowest along the update; None: nowhere.
-        prior: the peak that is likely for this kind of optimizer; None: nothing is known of it.
+        prior: the peak that is likely for this kind of optimizer, in a net of this width; None: it has no prior.
+        weights: the module's.
         is_sgd: whether steps grow with the gradients.
-        trained_share: trained parameters, as a fraction of all: adapters and heads are no depth.
-        matrices: number of trained weight matrices.
 
     Raises:
         ValueError: if neither ``lowest`` nor ``prior`` is known.
 
-    >>> peak_of(0.0015, 0.006, is_sgd=False, trained_share=1.0, matrices=4)
+    >>> peak_of(0.0015, 0.006, Weights(matrices=4))
     (0.003, 'between the prior 0.006 and 0.0015, where the loss of a batch is lowest along the update')
     """
     if lowest is None:
         if prior is None:
             raise ValueError(
-                "the loss of a batch falls nowhere along the update, and nothing is known of the optimizer"
+                "the loss of a batch falls nowhere along the update, and this kind of optimizer has no prior"
             )
-        return prior, f"cannot tell, the loss falls nowhere along the update: the prior {prior:.3g} was taken"
+        return prior, f"the prior {prior:.3g}, because the loss falls nowhere along the update"
     where = f"{lowest:.3g}, where the loss of a batch is lowest along the update"
     if prior is None:
-        return WITHOUT_PRIOR * lowest, f"{WITHOUT_PRIOR:g} times {where}; nothing is known of this kind of optimizer"
+        return WITHOUT_PRIOR * lowest, f"{WITHOUT_PRIOR:g} times {where}; this kind of optimizer has no prior"
     if is_sgd:
         return _peak_of_sgd(lowest, prior, where)
     peak, cap, why = math.sqrt(prior * lowest), MOST_PRIORS, ""
-    if trained_share > 0.5 and MOST_PRIORS * matrices > MOST_BY_DEPTH:
-        cap, why = MOST_BY_DEPTH / matrices, f" with {matrices} weight matrices"
+    if weights.is_whole and MOST_PRIORS * weights.matrices > MOST_BY_DEPTH:
+        cap, why = MOST_BY_DEPTH / weights.matrices, f" with {weights.matrices} weight matrices"
+    if weights.is_whole and weights.pretrained and MOST_OF_PRETRAINED * lowest < min(peak, cap * prior):
+        return MOST_OF_PRETRAINED * lowest, f"{MOST_OF_PRETRAINED:.2g} times {where}: the limit of a pretrained net"
     if peak > cap * prior:
-        return cap * prior, f"{cap:.2g} times the prior {prior:.3g}, at most that{why}; beyond lies {where}"
+        return cap * prior, f"{cap:.2g} times the prior {prior:.3g}, which is the limit{why}; above it is {where}"
     return peak, f"between the prior {prior:.3g} and {where}"
 
 
@@ -228,15 +281,9 @@ def _peak_of_sgd(lowest: float, prior: float, where: str) -> tuple[float, str]:
         return MOST_OF_SGD * lowest, f"twice {where}, which is less than the prior {prior:.3g}"
     if LEAST_OF_SGD * lowest > prior:
         return LEAST_OF_SGD * lowest, f"1/32 of {where}, which is far above the prior {prior:.3g}"
-    return prior, f"the prior; above {where}, nothing would be known of later steps"
-
-
-def count_matrices(module: Module) -> int:
-    """Return how many weights of linear layers, convolutions and the like are trained; embeddings do not count."""
-    tables = {id(part.weight) for part in module.modules() if isinstance(part, (Embedding, EmbeddingBag))}
-    return sum(
-        weight.requires_grad and id(weight) not in tables and sum(size > 1 for size in weight.shape) > 1
-        for weight in module.parameters()
+    return prior, (
+        f"the prior {prior:.3g}; the loss of a batch is lowest at {lowest:.3g}, but SGD's first steps do not show how"
+        " high an lr later steps bear"
     )
 
 
@@ -270,9 +317,9 @@ class Probe:
     """
 
     def __init__(self, module: Module, optimizer: Optimizer) -> None:
-        self._module, self._optimizer = module, optimizer
+        self._module, self._optimizer, self._weights = module, optimizer, Weights.of(module)
         own_lr, self._ratios = largest_lr(optimizer)
-        self.prior = prior_of(optimizer)
+        self.prior = prior_of(optimizer, self._weights.width if self._weights.is_whole else None)
         self.lr = self._guess = self.prior or own_lr or 1e-3
         self._device = optimizer.param_groups[0]["params"][0].device
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -345,15 +392,13 @@ class Probe:
         """Return what was found.
 
         Raises:
-            ValueError: if that is nothing, and nothing is known of the optimizer.
+            ValueError: if that is nothing, and this kind of optimizer has no prior.
         """
-        weights = [(each.numel(), each.requires_grad) for each in self._module.parameters()]
         peak, because = peak_of(
             self._lowest if self._steps == STEPS else None,
             self.prior,
+            self._weights,
             is_sgd=any(cls.__name__ == "SGD" for cls in type(self._optimizer).__mro__),
-            trained_share=sum(size for size, on in weights if on) / max(1, sum(size for size, _ in weights)),
-            matrices=count_matrices(self._module),
         )
         lrs = sorted(self._tried)
         return ProbeResult(
@@ -369,9 +414,10 @@ class Probe:
         )
 
 
-def of_the_prior(optimizer: Optimizer, why: str) -> ProbeResult | None:
-    """Return the result without a probe: the prior; None where nothing is known of the optimizer."""
-    prior = prior_of(optimizer)
+def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult | None:
+    """Return the result without a probe: the prior; None for an optimizer without one."""
+    weights = Weights.of(module)
+    prior = prior_of(optimizer, weights.width if weights.is_whole else None)
     if prior is None:
         return None
     because = f"the prior of this kind of optimizer, {why}"

@@ -78,6 +78,15 @@ PRIORS = {
 }
 """A good peak of 1Cycle before any test, for each family of optimizers: by class, also of a parent."""
 
+ANY_WIDTH = ("Adafactor", "Muon")
+"""Their steps are set by the size of a whole matrix, not by each weight's, so their prior is that of all widths."""
+
+WIDE = 64.0
+"""The priors come from nets up to this width; beyond, the prior falls by 1 / width.
+
+Each of n inputs moves an output by as much as one lr, so the lr that moves it by as much falls by 1 / n (Yang et al.,
+Tensor Programs V, https://arxiv.org/abs/2203.03466)."""
+
 NO_FALL = (
     "the loss never fell below its starting value during the range test: begin at a lower lr (lr_range_test_min_lr), or"
     " let the lr grow more slowly (num_steps, lr_range_test_step_size)"
@@ -323,13 +332,21 @@ def largest_lr(optimizer: Optimizer) -> tuple[float, list[float]]:
     return largest, [lr / largest for lr in lrs] if largest > 0 else [1.0] * len(lrs)
 
 
-def prior_of(optimizer: Optimizer) -> float | None:
-    """Return the peak that is likely for an optimizer of this kind; None: nothing is known of it."""
+def prior_of(optimizer: Optimizer, width: float | None = None) -> float | None:
+    """Return the peak that is likely for an optimizer of this kind; None: it has no prior.
+
+    Args:
+        optimizer: the optimizer.
+        width: of the net (see :class:`~lightning_lrsched.range_test.probe.Weights`); None: it is not known.
+    """
     names = [cls.__name__ for cls in type(optimizer).__mro__]
     if "SGD" in names:
         momentum = float(optimizer.param_groups[0]["momentum"])
         return SGD * (1.0 - momentum) / 0.1
-    return next((PRIORS[name] for name in names if name in PRIORS), None)
+    name = next((name for name in names if name in PRIORS), None)
+    if name is None:
+        return None
+    return PRIORS[name] * (1.0 if width is None or name in ANY_WIDTH else min(1.0, WIDE / width))
 
 
 def caveats(curve: Curve) -> list[str]:

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.optimizers import build_optimizer
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterValueError
 from lightning_lrsched.schedules.length import STEPS, is_word
 from lightning_lrsched.trainer.attach import Scheduled, Written, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.horizon import horizon_of
-from lightning_lrsched.trainer.protocol import TrainerLike
 from lightning_lrsched.trainer.reporting import (
     EndReport,
     RunReport,
@@ -82,7 +82,7 @@ def configure_optimizers(
         return _configure(module_or_optimizer, content, params, trainer)
 
 
-def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer: TrainerLike) -> dict[str, Any]:
+def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer: Any) -> dict[str, Any]:
     if not isinstance(target, (Module, Optimizer)):
         raise TypeError(f"expected a module or an optimizer, got {type(target).__name__}")
     sections = Sections() if isinstance(content, SchedulerConfig) else Sections.find(content)
@@ -106,12 +106,12 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
         log_trainer_arguments(trainer, "configure_optimizers", content)
     scheduled = Scheduled(Written(schedule), 0 if report is None else len(report.schedules), optimizer)
 
-    def make() -> Any:
+    def make() -> ScheduledLR:
         scheduled.run = horizon_of(trainer if schedule.needs_run else None)
         scheduled.build(schedule, optimizer, clock_of(trainer))
         if report is not None:
             report.add(trainer, scheduled)
-        return scheduled.scheduler
+        return scheduled.schedule
 
     if report is not None:
         EndReport.join(trainer, scheduled)
@@ -122,7 +122,7 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
 
 
 def _optimizer(
-    target: Any, sections: Sections, params: Iterable[Any] | None, trainer: TrainerLike, report: RunReport | None
+    target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any, report: RunReport | None
 ) -> Optimizer:
     if isinstance(target, Optimizer):
         if params is not None:

@@ -20,7 +20,7 @@ CALLBACKS_THAT_SET_LR = {
 """Class -> what to use with a schedule instead."""
 
 
-def check_callbacks(trainer: TrainerLike, owner: str) -> None:
+def check_callbacks(trainer: TrainerLike | None, owner: str) -> None:
     """Raise ValueError where a callback or DeepSpeed's own config sets the lr too; to be called before any begins."""
     if callbacks_named(trainer, "LRRangeTestCallback"):
         return  # it disables all of them, the schedule too

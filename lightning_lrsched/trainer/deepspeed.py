@@ -98,9 +98,9 @@ class EngineClock(TrainerClock):
         return scheduler
 
 
-def clock_of(trainer: TrainerLike) -> TrainerClock:
+def clock_of(trainer: TrainerLike | None) -> TrainerClock:
     """Return what advances the schedules of a Trainer's fit."""
-    if not is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy"):
+    if trainer is None or not is_a(getattr(trainer, "strategy", None), "DeepSpeedStrategy"):
         return TrainerClock()
     engine = trainer.strategy.model  # until there is one, the module
     return EngineClock(engine if is_a(engine, "DeepSpeedEngine") else None)
@@ -112,9 +112,10 @@ def engine_of(trainer: TrainerLike) -> Any | None:
     return clock._engine if isinstance(clock, EngineClock) else None
 
 
-def check_no_scheduler_section(trainer: TrainerLike, owner: str) -> None:
+def check_no_scheduler_section(trainer: TrainerLike | None, owner: str) -> None:
     """Raise ValueError where the configuration of DeepSpeedStrategy itself has a scheduler."""
-    section = (getattr(trainer.strategy, "config", None) or {}).get("scheduler") if clock_of(trainer).carries else None
+    strategy = getattr(trainer, "strategy", None)
+    section = (getattr(strategy, "config", None) or {}).get("scheduler") if clock_of(trainer).carries else None
     if section:
         name = section.get("type") if isinstance(section, dict) else section
         raise ValueError(

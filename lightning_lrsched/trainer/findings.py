@@ -62,7 +62,6 @@ class RangeTestsInFit:
         self.results: Found = {}
         self.rates: dict[int, float] = {}
         self._start: RandomStates | None = None
-        self._several = False
 
     def begin(self, trainer: TrainerLike, configs: Iterable[SchedulerConfig]) -> None:
         """Note where the fit begins; before the data is loaded to see how long the run is."""
@@ -95,19 +94,27 @@ class RangeTestsInFit:
                 keys = ", ".join(scheduled.written.config.needs_range_test)
                 log(trainer, f'{self._owner}: no LR range test in a fast_dev_run; {keys} as with "auto"')
             else:
-                self._several, index = len(waiting) > 1, scheduled.index
-                self.results[index] = self._run_one(trainer, pl_module, index, started)
+                several, index = len(waiting) > 1, scheduled.index
+                self.results[index] = self._run_one(trainer, pl_module, index, started, several=several)
         self._start = None
 
     def _run_one(
-        self, trainer: TrainerLike, pl_module: LightningModule, index: int, started: Sequence[Callback]
+        self,
+        trainer: TrainerLike,
+        pl_module: LightningModule,
+        index: int,
+        started: Sequence[Callback],
+        *,
+        several: bool,
     ) -> RangeTestResult | ProbeResult:
         """Run the fit loop once with a test's limits, and restore the fit."""
         assert self._start is not None
         if self._may_probe:
             steps = horizon_of(trainer).total
             if steps is not None and steps < SHORTEST_RUN:
-                known = of_the_prior(trainer.optimizers[index], f"in a run of only {steps} steps")
+                known = of_the_prior(
+                    trainer.lightning_module, trainer.optimizers[index], f"in a run of only {steps} steps"
+                )
                 if known is not None:
                     log(trainer, f"LR probe: {known}")
                     return known
@@ -117,7 +124,7 @@ class RangeTestsInFit:
                 self.rates[index] = probe.rate
                 return result
         test = LRRangeTestCallback(log=self._log) if self._settings is None else copy(self._settings)
-        test.use_inside_fit(index, self._start, several=self._several, started=started)
+        test.use_inside_fit(index, self._start, several=several, started=started)
         try:
             test.setup(trainer, pl_module, "fit")
             test.on_fit_start(trainer, pl_module)
@@ -211,7 +218,7 @@ class LRProbe(Callback):
         """Make the probe and put everything back.
 
         Raises:
-            ValueError: if it finds nothing, and nothing is known of the optimizer.
+            ValueError: if it finds nothing, and the optimizer has no prior.
         """
         self._state = FitState(trainer, self._start)
         try:

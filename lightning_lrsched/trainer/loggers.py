@@ -82,12 +82,12 @@ class Guard:
     """Sends something to loggers; one that raises is left out from then on, with one warning.
 
     Args:
-        what: what is sent.
+        failure: what the warning says of it.
         goes_on: what goes on without it.
     """
 
-    def __init__(self, what: str, goes_on: str) -> None:
-        self._what, self._goes_on = what, goes_on
+    def __init__(self, failure: str, goes_on: str) -> None:
+        self._failure, self._goes_on = failure, goes_on
         self._left_out: list[Logger] = []
 
     def send(self, logger: L, send: Callable[[L], object]) -> None:
@@ -99,8 +99,7 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - neither training nor a test may fail because a logger does
             self._left_out.append(logger)
             warnings.warn(
-                f"{type(logger).__name__} failed to log {self._what} ({type(error).__name__}: {error});"
-                f" {self._goes_on}",
+                f"{type(logger).__name__} {self._failure} ({type(error).__name__}: {error}); {self._goes_on}",
                 stacklevel=2,
             )
 
@@ -117,7 +116,7 @@ class CurveLogger:
     def __init__(self) -> None:
         self._points: list[Point] = []
         self._laid_out: list[Logger] = []
-        self._guard = Guard("the lr and momentum curves", "training goes on without them")
+        self._guard = Guard("failed to log the lr and momentum curves", "training goes on without them")
 
     def after_batch(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         """Log the values of the optimizer step that has just finished, if there was one and it is due."""
@@ -259,7 +258,7 @@ class Board:
         self._prefix = PREFIX if optimizer is None else f"{PREFIX}_{optimizer}"
         self._name = "LR range test" if optimizer is None else f"LR range test of optimizer {optimizer}"
         self._loggers = list(trainer.loggers) if log else []
-        self._guard = Guard("the LR range test", "the test goes on without it")
+        self._guard = Guard("failed to log the LR range test", "the test goes on without it")
         self._run_steps = run_steps or EXAMPLE_STEPS
         self._bar: Any = None  # tqdm has no types
         if bar and trainer.is_global_zero and _is_seen():

@@ -78,12 +78,12 @@ class RunReport(Guest):
         self._resume_autolog: Callable[[], None] | None = None
 
     @classmethod
-    def join(cls, trainer: TrainerLike) -> RunReport | None:
+    def join(cls, trainer: TrainerLike | None) -> RunReport | None:
         """Return the report of the fit that ``trainer`` is about to do, which is added to its callbacks if need be.
 
         None without a Trainer, or in a range test.
         """
-        if not hasattr(trainer, "loggers") or callbacks_named(trainer, "LRRangeTestCallback"):
+        if trainer is None or not hasattr(trainer, "loggers") or callbacks_named(trainer, "LRRangeTestCallback"):
             return None
         reports = [callback for callback in trainer.callbacks if isinstance(callback, RunReport)]
         if not reports:

@@ -17,19 +17,13 @@ from peak_probe import find
 from peak_rules import ONE_PROBE_STEPS, PROBE_STEPS, SHORT_RUN, Run, by_task
 from peak_study import STORE, Study, cycle
 
-from lightning_lrsched.range_test.probe import SHORTEST_RUN, count_matrices, peak_of
+from lightning_lrsched.range_test.probe import SHORTEST_RUN, Weights, peak_of
 
 
 def peak_of_run(study: Study, run: Run, batches: int) -> float:
     """Return the peak by the package's rule."""
     model = study.fresh().model
-    peak, _ = peak_of(
-        find(study.fresh(), study.base, batches),
-        study.base,
-        is_sgd=run.is_sgd,
-        trained_share=run.module["trained share"],
-        matrices=count_matrices(model),
-    )
+    peak, _ = peak_of(find(study.fresh(), study.base, batches), run.prior, Weights.of(model), is_sgd=run.is_sgd)
     return peak
 
 

@@ -24,7 +24,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from peak_study import STORE, budget
+from peak_study import STORE, UNKNOWN, budget
 from peak_tasks import CHOOSING, OLD, REPORTED, SCRATCH
 
 from lightning_lrsched import RangeTestResult
@@ -34,9 +34,10 @@ from lightning_lrsched.range_test.probe import (
     MOST_OF_SGD,
     MOST_PRIORS,
     SHORTEST_RUN,
+    Weights,
     peak_of,
 )
-from lightning_lrsched.range_test.suggest import SGD
+from lightning_lrsched.range_test.suggest import ANY_WIDTH, SGD, WIDE
 
 PROBE_STEPS, ONE_PROBE_STEPS = 20, 14
 """What the steps and the forward passes of a probe cost, in training steps: of three batches, of one."""
@@ -61,6 +62,19 @@ class Run:
     @property
     def is_sgd(self) -> bool:
         return bool(self.optimizer == "SGD")
+
+    @property
+    def prior(self) -> float | None:
+        """What the package takes for the prior."""
+        if self.optimizer in UNKNOWN:
+            return None
+        by_width = self.weights.is_whole and not self.is_sgd and self.optimizer not in ANY_WIDTH
+        return float(self.base) * (min(1.0, WIDE / self.weights.width) if by_width else 1.0)
+
+    @property
+    def weights(self) -> Weights:
+        module = self.module
+        return Weights(module["trained share"], module["weight matrices"], module["width"], module["pretrained"])
 
     @cached_property
     def metrics(self) -> dict[int, float]:
@@ -203,16 +217,10 @@ def probing(
 
 def of_the_package(run: Run) -> Choice:
     """The rule that the package has: of one batch."""
-    if run.steps < SHORTEST_RUN:
-        return 0, 0
-    power, module = run.probed(batches=1), run.module
-    peak, _ = peak_of(
-        None if power is None else run.base * 2.0**power,
-        run.base,
-        is_sgd=run.is_sgd,
-        trained_share=module["trained share"],
-        matrices=module["weight matrices"],
-    )
+    if run.steps < SHORTEST_RUN and run.prior is not None:
+        return math.log2(run.prior / run.base), 0
+    power, weights = run.probed(batches=1), run.weights
+    peak, _ = peak_of(None if power is None else run.base * 2.0**power, run.prior, weights, is_sgd=run.is_sgd)
     return math.log2(peak / run.base), ONE_PROBE_STEPS
 
 

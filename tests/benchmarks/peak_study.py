@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from lightning_lrsched import RangeTest
 from lightning_lrsched.optim.hyperparameters import momentum_kind
 from lightning_lrsched.optim.schedulers import OneCycle
-from lightning_lrsched.range_test.probe import count_matrices, lowest_of_parabola
+from lightning_lrsched.range_test.probe import Weights, lowest_of_parabola
 from lightning_lrsched.range_test.record import one_cycle
 from lightning_lrsched.range_test.suggest import prior_of
 
@@ -240,12 +240,13 @@ class Study:
     def module(self) -> Losses:
         """Return what the module itself says of how it was made."""
         model = self.fresh().model
-        weights = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        weights = Weights.of(model)
         return {
-            "trained share": rounded(sum(n for n, on in weights if on) / sum(n for n, _ in weights)),
-            "parameters": sum(n for n, _ in weights),
-            "weight matrices": count_matrices(model),
-            "norms moved": _norms_moved(model),
+            "trained share": rounded(weights.trained_share),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "weight matrices": weights.matrices,
+            "width": weights.width,
+            "pretrained": weights.pretrained,
             "above noise": rounded(_above_noise(model)),
         }
 
@@ -274,15 +275,6 @@ def _compact(sweep: Any) -> Losses:
         "losses": [float(f"{loss:.4g}") if math.isfinite(loss) else None for loss in sweep.losses],
         "ended": str(sweep.stop_reason),
     }
-
-
-NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
-
-
-def _norms_moved(model: nn.Module) -> bool | None:
-    """Return whether a norm's weights are no longer 1; None: there is no norm."""
-    norms = [part for part in model.modules() if isinstance(part, NORMS)]
-    return any(bool((part.weight != 1).any()) for part in norms) if norms else None
 
 
 def _above_noise(model: nn.Module) -> float:

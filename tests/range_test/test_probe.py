@@ -14,11 +14,12 @@ from lightning_lrsched.range_test.probe import (
     STEPS,
     Probe,
     ProbeResult,
-    count_matrices,
+    Weights,
     lowest_along,
     of_the_prior,
     peak_of,
 )
+from lightning_lrsched.range_test.suggest import prior_of
 
 # Searching ------------------------------------------------------------------------------------------------------------
 
@@ -51,36 +52,70 @@ def test_a_loss_that_is_not_finite_is_beyond_the_lowest_place():
 # What follows ---------------------------------------------------------------------------------------------------------
 
 
+DEEP = Weights(matrices=32)
+
+
 @pytest.mark.parametrize(
-    ("lowest", "prior", "is_sgd", "share", "matrices", "peak", "words"),
+    ("lowest", "prior", "weights", "is_sgd", "peak", "words"),
     [
-        (0.0015, 0.006, False, 1.0, 4, 0.003, "between the prior 0.006 and 0.0015"),
-        (1.0, 0.006, False, 1.0, 4, 0.024, "4 times the prior"),
-        (1.0, 0.006, False, 1.0, 32, 0.006, "1 times the prior 0.006, at most that with 32 weight matrices"),
-        (1.0, 0.006, False, 0.1, 32, 0.024, "4 times the prior"),
-        (1.0, None, False, 1.0, 4, 0.75, "nothing is known of this kind of optimizer"),
-        (0.01, 0.15, True, 1.0, 4, 0.02, "twice 0.01"),
-        (1.0, 0.15, True, 1.0, 4, 0.15, "the prior; above 1,"),
-        (96.0, 0.15, True, 1.0, 4, 3.0, "1/32 of 96"),
-        (None, 0.15, True, 1.0, 4, 0.15, "cannot tell"),
+        (0.0015, 0.006, Weights(), False, 0.003, "between the prior 0.006 and 0.0015"),
+        (1.0, 0.006, Weights(), False, 0.024, "4 times the prior"),
+        (1.0, 0.006, DEEP, False, 0.006, "1 times the prior 0.006, which is the limit with 32 weight matrices"),
+        (1.0, 0.006, Weights(0.1, 32, pretrained=True), False, 0.024, "4 times the prior"),
+        (1e-4, 0.006, Weights(pretrained=True), False, 2**-0.5 * 1e-4, "the limit of a pretrained net"),
+        (0.0015, 0.001, Weights(pretrained=True), False, 2**-0.5 * 0.0015, "the limit of a pretrained net"),
+        (0.004, 0.001, Weights(pretrained=True), False, 0.002, "between the prior 0.001"),
+        (1e-4, 0.006, Weights(0.1, pretrained=True), False, 6e-7**0.5, "between the prior"),
+        (1.0, None, Weights(), False, 0.75, "has no prior"),
+        (0.01, 0.15, Weights(pretrained=True), True, 0.02, "twice 0.01"),
+        (1.0, 0.15, Weights(), True, 0.15, "the prior 0.15"),
+        (96.0, 0.15, Weights(), True, 3.0, "1/32 of 96"),
+        (None, 0.15, Weights(), True, 0.15, "falls nowhere"),
     ],
 )
-def test_the_peak_follows_from_prior_and_search(lowest, prior, is_sgd, share, matrices, peak, words):
-    found, because = peak_of(lowest, prior, is_sgd=is_sgd, trained_share=share, matrices=matrices)
+def test_the_peak_follows_from_prior_and_search(lowest, prior, weights, is_sgd, peak, words):
+    found, because = peak_of(lowest, prior, weights, is_sgd=is_sgd)
     assert found == pytest.approx(peak)
     assert words in because
 
 
 def test_without_prior_and_without_a_fall_there_is_no_peak():
-    with pytest.raises(ValueError, match="nothing is known of the optimizer"):
-        peak_of(None, None, is_sgd=False, trained_share=1.0, matrices=1)
+    with pytest.raises(ValueError, match="has no prior"):
+        peak_of(None, None, Weights())
 
 
 def test_weight_matrices_are_those_that_are_trained_and_no_tables_or_vectors():
     frozen = nn.Linear(4, 4)
     frozen.requires_grad_(False)
-    assert count_matrices(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.LayerNorm(4), frozen)) == 1
-    assert count_matrices(nn.Sequential(nn.Conv1d(2, 3, 3), nn.Linear(1, 8))) == 1
+    found = Weights.of(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.LayerNorm(4), frozen))
+    assert (found.matrices, found.trained_share) == (1, pytest.approx(64 / 84))
+    found = Weights.of(nn.Sequential(nn.Conv1d(2, 3, 3), nn.Linear(1, 8), nn.LazyLinear(3)))
+    assert (found.matrices, found.width) == (1, 3)
+
+
+def test_the_width_is_that_of_the_hidden_layers_and_not_of_the_input():
+    net = nn.Sequential(nn.Linear(10_000, 256), nn.Linear(256, 256), nn.Linear(256, 1024))
+    assert Weights.of(net).width == pytest.approx(256)
+    assert Weights.of(nn.LayerNorm(4)).width == 1
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)])
+def test_a_net_is_pretrained_if_a_trained_norm_has_left_its_first_values(norm):
+    net = nn.Sequential(nn.Linear(4, 4), norm, nn.LayerNorm(4, elementwise_affine=False))
+    assert not Weights.of(net).pretrained
+    norm.weight.data[1] = 1.1
+    assert Weights.of(net).pretrained
+    norm.requires_grad_(False)
+    assert not Weights.of(net).pretrained
+
+
+@pytest.mark.parametrize(("name", "factor"), [("AdamW", 1 / 8), ("Adafactor", 1.0), ("SGD", 1.0)])
+def test_in_a_wide_net_the_prior_of_steps_that_ignore_the_width_is_lower(name, factor):
+    optimizer = getattr(torch.optim, name)([nn.Parameter(torch.ones(1))], lr=0.1)
+    assert prior_of(optimizer, 512) == pytest.approx(factor * prior_of(optimizer))
+    assert prior_of(optimizer, 32) == prior_of(optimizer)
+    if name == "AdamW":
+        assert of_the_prior(nn.Linear(512, 512), optimizer, "in a test").peak == pytest.approx(0.006 / 8)
 
 
 # The probe ------------------------------------------------------------------------------------------------------------
@@ -128,7 +163,7 @@ def test_a_factor_of_the_loss_changes_what_sgd_finds_by_its_inverse_and_of_adam_
 def test_an_optimizer_that_never_moves_leads_to_the_prior():
     found = run(torch.optim.Adam, factor=0.0, eps=1.0)
     assert found.peak == found.prior
-    assert "cannot tell" in found.because
+    assert "falls nowhere" in found.because
 
 
 def test_an_unknown_optimizer_has_what_the_search_says():
@@ -144,7 +179,7 @@ def test_an_unknown_optimizer_has_what_the_search_says():
 
     found = run(Mine)
     assert (found.prior, found.peak) == (None, pytest.approx(0.75 * found.lowest))
-    assert of_the_prior(Mine([nn.Parameter(torch.ones(1))], 0.1), "in a test") is None
+    assert of_the_prior(nn.Linear(1, 1), Mine([nn.Parameter(torch.ones(1))], 0.1), "in a test") is None
 
 
 def test_a_result_comes_back_from_its_dict_and_gives_each_group_its_lr():
