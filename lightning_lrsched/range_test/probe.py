@@ -313,6 +313,7 @@ class Probe:
         rewinds: whether the first search is over, and its step is to be undone before the next batch.
         forwards: forward passes so far, beside those of the steps.
         lr: the largest lr of the step that is being made, or was made last.
+        growth: the power of the lr with which the size of the updates grows; None: not measured.
         refused: the first lr in a search at which the module raised an error, and the error; None: it raised none.
     """
 
@@ -328,16 +329,29 @@ class Probe:
         self._steps = self._skipped = self.forwards = 0
         self.is_over = self.rewinds = False
         self.refused: tuple[float, Exception] | None = None
+        self._small: Tensor | None = None
+        self.growth: float | None = None
 
     def before_step(self) -> None:
         """Set the lr of the step that is about to be made, and remember where the parameters are."""
-        searches = self._steps in (0, STEPS - 1)
+        searches = self._searches
         self.lr = self._guess if searches else WARM_SHARE * self._guess
         for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=False):
             write(LR, group, ratio * self.lr)
-        if searches and not self._before:  # an optimizer may ask for the gradients several times in a step
+        if (
+            searches or self._measures
+        ) and not self._before:  # an optimizer may ask for the gradients several times in a step
             groups = self._optimizer.param_groups
             self._before = [(each, each.detach().clone()) for group in groups for each in group["params"]]
+
+    @property
+    def _searches(self) -> bool:
+        return self._steps in (0, STEPS - 1)
+
+    @property
+    def _measures(self) -> bool:
+        """Whether the size of this small step is to be compared with that of the next one."""
+        return self._steps == STEPS - 2
 
     def after_step(self, loss: Callable[[], Tensor]) -> None:
         """Search along the step that has been made.
@@ -347,11 +361,16 @@ class Probe:
         """
         before, self._before = self._before, []
         moves = [(parameter, start, parameter.detach() - start) for parameter, start in before]
-        if moves and not self._have_moved(moves):
+        if moves and self._measures:  # where it may be lost in rounding
+            self._small = _size(moves)
+        elif moves and not self._have_moved(moves):
             self._skipped += 1
             self.is_over = self._skipped == MAX_SKIPPED_STEPS
             return
-        if moves:
+        elif moves:
+            if self._small is not None:
+                sizes = [float(size) for size in (self._small, _size(moves))]
+                self.growth = math.log(sizes[1] / sizes[0]) / -math.log(WARM_SHARE) if all(sizes) else None
             self._search(moves, loss)
         self._steps += 1
         self.is_over |= self._steps == STEPS
@@ -422,6 +441,10 @@ def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult 
         return None
     because = f"the prior of this kind of optimizer, {why}"
     return ProbeResult(prior, because, prior, group_ratios=largest_lr(optimizer)[1])
+
+
+def _size(moves: list[Move]) -> Tensor:
+    return torch.stack([_local(move).float().norm().cpu() for _, _, move in moves]).norm()
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from lightning_lrsched.optim.hyperparameters import momentum_kind, torch_optimiz
 from lightning_lrsched.optim.snapshot import global_states
 from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
-from lightning_lrsched.range_test.suggest import NO_FALL
+from lightning_lrsched.range_test.suggest import NO_FALL, OWN_SCHEDULE, SURE_GROWTH
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.checkpoint import Found, saved_findings, saved_rates
@@ -247,6 +247,8 @@ class LRProbe(Callback):
             lr, refusal = self._probe.refused
             what = f"at lr {lr:.3g} the module raised {type(refusal).__name__} ({str(refusal)[:200]})"
             log(trainer, f"LR probe: {what}, which counts as a loss that is not finite")
+        if self._probe.growth is not None and self._probe.growth < SURE_GROWTH:
+            log(trainer, f"LR probe: {OWN_SCHEDULE}", logging.WARNING)
         log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
         if log_result:
             show_probe(trainer, result)

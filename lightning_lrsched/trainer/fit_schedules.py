@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
@@ -29,6 +30,7 @@ from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
     check_second_schedulers,
+    other_lr,
     same_optimizer,
     take_over,
     warn_of_epoch_interval,
@@ -321,6 +323,21 @@ class FitSchedules:
                 if changes:
                     unseen = "; the range test has not seen them" if scheduled.index in self.tests.results else ""
                     log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
+
+    def check_lrs(self, trainer: TrainerLike, optimizer: Optimizer) -> None:
+        """Raise ValueError where a step is about to be made with another lr than its schedule has set."""
+        if callbacks_named(trainer, "BaseFinetuning"):  # sets those of the groups that it has added
+            return
+        for scheduled in self.scheduled:
+            if same_optimizer(scheduled.schedule, optimizer) and not clock_of(trainer).carries:
+                found = other_lr(scheduled.schedule, optimizer)
+                if found is not None:
+                    number, held, own = found
+                    raise ValueError(
+                        f"{self._owner}: something else has set the lr of param group {number} to {held:g}, where"
+                        f" {scheduled.config.type} had set {own:g}: leave it out (a warmup in the module, a scheduler"
+                        " that it steps itself), or leave this callback out"
+                    )
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         name, index, position = scheduled.config.type, scheduled.index, scheduled.schedule.last_epoch

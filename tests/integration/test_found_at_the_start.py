@@ -378,6 +378,42 @@ def test_what_runs_out_of_memory_does_so_in_the_probe_too(make_trainer):
         assert note.startswith("This was in the LR probe, in a step at lr 0.")
 
 
+class Own(torch.optim.SGD):
+    """Moves by what it thinks right, whatever lr is set."""
+
+    def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(3e-4 * parameter.grad.sign())
+        return loss
+
+
+@pytest.mark.parametrize("optimizer", [None, adam, Own])
+def test_an_optimizer_that_does_not_follow_the_lr_is_reported(make_trainer, caplog, optimizer):
+    with caplog.at_level("INFO"):
+        fit(make_trainer, Regression(optimizer))
+    assert ("LR probe: The updates did not grow with the lr" in caplog.text) == (optimizer is Own)
+
+
+@finders
+def test_an_optimizer_without_an_lr_is_refused_by_name(make_trainer, finder):
+    def without_lr(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        optimizer.param_groups[0]["lr"] = None
+        return optimizer
+
+    with pytest.raises(ValueError, match=r"SGD has no learning rate to schedule: its param_groups\[0\] has lr=None"):
+        fit(make_trainer, Regression(without_lr), finder())
+
+
+def test_a_callback_that_was_copied_says_where_to_look():
+    for name in ("probe_result", "range_test_result"):
+        with pytest.raises(RuntimeError, match=r"a copy of this callback, look among trainer\.callbacks"):
+            getattr(LRSchedulerCallback(), name)
+
+
 # The range test -------------------------------------------------------------------------------------------------------
 
 
