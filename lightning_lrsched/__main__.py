@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_lrsched import __version__
-from lightning_lrsched.config.config_file import DEFAULT_BASE_LR, ConfigFile
 from lightning_lrsched.config.files import SUFFIXES, YAML_SUFFIXES, dump_mapping, write_text
-from lightning_lrsched.preview import draw, picture_steps, table, table_steps, to_csv
-from lightning_lrsched.schedules.errors import ParameterError
+from lightning_lrsched.preview import DEFAULT_BASE_LR, ConfigFile, draw, picture_steps, table, table_steps, to_csv
+from lightning_lrsched.schedules.errors import MAX_COUNT, ParameterError, number, to_number
 from lightning_lrsched.schedules.length import STEPS
-from lightning_lrsched.schedules.numbers import MAX_COUNT, number, to_number
 
 MAX_STEPS = 10_000_000
 MAX_LINE = 1000

@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
-from lightning_lrsched.optim.schedulers import VALID_LR_SCHEDULES
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES, VALID_LR_SCHEDULES
+from lightning_lrsched.schedules.errors import to_number
 from lightning_lrsched.schedules.fields import (
     OWN_LR,
     Choice,
+    Count,
     Field,
     FromRangeTest,
     ListOf,
     Number,
+    Params,
     Steps,
     Switch,
     Word,
     written,
 )
 from lightning_lrsched.schedules.length import STEPS, UNITS
-from lightning_lrsched.schedules.numbers import to_number
 
 LR_SCHEDULE = "lr_schedule"
 LR_SCHEDULE_UNIT = "lr_schedule_unit"
@@ -53,7 +54,7 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPa
     Example:
         >>> parser = add_tuning_arguments(argparse.ArgumentParser())
         >>> args = parser.parse_args(["--lr_schedule", "WarmupLR", "--warmup_num_steps", "2ep"])
-        >>> args.warmup_num_steps, args.warmup_max_lr
+        >>> args.warmup_num_steps, args.warmup_type
         ('2ep', None)
     """
     group = parser.add_argument_group(
@@ -77,7 +78,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     return add_tuning_arguments(argparse.ArgumentParser()).parse_known_args()
 
 
-def override_params(args: argparse.Namespace, params: dict[str, Any]) -> None:
+def override_params(args: argparse.Namespace, params: Params) -> None:
     """Write every parameter that was typed into ``params``, whichever schedule it belongs to.
 
     Args:
@@ -97,8 +98,8 @@ def override_params(args: argparse.Namespace, params: dict[str, Any]) -> None:
         _override(schedule, args, params)
 
 
-def _override_of(schedule: str) -> Callable[[argparse.Namespace, dict[str, Any]], None]:
-    def override(args: argparse.Namespace, params: dict[str, Any]) -> None:
+def _override_of(schedule: str) -> Callable[[argparse.Namespace, Params], None]:
+    def override(args: argparse.Namespace, params: Params) -> None:
         _override(schedule, args, params)
 
     override.__doc__ = f"Write the typed parameters of {schedule} into ``params``, in place."
@@ -112,7 +113,7 @@ override_warmupDecayLR_params = _override_of("WarmupDecayLR")  # noqa: N816
 override_warmupCosineLR_params = _override_of("WarmupCosineLR")  # noqa: N816
 
 
-def get_config_from_args(args: argparse.Namespace) -> tuple[dict[str, Any], None] | tuple[None, str]:
+def get_config_from_args(args: argparse.Namespace) -> tuple[Params, None] | tuple[None, str]:
     """Return ``(config, None)`` with the schedule that was typed; ``(None, message)`` if none was.
 
     Args:
@@ -127,21 +128,21 @@ def get_config_from_args(args: argparse.Namespace) -> tuple[dict[str, Any], None
 
     Example:
         >>> parser = add_tuning_arguments(argparse.ArgumentParser())
-        >>> get_config_from_args(parser.parse_args(["--lr_schedule", "WarmupLR", "--warmup_max_lr", "0.1"]))
-        ({'type': 'WarmupLR', 'params': {'warmup_max_lr': 0.1}}, None)
+        >>> get_config_from_args(parser.parse_args(["--lr_schedule", "WarmupLR", "--warmup_num_steps", "2ep"]))
+        ({'type': 'WarmupLR', 'params': {'warmup_num_steps': '2ep'}}, None)
         >>> get_config_from_args(parser.parse_args([]))
         (None, 'no --lr_schedule on the command line')
     """
     name = getattr(args, LR_SCHEDULE, None)
     if name is None:
         return None, f"no --{LR_SCHEDULE} on the command line"
-    params: dict[str, Any] = {}
+    params: Params = {}
     if name in SCHEDULES:
         _override(name, args, params)
     return SchedulerConfig(name, params, getattr(args, LR_SCHEDULE_UNIT, None) or STEPS).to_dict(), None
 
 
-def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
+def get_lr_from_config(config: Mapping[str, object]) -> tuple[Any, str]:
     """Return ``(lr, "")``: the learning rate that a ``{"type", "params"}`` configuration starts or peaks at.
 
     That is the start of a range test, the top of a cycle or warmup (the default, if the configuration does not give
@@ -173,7 +174,7 @@ def get_lr_from_config(config: Mapping[str, Any]) -> tuple[Any, str]:
     return written(max(lrs, key=lambda lr: max(lr) if isinstance(lr, tuple) else lr)), ""
 
 
-def _override(schedule: str, args: argparse.Namespace, params: dict[str, Any]) -> None:
+def _override(schedule: str, args: argparse.Namespace, params: Params) -> None:
     for name in SCHEDULES[schedule].fields:
         typed = getattr(args, name, None)
         if typed is not None:
@@ -189,28 +190,28 @@ def _flags() -> dict[str, tuple[Field, list[str]]]:
     return found
 
 
-def _kind(field: Field) -> dict[str, Any]:
+def _kind(field: Field) -> Params:
     """Return argparse's settings for one flag."""
     rule = field.rule
     if isinstance(rule, Choice):
         return {"choices": rule.allowed}
     if isinstance(rule, ListOf):
-        return {"type": _json, "metavar": rule.metavar}
+        return {"type": _json, "metavar": "JSON"}
     if isinstance(rule, Switch):
-        return {"nargs": "?", "const": True, "type": _flag, "metavar": rule.metavar}
+        return {"nargs": "?", "const": True, "type": _flag, "metavar": "true|false"}
     several = {"nargs": "+", "action": _OneOrSeveral} if isinstance(rule, Number) and rule.per_group else {}
     takes_words = isinstance(rule, Steps) or field.auto is not None
-    return {"type": _value_of(field) if takes_words else _number, "metavar": rule.metavar, **several}
+    metavar = "STEPS" if isinstance(rule, Steps) else "N" if isinstance(rule, Count) else "X"
+    return {"type": _value_of(field) if takes_words else _number, "metavar": metavar, **several}
 
 
 class _OneOrSeveral(argparse.Action):
     """One value for all param groups stays one value; several become a list."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: object = None
     ) -> None:
-        several: Sequence[Any] = values
-        setattr(namespace, self.dest, several[0] if len(several) == 1 else list(several))
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else list(values))
 
 
 def _flag(text: str) -> bool:
@@ -220,7 +221,7 @@ def _flag(text: str) -> bool:
     return spelled
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
@@ -234,8 +235,8 @@ def _number(text: str) -> int | float:
     return number
 
 
-def _value_of(field: Field) -> Callable[[str], Any]:
-    def value_of(text: str) -> Any:
+def _value_of(field: Field) -> Callable[[str], object]:
+    def value_of(text: str) -> object:
         """Return what a configuration would have: a number, or the word as it was typed."""
         value = _json(text) if text.startswith("{") else text
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +22,8 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import ONE_CYCLE, VALID_LR_SCHEDULES, WARMUP_DECAY_LR
 from lightning_lrsched.range_test.record import MIN_STEPS, RangeTestResult
 from lightning_lrsched.range_test.report import count_steps
+from lightning_lrsched.schedules.errors import choice, count
 from lightning_lrsched.schedules.length import is_word
-from lightning_lrsched.schedules.numbers import choice, count
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
@@ -96,7 +95,7 @@ class LRSchedulerCLI(LightningCLI):
             if self.subcommand == "lr_range_test":
                 arguments = self.config[self.subcommand]
                 names = self._subcommand_method_arguments[self.subcommand]
-                _RangeTest.of(**{name: arguments[name] for name in names})
+                _checked(**{name: arguments[name] for name in names})
         except (OSError, TypeError, ValueError) as error:
             self.parser.error(str(error))
 
@@ -180,26 +179,26 @@ class LRRangeTestTrainer(Trainer):
         Raises:
             ValueError: if a value is wrong, or the test shows no learning rate; the message says what to change.
         """
-        test = _RangeTest.of(output, schedule, total_num_steps, **range_test)
+        test, total = _checked(output, schedule, total_num_steps, **range_test)
         if self.is_global_zero:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
         trainer: Any = self
         callbacks = trainer.callbacks
         # The schedule of the training, as its configuration has it, is what the test replaces.
         others = [callback for callback in callbacks if not isinstance(callback, LRSchedulerCallback)]
-        trainer.callbacks = [*others, test.callback]
+        trainer.callbacks = [*others, test]
         try:
             self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
         finally:
             trainer.callbacks = callbacks
-        result = test.callback.result
+        result = test.result
         assert result is not None
-        section = result.one_cycle(test.total) if schedule == ONE_CYCLE else result.warmup_decay(test.total)
+        section = result.one_cycle(total) if schedule == ONE_CYCLE else result.warmup_decay(total)
         if self.is_global_zero:
             wrote = "replaced" if Path(output).exists() else "wrote"
-            write_text(output, _describe(result, test.total) + dump_mapping({"scheduler": section}, "yaml"))
+            write_text(output, _describe(result, total) + dump_mapping({"scheduler": section}, "yaml"))
             low, high = result.bounds()
-            length = "as long as its run" if test.total is None else f"over {test.total} steps"
+            length = "as long as its run" if total is None else f"over {total} steps"
             rank_zero_info(
                 f"LR range test: learning rates {low:.3g} to {high:.3g} for {schedule}, {length}; {wrote} {output}. To"
                 f" train with it, add --config {output} to the arguments of fit, as the last --config"
@@ -207,21 +206,16 @@ class LRRangeTestTrainer(Trainer):
         return result
 
 
-@dataclass(frozen=True)
-class _RangeTest:
-    """What a range test on the command line needs; checked first: a mistake found later would lose the result."""
-
-    callback: LRRangeTestCallback
-    total: int | None
-
-    @classmethod
-    def of(cls, output: str, schedule: str, total_num_steps: int | str, **range_test: Any) -> _RangeTest:
-        choice("schedule", schedule, (ONE_CYCLE, WARMUP_DECAY_LR))
-        if Path(output).is_dir():
-            raise ValueError(f"output must be the name of a file, and {output} is a folder")
-        auto = is_word(total_num_steps, "auto")
-        total = None if auto else count("total_num_steps", total_num_steps, at_least=MIN_STEPS, or_else=', or "auto"')
-        return cls(LRRangeTestCallback(**range_test), total)
+def _checked(
+    output: str, schedule: str, total_num_steps: int | str, **range_test: Any
+) -> tuple[LRRangeTestCallback, int | None]:
+    """Return test and total; checked first: a mistake found later would lose the result."""
+    choice("schedule", schedule, (ONE_CYCLE, WARMUP_DECAY_LR))
+    if Path(output).is_dir():
+        raise ValueError(f"output must be the name of a file, and {output} is a folder")
+    auto = is_word(total_num_steps, "auto")
+    total = None if auto else count("total_num_steps", total_num_steps, at_least=MIN_STEPS, or_else=', or "auto"')
+    return LRRangeTestCallback(**range_test), total
 
 
 def _describe(result: RangeTestResult, total: int | None) -> str:
@@ -233,7 +227,7 @@ def _describe(result: RangeTestResult, total: int | None) -> str:
     )
 
 
-def _check(content: Any, prefix: str) -> SchedulerConfig:
+def _check(content: Mapping[str, object], prefix: str) -> SchedulerConfig:
     try:
         return SchedulerConfig.of(content)
     except (TypeError, ValueError) as error:

@@ -1,19 +1,34 @@
-"""Preview of a schedule: its values as a table, as CSV, or as a picture."""
+"""A configuration file on its own, without a module: checked, converted, and its values as a table, CSV or picture."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from lightning_lrsched.config.config_file import Row
+from lightning_lrsched.config.deepspeed import Sections, lr_of, trainer_arguments
+from lightning_lrsched.config.files import read_mapping
+from lightning_lrsched.config.optimizers import check_optimizer
+from lightning_lrsched.config.scheduler_config import PARAMS, SchedulerConfig
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.report import new_figure
-from lightning_lrsched.schedules.length import STEPS, Unit
+from lightning_lrsched.schedules.errors import ParameterError, key_path
+from lightning_lrsched.schedules.fields import Params
+from lightning_lrsched.schedules.length import STEPS, Horizon, Unit
+from lightning_lrsched.schedules.schedule import Own_
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+DEFAULT_BASE_LR = 1e-3
+NO_LENGTH = "it is not known here: give --steps (and --steps-per-epoch), or write a number of optimizer steps"
+
+Row = tuple[int, dict[str, list[float]]]
+"""(step, name of a hyperparameter -> its value in each param group)."""
 
 MAX_POINTS = 2000
 TABLE_ROWS = 20
@@ -21,14 +36,138 @@ FIRST_STEPS = 5
 """The first steps of a warmup are where schedules differ most from what people expect."""
 
 
+@dataclass(frozen=True)
+class ConfigFile:
+    """A configuration file, its two sections, and the length of the run as the command line gives it.
+
+    Args:
+        path: where it was read from.
+        content: the whole file.
+        sections: its sections.
+        horizon: how long the run is.
+        base_lr: the optimizer's own lr, where the file does not give it; None: not known.
+    """
+
+    path: Path
+    content: Params
+    sections: Sections
+    horizon: Horizon
+    base_lr: float | None = None
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        base_lr: float | None = None,
+    ) -> ConfigFile:
+        """Read a file; the other arguments are what a Trainer and a module would provide."""
+        content = read_mapping(path)
+        horizon = Horizon(steps, steps_per_epoch, NO_LENGTH, NO_LENGTH)
+        return cls(Path(path), content, Sections.find(content), horizon, base_lr)
+
+    def schedule(self) -> SchedulerConfig:
+        """Return the schedule that the file asks for."""
+        return SchedulerConfig.from_dict(self.content)
+
+    def known_lr(self) -> float | None:
+        """Return the optimizer's own lr: as given, else from the file; None if neither has it."""
+        return lr_of(self.sections.optimizer) if self.base_lr is None else self.base_lr
+
+    def _own(self, schedule: SchedulerConfig) -> Own_:
+        """Return the optimizer's own values, for as many param groups as the lists in the schedule are for."""
+        lists = [value for _, _, value in schedule.schedule.leaves() if isinstance(value, tuple)]
+        groups, known = max(map(len, lists), default=1), self.known_lr()
+        return {"lr": [DEFAULT_BASE_LR if known is None else known] * groups, "weight_decay": [0.0] * groups}
+
+    def resolved(self) -> SchedulerConfig:
+        """Return the schedule with numbers for everything that depends on the run.
+
+        What a range test would find is taken to be ``"auto"``.
+
+        Raises:
+            ValueError: if the run's length is not known.
+        """
+        return self.schedule().without_range_test().resolve(None, self.horizon)
+
+    def rows(self, steps: Sequence[int]) -> list[Row]:
+        """Return the values at some positions, in rising order.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is out of range, or the run's length is not known.
+        """
+        schedule = self.resolved()
+        with key_path(PARAMS):
+            values = schedule.schedule.completed().values(self._own(schedule))
+        return [(step, values.of_groups(step)) for step in steps]
+
+    def turns(self) -> list[int]:
+        """Return the steps at which the parts of the schedule end; none for a scheduler of torch's own."""
+        return self.resolved().schedule.completed().turns
+
+    def converted(self) -> tuple[Params, list[str]]:
+        """Return the file's content with numbers where they are known, and the keys of the schedule without one."""
+        schedule = self.schedule().resolve(None, self.horizon, leave_unknown=True)
+        if self.known_lr() is not None:
+            schedule = schedule.with_own(self._own(schedule))
+        section = schedule.to_dict()
+        left = schedule.needs_run + schedule.needs_optimizer + schedule.needs_range_test
+        if self.sections.scheduler is self.content:
+            return section, left
+        if self.sections.prefix:
+            return {**self.content, "deepspeed": {**self.content["deepspeed"], "scheduler": section}}, left
+        return {**self.content, "scheduler": section}, left
+
+    def check(self) -> list[str]:
+        """Return a short description of the file, and a line for each suspicious setting.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if something is wrong, or the file holds neither a scheduler nor an optimizer.
+        """
+        if self.sections.scheduler is None and self.sections.optimizer is None:
+            self.schedule()  # raises
+        found, remarks, optimizer, has_momentum = ["no scheduler"], [], None, True
+        if self.sections.optimizer is not None:
+            module = SimpleNamespace(lr=DEFAULT_BASE_LR)  # where "auto" takes its lr from
+            optimizer, has_momentum = check_optimizer(module, self.sections.optimizer, self.sections.prefix)
+        if self.sections.scheduler is not None:
+            schedule = self.schedule()
+            later = schedule.needs_run + schedule.needs_optimizer + schedule.needs_range_test
+            unit = "" if schedule.unit == STEPS else f" in {schedule.unit}s"
+            found = [
+                f"scheduler {schedule.type}{unit}" + (f" ({', '.join(later)}: when training starts)" if later else "")
+            ]
+            # As far as the run need not be known.
+            known = self.known_lr()
+            told = schedule.schedule.remarks([] if known is None else [known], None if has_momentum else optimizer)
+            remarks = [f"warning: {remark}" for remark in told]
+        if optimizer is not None:
+            found.append(f"optimizer {optimizer}")
+        return ["ok: " + ", ".join(found), *remarks, *self._trainer_arguments()]
+
+    def _trainer_arguments(self) -> list[str]:
+        try:
+            arguments = trainer_arguments(self.content)
+        except ParameterError as error:
+            return [f"warning: {error}"]  # the schedule can be used all the same
+        listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        return [f"set Trainer({listed})"] if listed else []
+
+
+# What is shown --------------------------------------------------------------------------------------------------------
+
+
 def rows_of(schedule: ScheduledLR, steps: Sequence[int]) -> list[Row]:
     """Return (step, name -> value of each param group) at some optimizer steps.
 
     >>> import torch
     >>> from lightning_lrsched import WarmupLR
-    >>> schedule = WarmupLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), warmup_max_lr=1.0, warmup_num_steps=4)
+    >>> schedule = WarmupLR(torch.optim.SGD([torch.zeros(1)], lr=0.001), warmup_num_steps=4)
     >>> rows_of(schedule, [0, 2, 10])
-    [(0, {'lr': [0.0]}), (2, {'lr': [0.5]}), (10, {'lr': [1.0]})]
+    [(0, {'lr': [0.0]}), (2, {'lr': [0.0005]}), (10, {'lr': [0.001]})]
     """
     return [(step, schedule.values_at(step)) for step in steps]
 

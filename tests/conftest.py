@@ -22,6 +22,9 @@ import torch
 with contextlib.suppress(ImportError):  # the tests on a GPU need no hypothesis
     from hypothesis import settings
 
+    # No example is timed: the first one of a process may load the compiler, and the machine may be busy.
+    settings.register_profile("untimed", settings(), deadline=None)
+    settings.load_profile("untimed")
     # pytest --hypothesis-profile=nightly
     settings.register_profile("nightly", max_examples=20_000, deadline=None)
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.schedules.fields import with_keys
 from tests.kit.pages import DOCS
 

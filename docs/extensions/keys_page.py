@@ -15,7 +15,7 @@ from typing import Any
 import schedule_curves
 import yaml
 
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.schedules.fields import (
     FINDINGS,
     REQUIRED,

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path
+from lightning_lrsched.schedules.errors import (
+    ParameterTypeError,
+    ParameterValueError,
+    count,
+    key_path,
+    number,
+    to_number,
+)
+from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import is_word
-from lightning_lrsched.schedules.numbers import count, number, to_number
 
 SECTION_KEYS = {"scheduler": ("type", "params", "unit"), "optimizer": ("type", "params")}
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # of DeepSpeed's fused optimizers
@@ -35,10 +42,10 @@ class Sections:
     scheduler: Any = None
     optimizer: Any = None
     prefix: str = ""
-    keys: tuple[Any, ...] = ()
+    keys: tuple[object, ...] = ()
 
     @classmethod
-    def find(cls, config: Mapping[str, Any]) -> Sections:
+    def find(cls, config: Mapping[str, object]) -> Sections:
         """Look for the sections in a whole DeepSpeed configuration, also one level down under ``deepspeed:``.
 
         A mapping with a ``type`` is a scheduler section itself. Other keys are ignored.
@@ -52,10 +59,10 @@ class Sections:
         if "type" in config or "params" in config:
             return cls(scheduler=config)
         found, prefix = settings_of(config)
-        for key in found:
+        for key, section in found.items():
             spelled = str(key).lower().replace("-", "_")
             meant = MISSPELLED.get(spelled, spelled if spelled in ("scheduler", "optimizer") else key)
-            if isinstance(found[key], Mapping) and "class_path" in found[key] and meant in ("scheduler", "optimizer"):
+            if isinstance(section, Mapping) and "class_path" in section and meant in ("scheduler", "optimizer"):
                 raise ParameterValueError(f"{prefix}{key}", OF_LIGHTNING_CLI)
             if meant != key:
                 raise ParameterValueError(
@@ -64,14 +71,14 @@ class Sections:
         return cls(found.get("scheduler"), found.get("optimizer"), prefix, tuple(config))
 
 
-def settings_of(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+def settings_of(config: Mapping[str, object]) -> tuple[Mapping[str, object], str]:
     """Return DeepSpeed's settings in a configuration, and their key path: some files have them under ``deepspeed``."""
     nested = config.get("deepspeed")
     is_nested = isinstance(nested, Mapping) and not {"scheduler", "optimizer"} & set(config)
     return (nested, "deepspeed.") if is_nested else (config, "")  # type: ignore[return-value]
 
 
-def lr_of(section: Any) -> float | None:
+def lr_of(section: object) -> float | None:
     """Return the lr that an ``optimizer`` section gives, whatever else is in it; None for ``"auto"``, or if none.
 
     >>> lr_of({"type": "AdamW", "params": {"lr": "2e-3"}}), lr_of({"params": {"lr": "auto"}}), lr_of(None)
@@ -83,7 +90,7 @@ def lr_of(section: Any) -> float | None:
     return float(lr) if isinstance(lr, (int, float)) and not isinstance(lr, bool) else None
 
 
-def type_and_params(name: str, section: Any) -> tuple[Any, Mapping[str, Any]]:
+def type_and_params(name: str, section: object) -> tuple[Any, Mapping[str, object]]:
     """Return type and hyperparameters of a section ``{"type": ..., "params": {...}}``.
 
     Args:
@@ -123,7 +130,7 @@ PRECISION = {"bf16": "bf16-mixed", "bfloat16": "bf16-mixed", "fp16": "16-mixed",
 """DeepSpeed's section -> the Trainer's precision; bfloat16 is its older name."""
 
 
-def trainer_arguments(config: Mapping[str, Any] | str | Path, *, world_size: int | None = None) -> dict[str, Any]:
+def trainer_arguments(config: Mapping[str, object] | str | Path, *, world_size: int | None = None) -> Params:
     """Return what a whole DeepSpeed configuration asks of the Trainer, as arguments for ``Trainer(**...)``.
 
     ============================================ ===========================
@@ -163,20 +170,22 @@ def trainer_arguments(config: Mapping[str, Any] | str | Path, *, world_size: int
     return _arguments(config, world_size)
 
 
-def _arguments(config: Mapping[str, Any], world_size: int | None) -> dict[str, Any]:
+def _arguments(config: Mapping[str, object], world_size: int | None) -> Params:
     settings, prefix = settings_of(config)
     with key_path(prefix):
-        clipping = _number(settings, "gradient_clipping")
+        clipping = _value(settings, "gradient_clipping")
+        if clipping is not None:
+            clipping = number("gradient_clipping", clipping, at_least=0) or None
         found = {
             "accumulate_grad_batches": _accumulation(settings, world_size),
-            "gradient_clip_val": clipping or None,
+            "gradient_clip_val": clipping,
             "precision": _precision(settings),
             "log_every_n_steps": _count(settings, "steps_per_print"),
         }
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _accumulation(settings: Mapping[str, Any], world_size: int | None) -> int | None:
+def _accumulation(settings: Mapping[str, object], world_size: int | None) -> int | None:
     """Return the accumulated batches; check that train = micro x accumulation x devices, as far as these are known."""
     train, micro, given = (_count(settings, key) for key in (TRAIN, MICRO, ACCUMULATION))
     if train is None or micro is None or (given is None and world_size is None):
@@ -190,14 +199,14 @@ def _accumulation(settings: Mapping[str, Any], world_size: int | None) -> int | 
     return given or train // at_once
 
 
-def _precision(settings: Mapping[str, Any]) -> str | None:
+def _precision(settings: Mapping[str, object]) -> str | None:
     enabled = [key for key in PRECISION if _is_enabled(settings, key)]
     if len({PRECISION[key] for key in enabled}) > 1:
         raise ParameterValueError(enabled[0], f"and {enabled[-1]} are both enabled; keep one of them")
     return PRECISION[enabled[0]] if enabled else None
 
 
-def _is_enabled(settings: Mapping[str, Any], key: str) -> bool:
+def _is_enabled(settings: Mapping[str, object], key: str) -> bool:
     section = settings.get(key, False)
     enabled = section.get("enabled", False) if isinstance(section, Mapping) else section
     enabled = {"true": True, "false": False}.get(enabled.lower(), enabled) if isinstance(enabled, str) else enabled
@@ -208,17 +217,12 @@ def _is_enabled(settings: Mapping[str, Any], key: str) -> bool:
     return enabled
 
 
-def _value(settings: Mapping[str, Any], key: str) -> Any:
+def _value(settings: Mapping[str, object], key: str) -> object:
     value = settings.get(key)
     spelled = to_number(value) if isinstance(value, str) else None
     return None if is_word(value, "auto") else value if spelled is None else spelled
 
 
-def _count(settings: Mapping[str, Any], key: str) -> int | None:
+def _count(settings: Mapping[str, object], key: str) -> int | None:
     value = _value(settings, key)
     return None if value is None else count(key, value, at_least=1)
-
-
-def _number(settings: Mapping[str, Any], key: str) -> float | None:
-    value = _value(settings, key)
-    return None if value is None else number(key, value, at_least=0)

@@ -67,7 +67,7 @@ def write_text(path: str | Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def dump_mapping(content: Mapping[str, Any], form: str) -> str:
+def dump_mapping(content: Mapping[str, object], form: str) -> str:
     """Return ``content`` as the text of a file; ``form`` is ``"json"`` or ``"yaml"``."""
     if form == "json":
         return json.dumps(content, indent=2, default=str) + "\n"
@@ -78,7 +78,7 @@ def dump_mapping(content: Mapping[str, Any], form: str) -> str:
     return text
 
 
-def _parse_json(text: str) -> Any:
+def _parse_json(text: str) -> object:
     import hjson  # noqa: PLC0415 - most users pass a dict and need no parser
 
     try:
@@ -96,7 +96,7 @@ def _parse_json(text: str) -> Any:
     return parsed
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -105,7 +105,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def _parse_yaml(text: str) -> Any:
+def _parse_yaml(text: str) -> object:
     import yaml  # noqa: PLC0415 - most users pass a dict and need no parser
 
     # The safe loader accepts plain values only, no tags that name a class. In two stages: the tree is measured
@@ -143,6 +143,6 @@ def _measure(node: Any, known: dict[int, int], depth: int) -> int:
     return known[id(node)]
 
 
-def _depth(value: Any) -> int:
+def _depth(value: object) -> int:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + max(map(_depth, parts), default=0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.optim.torch_schedulers import NOT_FROM_A_FILE, torch_schedules
-from lightning_lrsched.schedules import SCHEDULES
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, short
 from lightning_lrsched.schedules.schedule import Schedule
+
+FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 
 OTHER_TYPES = {
     "linear": "WarmupDecayLR",

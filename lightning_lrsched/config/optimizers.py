@@ -12,10 +12,12 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import type_and_params
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean
+from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, switch
 from lightning_lrsched.schedules.fields import AnyValue, Switch
 from lightning_lrsched.schedules.length import is_word
-from lightning_lrsched.schedules.numbers import switch
+
+Options = dict[str, Any]
+"""Arguments of an optimizer by name."""
 
 NEAREST = {
     **dict.fromkeys(("onebitadam", "zerooneadam", "deepspeedcpuadam", "cpuadam", "fusedadam", "muadam"), "AdamW"),
@@ -32,13 +34,15 @@ CASELESS = {"adam": "Adam", "adamw": "AdamW", "adagrad": "Adagrad", "muon": "Muo
 UNUSED_IN_TORCH = ("set_grad_none", "fp32_optimizer_states")
 """Parameters of DeepSpeed's Adam that change its memory, not its numbers."""
 
-AUTO_DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+AUTO_DEFAULTS: Options = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 """What "auto" means where the module has no value: the values that Hugging Face fills in."""
 
 OTHER_AUTO_NAMES = {"lr": ("lr", "learning_rate")}
 
 
-def build_optimizer(module: Module, section: Any, params: Iterable[Any] | None = None, prefix: str = "") -> Optimizer:
+def build_optimizer(
+    module: Module, section: object, params: Iterable[Any] | None = None, prefix: str = ""
+) -> Optimizer:
     """Return the torch optimizer that a ``{"type", "params"}`` section asks for.
 
     Args:
@@ -55,7 +59,7 @@ def build_optimizer(module: Module, section: Any, params: Iterable[Any] | None =
     return _make(module, section, prefix, lambda: _param_groups(module) if params is None else list(params))
 
 
-def check_optimizer(module: Any, section: Any, prefix: str = "") -> tuple[str, bool]:
+def check_optimizer(module: object, section: object, prefix: str = "") -> tuple[str, bool]:
     """Return the name of the torch optimizer that a section asks for, and whether it has a momentum to cycle.
 
     The optimizer's own constructor checks the values; no optimizer is made.
@@ -90,7 +94,7 @@ class _NoParameters:
         raise _ValuesAreGood
 
 
-def _make(module: Any, section: Any, prefix: str, parameters: Callable[[], Any]) -> Optimizer:
+def _make(module: object, section: object, prefix: str, parameters: Callable[[], Any]) -> Optimizer:
     where = f"{prefix}optimizer"
     type_name, given = type_and_params(where, section)
     name, options = _read_adam(f"{where}.params", _known_name(where, type_name), dict(given))
@@ -107,13 +111,13 @@ def _make(module: Any, section: Any, prefix: str, parameters: Callable[[], Any])
         raise kind(f"{where}.params", f": {name} refuses them: {error}") from None
 
 
-def _has_momentum(optimizer_class: type[Optimizer], options: Mapping[str, Any]) -> bool:
+def _has_momentum(optimizer_class: type[Optimizer], options: Mapping[str, object]) -> bool:
     parameters = inspect.signature(optimizer_class.__init__).parameters
     default = parameters["momentum"].default if "momentum" in parameters else 0.0
     return "betas" in parameters or bool(options.get("momentum", default))
 
 
-def _known_name(where: str, name: Any) -> str:
+def _known_name(where: str, name: object) -> str:
     known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)]
     known.remove("Optimizer")
     if not isinstance(name, str):
@@ -133,7 +137,7 @@ def _known_name(where: str, name: Any) -> str:
     )
 
 
-def _read_adam(where: str, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _read_adam(where: str, name: str, options: Options) -> tuple[str, Options]:
     """Read the parameters of DeepSpeed's Adam: by default it decouples the weight decay."""
     if name not in ("Adam", "AdamW"):
         return name, options
@@ -150,17 +154,17 @@ def _read_adam(where: str, name: str, options: dict[str, Any]) -> tuple[str, dic
     return ("AdamW" if decoupled or name == "AdamW" else "Adam"), options
 
 
-def _pop_flag(where: str, options: dict[str, Any], key: str, *, default: bool) -> bool:
+def _pop_flag(where: str, options: Options, key: str, *, default: bool) -> bool:
     return switch(f"{where}.{key}", options.pop(key, default))
 
 
 def _check_options(
-    where: str, optimizer_class: type[Optimizer], options: Mapping[str, Any], module: Module
-) -> dict[str, Any]:
+    where: str, optimizer_class: type[Optimizer], options: Mapping[str, object], module: object
+) -> Options:
     allowed = dict(inspect.signature(optimizer_class.__init__).parameters)
     for key in ("self", "params"):
         del allowed[key]
-    checked: dict[str, Any] = {}
+    checked: Options = {}
     for key, value in options.items():
         if key == "max_grad_norm":
             raise ParameterValueError(
@@ -181,7 +185,7 @@ def _check_options(
     return checked
 
 
-def _auto(where: str, key: str, module: Module) -> Any:
+def _auto(where: str, key: str, module: object) -> object:
     names = OTHER_AUTO_NAMES.get(key, (key,))
     for owner in (module, getattr(module, "hparams", None)):
         for name in names:

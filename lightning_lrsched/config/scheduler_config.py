@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +15,15 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.hints import explain, schedule_of
+from lightning_lrsched.config.hints import FORM, explain, schedule_of
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, key_path, short
-from lightning_lrsched.schedules.fields import REQUIRED, Finding, written
+from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, choice, count, key_path, short
+from lightning_lrsched.schedules.fields import REQUIRED, Params, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
-from lightning_lrsched.schedules.numbers import choice, count
-from lightning_lrsched.schedules.schedule import Own_, Schedule
+from lightning_lrsched.schedules.schedule import Findings, Own_, Schedule
 
-FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
 PARAMS = "scheduler.params."
 
 
@@ -59,8 +58,8 @@ class SchedulerConfig:
     Example:
         >>> SchedulerConfig("WarmupLR", {"warmup_num_steps": "1e2"})
         SchedulerConfig(type='WarmupLR', params={'warmup_num_steps': 100})
-        >>> SchedulerConfig("WarmupLR", warmup_max_lr="auto").to_dict()
-        {'type': 'WarmupLR', 'params': {'warmup_max_lr': 'auto'}}
+        >>> SchedulerConfig("WarmupLR", warmup_min_lr="auto").to_dict()
+        {'type': 'WarmupLR', 'params': {'warmup_min_lr': 'auto'}}
     """
 
     type: str
@@ -94,22 +93,20 @@ class SchedulerConfig:
             position = count(POSITION, position, at_least=-1)
             schedule.check_lists()
             schedule.check_together()
-        self._set(type, schedule, _checked_unit(unit, type), position)
-
-    def _set(self, name: str, schedule: Schedule, unit: Unit, position: int) -> None:
-        for key, value in (("type", name), ("schedule", schedule), ("unit", unit), (POSITION, position)):
-            object.__setattr__(self, key, value)
+        if unit != STEPS:
+            _check_unit(unit, type)
+        vars(self).update(type=type, schedule=schedule, unit=unit, last_batch_iteration=position)
 
     def _with(self, schedule: Schedule) -> SchedulerConfig:
         """Return the same with other values, which are not read again."""
-        made = object.__new__(SchedulerConfig)
-        made._set(self.type, schedule, self.unit, self.last_batch_iteration)
+        made = copy(self)
+        vars(made).update(schedule=schedule)
         return made
 
     # What a user may pass ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> SchedulerConfig:
+    def from_dict(cls, config: Mapping[str, object]) -> SchedulerConfig:
         """Read a ``{"type", "params"}`` section, or the ``scheduler`` section of a whole DeepSpeed configuration.
 
         The section may also stand one level down, under ``deepspeed``. Everything else in the configuration is ignored.
@@ -147,7 +144,7 @@ class SchedulerConfig:
             return cls.from_dict(content)
 
     @classmethod
-    def of(cls, scheduler: SchedulerConfig | Mapping[str, Any] | str | Path) -> SchedulerConfig:
+    def of(cls, scheduler: SchedulerConfig | Mapping[str, object] | str | Path) -> SchedulerConfig:
         """Return a configuration from whatever a user may pass: one of these, a dict, or the path of a file.
 
         Raises:
@@ -183,11 +180,11 @@ class SchedulerConfig:
         """The keys whose values an LR range test at the start of the fit finds."""
         return self.schedule.waiting("range test")
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Params:
         """Return every value as it stands in a configuration, by its path: ``phases[0].steps``."""
         return {path: written(value) for path, _, value in self.schedule.leaves()}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Params:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
 
         There is a key ``"unit"`` too where that is not ``"step"``.
@@ -212,7 +209,7 @@ class SchedulerConfig:
         *,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
-        findings: Mapping[Finding, Any] | None = None,
+        findings: Findings | None = None,
         leave_unknown: bool = False,
     ) -> SchedulerConfig:
         """Return the same configuration with numbers for everything that depends on the run or on the optimizer.
@@ -257,7 +254,7 @@ class SchedulerConfig:
         *,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
-        findings: Mapping[Finding, Any] | None = None,
+        findings: Findings | None = None,
         follow: bool = False,
     ) -> ScheduledLR:
         """Make the schedule for ``optimizer`` and write its first values.
@@ -309,9 +306,7 @@ class SchedulerConfig:
 SchedulerConfig.__annotations__["params"] = "Mapping[str, Any] | None"
 
 
-def _checked_unit(unit: Any, type_name: str) -> Unit:
-    if unit == STEPS:
-        return STEPS
+def _check_unit(unit: object, type_name: str) -> None:
     if unit == "second":
         raise ParameterValueError(
             "scheduler.unit",
@@ -324,16 +319,15 @@ def _checked_unit(unit: Any, type_name: str) -> Unit:
             "scheduler.unit",
             f'="{unit}" needs one of {", ".join(SCHEDULERS)}; torch\'s {type_name} is computed step by step',
         )
-    return unit  # type: ignore[no-any-return]
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> Any:
     if isinstance(value, Mapping):
         return MappingProxyType({key: _frozen(item) for key, item in value.items()})
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
-def read_content(given: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+def read_content(given: Mapping[str, object] | str | Path) -> Mapping[str, object]:
     """Return the whole configuration from what a user may pass: a mapping, or the path of a file, which is read.
 
     Raises:

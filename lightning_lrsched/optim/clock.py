@@ -7,6 +7,7 @@ longer needed stays but does nothing. The optimizer's reference to the schedule 
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
-
-from lightning_lrsched.optim.ranks import warn
 
 if TYPE_CHECKING:
     from lightning_lrsched.optim.scheduled_lr import ScheduledLR
@@ -219,3 +218,15 @@ def _is_stepped_by_deepspeed() -> bool:
 def _advance(clock: Clock, optimizer: Optimizer) -> None:
     # A function, not a method: a wrapped method would be a reference from the clock to itself.
     clock.advance(optimizer)
+
+
+def warn(message: str, *, stacklevel: int) -> None:
+    """Give a warning, on the first of several ranks only.
+
+    Args:
+        message: the warning.
+        stacklevel: as for ``warnings.warn`` in the caller.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_rank() == 0:
+        warnings.warn(message, stacklevel=stacklevel + 1)

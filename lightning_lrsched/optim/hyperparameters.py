@@ -22,7 +22,7 @@ BUFFER_FOR_EACH_BETA = ("AggMo",)
 """Optimizers that name their buffers after the betas: for another value there is no buffer."""
 
 
-def key_of(name: str, group: Mapping[str, Any]) -> str | None:
+def key_of(name: str, group: Group) -> str | None:
     """Return the key under which ``group`` keeps a hyperparameter; None: it has none.
 
     The momentum of an optimizer with ``betas`` is the first of them; everything else has its own name.
@@ -31,12 +31,12 @@ def key_of(name: str, group: Mapping[str, Any]) -> str | None:
     return key if key in group else None
 
 
-def read(name: str, group: Mapping[str, Any]) -> Any:
+def read(name: str, group: Group) -> Any:
     """Return what ``group`` holds as a hyperparameter, a number or a tensor; None where it has none."""
     return _held(group, key_of(name, group))
 
 
-def _held(group: Mapping[str, Any], key: str | None) -> Any:
+def _held(group: Group, key: str | None) -> Any:
     if key == "betas":
         return group["betas"][0] if isinstance(group["betas"], (tuple, list)) else None
     return None if key is None else group[key]
@@ -53,9 +53,9 @@ def write(name: str, group: Group, value: float) -> None:
         group[key] = (value, *group["betas"][1:]) if key == "betas" else value
 
 
-def read_number(name: str, group: Mapping[str, Any]) -> float | None:
+def read_number(name: str, group: Group) -> float | None:
     """Return a hyperparameter as a number; None where the group has none, or something else."""
-    value = read(name, group)
+    value = _held(group, key_of(name, group))
     return float(value) if isinstance(value, (int, float, Tensor)) else None
 
 
@@ -92,7 +92,7 @@ def holds_lrs(groups: Iterable[Group], lrs: Iterable[float]) -> bool:
     )
 
 
-def torch_optimizer(optimizer: Any) -> Optimizer:
+def torch_optimizer(optimizer: object) -> Optimizer:
     """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's, SAM's, Lookahead's)."""
     groups = getattr(optimizer, "param_groups", None)
     for name in ("optimizer", "base_optimizer"):
@@ -125,7 +125,7 @@ class Binding:
         # load_state_dict puts a new list of new dicts here, add_param_group lengthens it.
         self.groups, self.size = groups, len(groups)
         self._filled: list[tuple[str, Group, Tensor, int]] = []
-        self._writers: list[tuple[str, int, Callable[[Any], None]]] = []
+        self._writers: list[tuple[str, int, Callable[[float], None]]] = []
         for name in names:
             self._bind(name, values.set_of_group)
         self._one_set = [(name, write) for name, _, write in self._writers] if values.sets == 1 else []
@@ -170,23 +170,31 @@ class Binding:
         return not self._filled or all(read(name, group) is tensor for name, group, tensor, _ in self._filled)
 
 
-def _writer(groups: list[Group], key: str) -> Callable[[Any], None]:
+def _writer(groups: list[Group], key: str) -> Callable[[float], None]:
     """Return a function that sets a number in several groups."""
     if len(groups) == 1:
         return partial(operator.setitem, groups[0], key)
 
-    def write(value: Any) -> None:
+    def write(value: float) -> None:
         for group in groups:
             group[key] = value
 
     return write
 
 
-def _betas_writer(groups: list[Group], others: tuple[Any, ...]) -> Callable[[Any], None]:
+def _betas_writer(groups: list[Group], others: tuple[Any, ...]) -> Callable[[float], None]:
     """Return a function that sets the first beta of groups with the same others, which stay as the user set them."""
-    written: Any = None
+    written: object = None
+    [only, *more] = groups
 
-    def write(value: Any) -> None:
+    def write_one(value: float) -> None:
+        nonlocal written, others
+        held = only["betas"]
+        if held is not written:
+            others = tuple(held[1:])
+        written = only["betas"] = (value,) + others  # noqa: RUF005 - the quickest way
+
+    def write(value: float) -> None:
         nonlocal written
         before = written
         # One tuple serves all groups, except where other code has set other betas since the last write.
@@ -195,7 +203,7 @@ def _betas_writer(groups: list[Group], others: tuple[Any, ...]) -> Callable[[Any
             held = group["betas"]
             group["betas"] = shared if held is before or tuple(held[1:]) == others else (value, *held[1:])
 
-    return write
+    return write if more else write_one
 
 
 def _fill(tensor: Tensor, value: float) -> None:

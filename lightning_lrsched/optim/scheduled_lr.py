@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lrsched.optim.clock import Clock
+from lightning_lrsched.optim.clock import Clock, warn
 from lightning_lrsched.optim.hyperparameters import (
     BUFFER_FOR_EACH_BETA,
     LR,
@@ -26,10 +26,9 @@ from lightning_lrsched.optim.hyperparameters import (
     torch_optimizer,
     write,
 )
-from lightning_lrsched.optim.ranks import warn
-from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.errors import ParameterValueError, count
+from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import STEPS, Unit
-from lightning_lrsched.schedules.numbers import count
 from lightning_lrsched.schedules.schedule import Schedule, Values
 
 SCALE = "lr_scale"
@@ -65,10 +64,10 @@ class ScheduledLR(LRScheduler):
 
     Example:
         >>> from lightning_lrsched.schedules.warmup import Warmup
-        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-        >>> scheduled = ScheduledLR(optimizer, Warmup.parse({"warmup_max_lr": 1.0, "warmup_num_steps": 4}))
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.001)
+        >>> scheduled = ScheduledLR(optimizer, Warmup.parse({"warmup_num_steps": 4}))
         >>> scheduled.schedule.warmup_num_steps, scheduled.values_at(2)
-        (4, {'lr': [0.5]})
+        (4, {'lr': [0.0005]})
     """
 
     # Binding to the optimizer ----------------------------------------------------------------------------------------
@@ -94,8 +93,10 @@ class ScheduledLR(LRScheduler):
         # Not with tensors: the optimizer step may be compiled, and the hook would be compiled with it.
         self._clock = Clock(self, watch=self._step_uncompiled is None)
         without_momentum = None if self._cycles_momentum else type(self.optimizer).__name__
-        for remark in schedule.remarks([float(lr) for lr in self.base_lrs], without_momentum):
-            warn(remark, stacklevel=4)  # the line that makes one of the public classes
+        for remark in schedule.remarks(list(map(float, self.base_lrs)), without_momentum):
+            warn(
+                remark, stacklevel=5
+            )  # the line that makes one of the public classes, whose keywords are looked at first
 
     @property
     def name(self) -> str:
@@ -114,11 +115,10 @@ class ScheduledLR(LRScheduler):
         names = {LR, *self.schedule.own_names}
         # The values of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         # A group that was removed is forgotten: it may come back with another lr.
-        present = {_identity(number, group) for number, group in enumerate(groups)}
-        own = {key: known for key, known in self._own.items() if key in present}
+        keys = [_identity(number, group) for number, group in enumerate(groups)]
+        own = {key: self._own[key] for key in keys if key in self._own}
         of_groups, new = [], []
-        for number, group in enumerate(groups):
-            key = _identity(number, group)
+        for key, group in zip(keys, groups, strict=True):
             if key not in own:
                 self._check_new(group)
                 own[key] = group["params"][:1], self._own_values(group, names)
@@ -193,10 +193,10 @@ class ScheduledLR(LRScheduler):
         return self._binding is not None and self._binding.on_cuda
 
     @property
-    def hyperparameters(self) -> dict[str, Any]:
+    def hyperparameters(self) -> Params:
         """The schedule's parameters by name, with numbers for ``"auto"``."""
         self._bound()
-        return self.schedule.with_own({LR: [float(lr) for lr in self.base_lrs]}, only_auto=True).params()
+        return self.schedule.with_own({LR: list(map(float, self.base_lrs))}, only_auto=True).params()
 
     # Values ----------------------------------------------------------------------------------------------------------
 
@@ -340,7 +340,7 @@ class ScheduledLR(LRScheduler):
 
     # State -----------------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Params:
         """Return the position; also the hyperparameters, to report on loading which of them have changed."""
         # A scheduler whose turn has not come yet may be at -1 or, in nested SequentialLRs, below it.
         position = max(-1, self.last_epoch)
@@ -356,9 +356,9 @@ class ScheduledLR(LRScheduler):
         }
 
     def _own_lrs(self) -> list[float] | None:
-        return [float(lr) for lr in self.base_lrs] if LR in self.schedule.own_names else None
+        return list(map(float, self.base_lrs)) if LR in self.schedule.own_names else None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Params) -> None:
         """Go to the saved position and write its values at once, computed with the current configuration.
 
         Nothing is written if another scheduler had set the optimizer's lr when the state was saved (in SequentialLR).
@@ -395,13 +395,13 @@ class ScheduledLR(LRScheduler):
         else:
             self.last_epoch = position
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Params:
         # Optimizers drop their hooks when copied or pickled; the copy registers its own, and binds to its own tensors.
         own = {key: value for key, value in vars(self).items() if key not in UNCOPIED}
         by_place = [self._own.get(_identity(n, group)) for n, group in enumerate(self.optimizer.param_groups)]
         return {**own, "_own": by_place, "_clock_was": (self._clock.following, self._clock.watching)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Params) -> None:
         (following, watching), by_place = state.pop("_clock_was"), state.pop("_own")
         self.__dict__.update(state)
         self._binding = self._step_uncompiled = None
@@ -417,12 +417,12 @@ def _identity(number: int, group: Group) -> int:
     return id(group["params"][0]) if group["params"] else -1 - number
 
 
-def is_own_state(state: Any) -> bool:
+def is_own_state(state: object) -> bool:
     """Return whether ``state`` is what ``state_dict`` of a schedule of this package returned."""
     return isinstance(state, dict) and isinstance(state.get("hyperparameters"), dict)
 
 
-def position_in(state: Mapping[str, Any], name: str) -> int:
+def position_in(state: Mapping[str, object], name: str) -> int:
     """Return the number of finished optimizer steps in a saved state; DeepSpeed's own state is accepted too.
 
     Raises:
@@ -459,9 +459,9 @@ def _changes(saved: Mapping[str, Any], name: str, schedule: Schedule, own_lrs: l
     return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
 
 
-def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(params: Mapping[str, object]) -> dict[str, object]:
     """Return the parameters with one entry for each key of a mapping in a list: ``phases[0].steps``."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in params.items():
         if isinstance(value, (list, tuple)) and value and all(isinstance(entry, Mapping) for entry in value):
             for index, entry in enumerate(value):

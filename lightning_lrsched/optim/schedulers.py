@@ -280,11 +280,11 @@ class PhasedLR(PublicScheduler):
         self._begin(optimizer, locals())
 
 
-SCHEDULERS: dict[str, type[PublicScheduler]] = {
-    scheduler.__name__: scheduler
-    for scheduler in (LRRangeTest, OneCycle, WarmupLR, WarmupDecayLR, WarmupCosineLR, WarmupStableDecayLR, PhasedLR)
-}
-"""Type name -> class; the first five are DeepSpeed's."""
+SCHEDULERS = {scheduler.__name__: scheduler for scheduler in PublicScheduler.__subclasses__()}
+"""Type name -> class, all of the above; the first five are DeepSpeed's."""
+
+SCHEDULES: dict[str, type[Schedule]] = {name: scheduler.kind for name, scheduler in SCHEDULERS.items()}
+"""Type name -> schedule."""
 
 VALID_LR_SCHEDULES = list(SCHEDULERS)
 LR_RANGE_TEST = "LRRangeTest"

@@ -67,7 +67,7 @@ class ModelSnapshot:
         module: Module,
         optimizers: Sequence[Any],
         earlier: ModelSnapshot | None = None,
-        beside: Sequence[Any] = (),
+        beside: Sequence[object] = (),
     ) -> None:
         refuse_lazy_parameters(module)
         reshard(module)
@@ -258,7 +258,7 @@ class Contents:
         packages: the top-level packages of the user's code; those of the frameworks are left out.
     """
 
-    def __init__(self, seen: Iterable[Any] = (), packages: Iterable[str] = ()) -> None:
+    def __init__(self, seen: Iterable[object] = (), packages: Iterable[str] = ()) -> None:
         self._seen = {id(thing): thing for thing in seen}  # held: the id of what is gone may be used again
         self._packages = {*packages} - {*FRAMEWORKS}
         self._resets: list[Reset] = []
@@ -268,7 +268,7 @@ class Contents:
         for reset in self._resets:
             reset()
 
-    def attributes_of(self, thing: Any) -> Reset:
+    def attributes_of(self, thing: object) -> Reset:
         """Remember what the attributes of ``thing`` hold; return what sets them again and removes new ones."""
         attributes = vars(thing)
         held = {name: value for name, value in attributes.items() if name not in NOT_OF_THE_USER}
@@ -276,7 +276,7 @@ class Contents:
             self.add(value)
         return partial(_set_attributes, attributes, held)
 
-    def add(self, thing: Any) -> None:
+    def add(self, thing: object) -> None:
         """Remember what is inside of ``thing``."""
         plain = thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, type))
         if not plain and id(thing) not in self._seen and not is_one_of(thing, *FRAMEWORK_CLASSES):
@@ -305,7 +305,7 @@ class Contents:
         return self.attributes_of(thing) if of_the_user or isinstance(thing, (SimpleNamespace, Namespace)) else None
 
 
-def _reset_of_values(thing: Any) -> Reset | None:
+def _reset_of_values(thing: object) -> Reset | None:
     """Return what restores the values of a tensor, an array or a generator; nothing is done with what holds data."""
     if isinstance(thing, Tensor):
         # One with a history belongs to a graph that may still be used; such a tensor is replaced, not changed.
@@ -326,7 +326,7 @@ def _nothing() -> None:
     """Change nothing."""
 
 
-def _package_of(thing: Any) -> str:
+def _package_of(thing: object) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
@@ -335,7 +335,7 @@ def _refill(container: Any, content: Any) -> None:
     (container.extend if isinstance(container, (list, deque)) else container.update)(content)
 
 
-def _set_attributes(attributes: dict[str, Any], held: dict[str, Any]) -> None:
+def _set_attributes(attributes: dict[str, object], held: dict[str, object]) -> None:
     for name in [name for name in attributes if name not in held and name not in NOT_OF_THE_USER]:
         del attributes[name]
     attributes.update(held)
@@ -376,7 +376,7 @@ def global_states() -> list[Reset]:
     return resets
 
 
-def generator_states(source: Any) -> list[Reset]:
+def generator_states(source: object) -> list[Reset]:
     """Remember the generators of loaders, samplers and datasets; return a function for each that restores it.
 
     They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
@@ -385,12 +385,12 @@ def generator_states(source: Any) -> list[Reset]:
     return [reset for thing in _walk(source) if (reset := _reset_of(thing)) is not None]
 
 
-def loaders_in(source: Any) -> list[DataLoader[Any]]:
+def loaders_in(source: object) -> list[DataLoader[Any]]:
     """Return the loaders in ``source``, its attributes and containers, each once."""
     return [thing for thing in _walk(source) if isinstance(thing, DataLoader)]
 
 
-def _walk(source: Any) -> Iterator[Any]:
+def _walk(source: object) -> Iterator[object]:
     """Return everything that may belong to data, each once."""
     seen: set[int] = set()
     waiting = [source, *getattr(source, "__dict__", {}).values()]

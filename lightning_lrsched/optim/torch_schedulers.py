@@ -19,7 +19,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError
-from lightning_lrsched.schedules.fields import AnyValue, Count, Rule, Several, Steps, Switch, declared, written
+from lightning_lrsched.schedules.fields import AnyValue, Count, Params, Rule, Several, Steps, Switch, declared
 from lightning_lrsched.schedules.schedule import Own_, Schedule, Values
 
 NOT_FROM_A_FILE = {
@@ -76,22 +76,19 @@ class TorchSchedule(Schedule):
         ends = [key for key in ENDS if isinstance(getattr(self, key, None), int)]
         return ([ends[0]], getattr(self, ends[0])) if ends else None
 
-    def _arguments(self) -> dict[str, Any]:
-        return {name: written(getattr(self, name)) for name in self.fields if name in self.given}
-
     def values(self, own: Own_) -> Values:
         """Return the values of every param group; those of groups with the same own lr are computed once."""
-        lrs, arguments = list(own["lr"]), self._arguments()
+        lrs = list(own["lr"])
         alike = len(set(lrs)) == 1 and self._groups() == 1
-        record = _Record(self, lrs[:1] if alike else lrs, arguments)
+        record = _Record(self, lrs[:1] if alike else lrs)
 
-        def at(position: int) -> dict[str, Any]:
-            of_groups: dict[str, Any] = record.at(position)
+        def at(position: int) -> Params:
+            of_groups = record.at(position)
             return {name: value[0] if alike else np.array(value) for name, value in of_groups.items()}
 
         return Values(at, 1 if alike else len(lrs), [0] * len(lrs) if alike else list(range(len(lrs))))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # The class itself is made at run time and cannot be found by its name.
         return _rebuilt, (self.type, self.given_params())
 
@@ -99,40 +96,39 @@ class TorchSchedule(Schedule):
 class _Record:
     """What one of torch's schedulers has written, step by step."""
 
-    def __init__(self, schedule: TorchSchedule, lrs: Sequence[float], arguments: dict[str, Any]) -> None:
-        self._schedule, self._lrs, self._arguments = schedule, lrs, arguments
-        self._names = ["lr", "momentum"] if schedule.sets_momentum else ["lr"]
-        self._rows: list[list[Any]] = []
+    def __init__(self, schedule: TorchSchedule, lrs: Sequence[float]) -> None:
+        self._schedule = schedule
+        self._groups: list[Params] = [{"params": [], "lr": lr, "betas": (0.9, 0.999)} for lr in lrs]
+        self._rows: list[dict[str, list[float]]] = []
         self._scheduler: LRScheduler | None = None
 
     def at(self, position: int) -> dict[str, list[float]]:
         """Return name -> value of each group; run the scheduler as far as that."""
         if position >= len(self._rows):
             self._run_to(position)
-        return dict(zip(self._names, self._rows[position], strict=True))
+        return self._rows[position]
 
     def _run_to(self, position: int) -> None:
-        schedule = self._schedule
+        arguments = self._schedule.given_params()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if self._scheduler is None:
-                    groups = [{"params": [], "lr": lr, "betas": (0.9, 0.999)} for lr in self._lrs]
-                    self._scheduler = schedule.scheduler_class(_Groups(groups), **self._arguments)
-                    self._note()
                 while len(self._rows) <= position:
-                    self._scheduler.step()
-                    self._note()
+                    self._advance(arguments)
         except Exception as error:  # noqa: BLE001 - anything may come from values that torch does not check
             kind = ParameterTypeError if isinstance(error, TypeError) else ParameterValueError
-            values = ", ".join(f"{key}={value!r}" for key, value in self._arguments.items())
-            raise kind("", f": {schedule.type} refuses {values[:300]}: {error}") from None
+            values = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+            raise kind("", f": {self._schedule.type} refuses {values[:300]}: {error}") from None
 
-    def _note(self) -> None:
-        assert self._scheduler is not None
-        groups = self._scheduler.optimizer.param_groups
-        columns = [[float(group["lr"]) for group in groups], [float(group["betas"][0]) for group in groups]]
-        self._rows.append(columns[: len(self._names)])
+    def _advance(self, arguments: Params) -> None:
+        if self._scheduler is None:
+            self._scheduler = self._schedule.scheduler_class(_Groups(self._groups), **arguments)
+        else:
+            self._scheduler.step()
+        row = {"lr": [float(group["lr"]) for group in self._groups]}
+        if self._schedule.sets_momentum:
+            row["momentum"] = [float(group["betas"][0]) for group in self._groups]
+        self._rows.append(row)
 
 
 class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
@@ -147,12 +143,12 @@ class _HoldingOneCycleLR(lr_scheduler.OneCycleLR):
 class _Groups(Optimizer):
     """Param groups without parameters."""
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[Params]) -> None:
         # Without torch's own constructor: it loads the compiler, which takes a second.
         self.param_groups, self.defaults, self.state = groups, dict(groups[0]), defaultdict(dict)
         self._opt_called = True  # torch's schedulers else warn that no step was made
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Do nothing."""
 
 
@@ -186,7 +182,7 @@ def _schedule_of(name: str, scheduler_class: type[LRScheduler]) -> type[TorchSch
     return declared(made)
 
 
-def _rebuilt(name: str, params: dict[str, Any]) -> TorchSchedule:
+def _rebuilt(name: str, params: Params) -> TorchSchedule:
     return torch_schedules()[name].parse(params)
 
 

@@ -444,7 +444,9 @@ def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult 
 
 
 def _size(moves: list[Move]) -> Tensor:
-    return torch.stack([_local(move).float().norm().cpu() for _, _, move in moves]).norm()
+    sizes = torch.stack([_local(move).float().norm().cpu() for _, _, move in moves])
+    size: Tensor = torch.linalg.vector_norm(sizes)
+    return size
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from lightning_lrsched.config.files import write_text
 from lightning_lrsched.range_test import report, suggest
 from lightning_lrsched.range_test.loss_watch import StopReason
 from lightning_lrsched.range_test.suggest import Curve
+from lightning_lrsched.schedules.errors import choice, count
 from lightning_lrsched.schedules.fields import Finding
-from lightning_lrsched.schedules.numbers import choice, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,17 +11,16 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_lrsched.optim.clock import warn
 from lightning_lrsched.optim.hyperparameters import check_lrs, momentum_kind
-from lightning_lrsched.optim.ranks import warn
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
-from lightning_lrsched.schedules.errors import ParameterValueError, names_arguments
+from lightning_lrsched.schedules.errors import ParameterValueError, choice, names_arguments, number
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
-from lightning_lrsched.schedules.numbers import choice, number
 
 MODES = ("linear", "exponential")
 LINEAR = LinearGrowth.fields

@@ -22,15 +22,12 @@ def exponential_growth(step: int, num_steps: int, total_factor: float) -> float:
 
 
 def cycle(step: int, first_size: int, second_size: int, first_stairs: int, second_stairs: int) -> float:
-    """Fraction: 0 at step 0, 1 at ``first_size``, 0 again at ``first_size + second_size``; straight lines or stairs."""
-    total = first_size + second_size
-    position = step % total
-    if position <= first_size:
-        size, stairs = first_size, first_stairs
-    else:
-        position, size, stairs = total - position, second_size, second_stairs
+    """Fraction: 0 at step 0, 1 at ``first_size``, 0 at ``first_size + second_size``, no further; lines or stairs."""
     # Stairs are cut from the whole-number position: a float position can fall just short of a stair's edge.
-    return (position * stairs // size) / stairs if stairs else position / size
+    if step <= first_size:
+        return (step * first_stairs // first_size) / first_stairs if first_stairs else step / first_size
+    left = first_size + second_size - step
+    return (left * second_stairs // second_size) / second_stairs if second_stairs else left / second_size
 
 
 def reciprocal_decay(step: int, step_size: int, rate: float) -> float:

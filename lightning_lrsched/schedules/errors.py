@@ -1,15 +1,31 @@
-"""ParameterError: what is wrong with one parameter of a configuration, and the path of its key."""
+"""What is wrong with a value: the errors that name its key, and the checks of single values that raise them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 Class = TypeVar("Class", bound=type)
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+INF = math.inf
+MAX_TEXT = 200
+MAX_DIGITS = 300
+
+MAX_COUNT = 2**53
+"""Largest range in which floats represent every integer; a longer schedule is a typo."""
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 class ParameterError(Exception):
@@ -27,8 +43,9 @@ class ParameterError(Exception):
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(key, problem)
-        self.key = key
-        self.problem = problem
+        self.key: str
+        self.problem: str
+        self.key, self.problem = self.args
 
     def __str__(self) -> str:
         return f"{self.key}{self.problem}" if self.problem[:1] in ":=" else f"{self.key} {self.problem}"
@@ -63,7 +80,7 @@ def did_you_mean(word: object, allowed: Iterable[str]) -> str:
     """
     by_lower = {name.lower(): name for name in allowed}
     longer = [name for name in by_lower if name.endswith(f"_{str(word).lower()}")]
-    near = longer if len(longer) == 1 else get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.6)
+    near = longer if len(longer) == 1 else get_close_matches(str(word).lower(), by_lower)
     return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
 
 
@@ -96,3 +113,80 @@ def names_arguments(cls: Class) -> Class:
 
     cls.__init__ = call  # type: ignore[misc]
     return cls
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def number(
+    key: str, value: object, *, at_least: float = -INF, above: float = -INF, below: float = INF, at_most: float = INF
+) -> float:
+    """Return ``value`` as a finite float inside the given limits."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
+        if at_least <= result <= at_most and above < result < below and math.isfinite(result):
+            return result
+        raise ParameterValueError(key, f"must be {_limits(at_least, above, below, at_most)}, got {short(value)}")
+    raise ParameterTypeError(
+        key, f"must be {_limits(at_least, above, below, at_most)}, got {short(value)} ({type(value).__name__})"
+    )
+
+
+def _limits(at_least: float, above: float, below: float, at_most: float) -> str:
+    limits = {"at least": at_least, "greater than": above, "less than": below, "at most": at_most}
+    return " and ".join(["a finite number", *(f"{k} {v:g}" for k, v in limits.items() if math.isfinite(v))])
+
+
+def count(key: str, value: Any, *, at_least: int = 0, or_else: str = "") -> int:
+    """Return ``value`` as a whole number that is not below ``at_least`` (nor above ``MAX_COUNT``).
+
+    Args:
+        key: name of the parameter, for messages.
+        value: the value.
+        at_least: the smallest number.
+        or_else: what the value may be instead, the end of a message.
+    """
+    allowed = f"a whole number, at least {at_least}"
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
+        raise ParameterTypeError(key, f"must be {allowed}, got {short(value)} ({type(value).__name__}){or_else}")
+    if value > MAX_COUNT:
+        allowed = f"{allowed} and at most {MAX_COUNT}"
+    # JSON may spell a count as 2e3 or 2000.0: the value is whole, so the meaning is clear.
+    whole = isinstance(value, Integral) or (math.isfinite(value) and float(value).is_integer())
+    if not whole or not at_least <= int(value) <= MAX_COUNT:
+        raise ParameterValueError(key, f"must be {allowed}, got {short(value)}{or_else}")
+    return int(value)
+
+
+def switch(key: str, value: object) -> bool:
+    """Return ``value`` if it is true or false."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ParameterTypeError(key, f"must be true or false, got {short(value)} ({type(value).__name__})")
+    return bool(value)
+
+
+def choice(key: str, value: object, allowed: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``allowed``."""
+    if not isinstance(value, str) or value not in allowed:
+        hint = did_you_mean(short(value), allowed)
+        raise ParameterValueError(key, f"must be one of {', '.join(map(repr, allowed))}, got {short(value)}{hint}")
+    return value
+
+
+def to_number(text: str) -> int | float | None:
+    """Return the number that ``text`` spells, or None; PyYAML leaves ``1e-5`` a string, and people quote numbers.
+
+    >>> to_number("1e-5"), to_number("100"), to_number("1e2"), to_number("auto")
+    (1e-05, 100, 100.0, None)
+    """
+    text = text.strip(" ")
+    if len(text) > MAX_TEXT or not NUMBER.fullmatch(text):
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

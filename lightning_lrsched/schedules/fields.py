@@ -23,11 +23,23 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 import numpy as np
 from typing_extensions import dataclass_transform
 
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, short
-from lightning_lrsched.schedules.length import Epochs, Fraction, is_word, parse_length
-from lightning_lrsched.schedules.numbers import choice, count, number, switch, to_number
+from lightning_lrsched.schedules.errors import (
+    ParameterTypeError,
+    ParameterValueError,
+    choice,
+    count,
+    did_you_mean,
+    number,
+    short,
+    switch,
+    to_number,
+)
+from lightning_lrsched.schedules.length import Epochs, Fraction, parse_length
 
 # Words: values that become numbers later ------------------------------------------------------------------------------
+
+Params = dict[str, Any]
+"""Values by name, as they stand in a configuration."""
 
 AUTO = "auto"
 FROM_RANGE_TEST = "lr_range_test"
@@ -51,7 +63,7 @@ class Own:
     """A multiple of each param group's own value; ``written`` is what the user wrote: ``"auto"``, None, a ratio."""
 
     ratio: float
-    written: Any = dataclasses.field(default=AUTO, compare=False)
+    written: object = dataclasses.field(default=AUTO, compare=False)
 
     waits_for = "optimizer"
 
@@ -67,7 +79,7 @@ class OfOther:
 
     ratio: float
     name: str
-    written: Any = AUTO
+    written: object = AUTO
 
     waits_for = "optimizer"
 
@@ -80,7 +92,7 @@ class FromRangeTest:
     """A learning rate that a range test finds."""
 
     finding: Finding
-    written: Any = FROM_RANGE_TEST
+    written: object = FROM_RANGE_TEST
 
     waits_for = "range test"
 
@@ -90,7 +102,7 @@ OWN_LR = Own(1.0)
 ZERO = Own(0.0)
 
 
-def written(value: Any) -> Any:
+def written(value: object) -> Any:
     """Return a value as it stands in a configuration: words as the user wrote them, tuples as lists.
 
     >>> written((1.0, 2.0)), written(Own(1.0)), written(Own(0.1, {"ratio": 0.1}))
@@ -136,18 +148,16 @@ class Number:
     per_group: bool = False
     of: str = "lr"
 
-    metavar: ClassVar[str] = "X"
-
-    def parse(self, key: str, value: Any) -> Any:
+    def parse(self, key: str, value: object) -> object:
         """Return ``value`` as a float, a tuple with one for each group, or a word; or raise ParameterError."""
-        if isinstance(value, (int, float)) or value is None:
-            return self._none() if value is None and self.optional else self._number(key, value)
+        if value is None and self.optional:
+            return replace(self.auto, written=None) if isinstance(self.auto, Own) and self.none_is_auto else None
         if isinstance(value, str):
             return self._text(key, value)
         if isinstance(value, Mapping):
             return self._mapping(key, value)
-        listed = _listed(value)
-        if listed is None or not self.per_group:
+        listed = _listed(value) if self.per_group else None
+        if listed is None:
             return self._number(key, value)
         if not listed:
             raise ParameterValueError(key, f"must be one number or a list with one for each param group, got {value!r}")
@@ -155,13 +165,11 @@ class Number:
             self._number(f"{key}[{index}]", _spelled(f"{key}[{index}]", item)) for index, item in enumerate(listed)
         )
 
-    def _none(self) -> Own | None:
-        return replace(self.auto, written=None) if isinstance(self.auto, Own) and self.none_is_auto else None
-
-    def _text(self, key: str, text: str) -> Any:
-        if self.auto is not None and is_word(text, AUTO):
+    def _text(self, key: str, text: str) -> object:
+        word = text.strip().lower()
+        if word == AUTO and self.auto is not None:
             return self.auto
-        if self.finding is not None and is_word(text, FROM_RANGE_TEST):
+        if word == FROM_RANGE_TEST and self.finding is not None:
             return FromRangeTest(self.finding)
         try:
             return self._number(key, _spelled(key, text))
@@ -169,7 +177,7 @@ class Number:
             words = [AUTO] * (self.auto is not None) + [FROM_RANGE_TEST] * (self.finding is not None)
             raise ParameterTypeError(key, f"{error.problem}{did_you_mean(text[:60], words)}") from None
 
-    def _mapping(self, key: str, value: Mapping[Any, Any]) -> Own:
+    def _mapping(self, key: str, value: Mapping[object, object]) -> Own:
         if not self.ratio:
             raise ParameterTypeError(key, "must be a single value or a list of numbers, got a mapping")
         if set(value) != {RATIO}:
@@ -177,7 +185,7 @@ class Number:
         ratio = number(f"{key}.{RATIO}", _spelled(key, value[RATIO]), at_least=0)
         return Own(ratio, {RATIO: ratio})
 
-    def _number(self, key: str, value: Any) -> float:
+    def _number(self, key: str, value: object) -> float:
         return number(key, value, at_least=self.at_least, above=self.above, below=self.below, at_most=self.at_most)
 
 
@@ -188,9 +196,7 @@ class Count:
     at_least: int = 0
     optional: bool = False
 
-    metavar: ClassVar[str] = "N"
-
-    def parse(self, key: str, value: Any) -> int | None:
+    def parse(self, key: str, value: object) -> int | None:
         """Return ``value`` as an int, or raise ParameterError."""
         return None if value is None and self.optional else count(key, _spelled(key, value), at_least=self.at_least)
 
@@ -211,9 +217,7 @@ class Steps:
     follows: bool = False
     optional: bool = False
 
-    metavar: ClassVar[str] = "STEPS"
-
-    def parse(self, key: str, value: Any) -> int | Fraction | Epochs | None:
+    def parse(self, key: str, value: object) -> int | Fraction | Epochs | None:
         """Return ``value`` as an int or a length that the run decides, or raise ParameterError."""
         if value is None and self.optional:
             return None
@@ -226,9 +230,7 @@ class Steps:
 class Switch:
     """True or false."""
 
-    metavar: ClassVar[str] = "true|false"
-
-    def parse(self, key: str, value: Any) -> bool:
+    def parse(self, key: str, value: object) -> bool:
         """Return ``value``, or raise ParameterError."""
         return switch(key, value)
 
@@ -239,9 +241,7 @@ class Choice:
 
     allowed: tuple[str, ...]
 
-    metavar: ClassVar[None] = None
-
-    def parse(self, key: str, value: Any) -> str:
+    def parse(self, key: str, value: object) -> str:
         """Return ``value``, or raise ParameterError."""
         return choice(key, value, self.allowed)
 
@@ -252,9 +252,7 @@ class ListOf:
 
     entry: type[Fields]
 
-    metavar: ClassVar[str] = "JSON"
-
-    def parse(self, key: str, value: Any) -> tuple[Fields, ...]:
+    def parse(self, key: str, value: object) -> tuple[Fields, ...]:
         """Return a tuple with an ``entry`` for each mapping, or raise ParameterError."""
         allowed = f"must be a list with a mapping for each {self.entry.__name__.lower()}"
         listed = _listed(value)
@@ -264,7 +262,7 @@ class ListOf:
             raise ParameterValueError(key, f"{allowed}, at least one; got {value!r}")
         return tuple(self._entry(f"{key}[{index}]", item) for index, item in enumerate(listed))
 
-    def _entry(self, path: str, value: Any) -> Fields:
+    def _entry(self, path: str, value: object) -> Fields:
         if not isinstance(value, Mapping):
             raise ParameterTypeError(path, f"must be a mapping, got {short(value)}")
         known = self.entry.fields
@@ -281,9 +279,7 @@ class Several:
 
     rule: Steps
 
-    metavar: ClassVar[str] = "STEPS"
-
-    def parse(self, key: str, value: Any) -> tuple[Any, ...]:
+    def parse(self, key: str, value: object) -> tuple[object, ...]:
         """Return a tuple of values, or raise ParameterError."""
         listed = _listed(value)
         if listed is None:
@@ -295,9 +291,7 @@ class Several:
 class AnyValue:
     """Anything: a parameter of a class that checks its values itself; text that spells a number becomes one."""
 
-    metavar: ClassVar[str] = "X"
-
-    def parse(self, key: str, value: Any) -> Any:
+    def parse(self, key: str, value: object) -> object:
         """Return ``value``."""
         listed = _listed(value)
         return _spelled(key, value) if listed is None else tuple(_spelled(key, item) for item in listed)
@@ -306,14 +300,14 @@ class AnyValue:
 Rule = Number | Count | Steps | Switch | Choice | ListOf | Several | AnyValue
 
 
-def _listed(value: Any) -> list[Any] | None:
+def _listed(value: object) -> list[object] | None:
     """Return the items of a list of any kind (OmegaConf's, an array); None if it is none."""
     if isinstance(value, np.ndarray):
         return list(value.tolist()) if value.ndim else None
     return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
 
 
-def _spelled(key: str, value: Any) -> Any:
+def _spelled(key: str, value: object) -> object:
     """Return the number that a text spells; anything else unchanged.
 
     Raises:
@@ -321,9 +315,9 @@ def _spelled(key: str, value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    for word in (AUTO, FROM_RANGE_TEST):
-        if is_word(value, word):
-            raise ParameterValueError(key, f': "{word}" has no meaning here; write a value')
+    word = value.strip().lower()
+    if word in (AUTO, FROM_RANGE_TEST):
+        raise ParameterValueError(key, f': "{word}" has no meaning here; write a value')
     spelled = to_number(value)
     return value if spelled is None else spelled
 
@@ -390,7 +384,7 @@ class Fields:
     """The fields that the user gave; the others have their defaults. An instance has its own."""
 
     @classmethod
-    def parse(cls: type[Self], given: Mapping[str, Any], path: str = "") -> Self:
+    def parse(cls: type[Self], given: Mapping[str, object], path: str = "") -> Self:
         """Return the values that ``given`` means, each parsed once; keys that are no field are ignored.
 
         Raises:
@@ -428,37 +422,35 @@ class Fields:
             object.__setattr__(self, "_leaves", found)  # values do not change, and are asked for again and again
         return found
 
-    def with_leaves(self: Self, values: Mapping[str, Any], path: str = "") -> Self:
+    def with_leaves(self: Self, values: Mapping[str, object], path: str = "") -> Self:
         """Return the same with other values under some paths."""
         if not values:
             return self
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         for name, field in self.fields.items():
+            where, value = f"{path}{name}", getattr(self, name)
             if isinstance(field.rule, ListOf):
-                entries = enumerate(getattr(self, name))
-                changed[name] = tuple(e.with_leaves(values, f"{path}{name}[{index}].") for index, e in entries)
+                changed[name] = tuple(entry.with_leaves(values, f"{where}[{i}].") for i, entry in enumerate(value))
             elif isinstance(field.rule, Several):
-                entries = enumerate(getattr(self, name))
-                changed[name] = tuple(values.get(f"{path}{name}[{index}]", entry) for index, entry in entries)
-            elif f"{path}{name}" in values:
-                changed[name] = values[f"{path}{name}"]
+                changed[name] = tuple(values.get(f"{where}[{i}]", entry) for i, entry in enumerate(value))
+            else:
+                changed[name] = values.get(where, value)
         copied = replace(self, **changed)  # type: ignore[type-var]  # the subclasses are dataclasses
         object.__setattr__(copied, "given", self.given)
         return copied
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Params:
         """Return the values by name, as they stand in a configuration."""
         return {name: written(getattr(self, name)) for name in self.fields}
 
-    def given_params(self) -> dict[str, Any]:
+    def given_params(self) -> Params:
         """Return the values that the user gave, by name, as they stand in a configuration."""
-        of = {name: getattr(self, name) for name in self.fields if name in self.given}
-        return {
-            name: [entry.given_params() for entry in value]
-            if isinstance(self.fields[name].rule, ListOf)
-            else written(value)
-            for name, value in of.items()
-        }
+        params: Params = {}
+        for name in [name for name in self.fields if name in self.given]:
+            value = getattr(self, name)
+            listed = isinstance(self.fields[name].rule, ListOf)
+            params[name] = [entry.given_params() for entry in value] if listed else written(value)
+        return params
 
 
 def with_keys(known: Mapping[str, Field]) -> Iterator[tuple[str, Field]]:
@@ -493,7 +485,7 @@ def declared(cls: Declared) -> Declared:
     return made  # type: ignore[no-any-return]
 
 
-def _rule(name: str, hint: Any) -> Rule:
+def _rule(name: str, hint: object) -> Rule:
     if get_origin(hint) is Annotated:
         return get_args(hint)[1]  # type: ignore[no-any-return]
     if get_origin(hint) is Literal:

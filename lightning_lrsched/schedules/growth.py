@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from lightning_lrsched.schedules.curves import exponential_growth, linear_growth
 from lightning_lrsched.schedules.fields import Number, Steps, declared
@@ -51,7 +51,7 @@ class LinearGrowth(Schedule):
         min_lr, rate = self.lr_range_test_min_lr, self.lr_range_test_step_rate
         size, staircase = self.lr_range_test_step_size, self.lr_range_test_staircase
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             return {"lr": min_lr * linear_growth(s, size, rate, staircase)}
 
         return values
@@ -77,7 +77,7 @@ class ExponentialGrowth(Schedule):
         """Return the lr as a function of the position."""
         min_lr, factor, last = self.lr_range_test_min_lr, self.factor, max(1, self.last_step)
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             return {"lr": min_lr * exponential_growth(s, last, factor)}
 
         return values

@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from lightning_lrsched.schedules.errors import ParameterValueError, did_you_mean, short
-from lightning_lrsched.schedules.numbers import MAX_COUNT, MAX_TEXT, count, to_number
+from lightning_lrsched.schedules.errors import (
+    MAX_COUNT,
+    MAX_TEXT,
+    ParameterValueError,
+    count,
+    did_you_mean,
+    short,
+    to_number,
+)
 
 Unit = Literal["step", "sample", "token"]
 """What the position and all lengths of a schedule count; a step is an optimizer step."""
@@ -97,7 +104,7 @@ class Fraction:
     """A fraction of the whole run, in (0, 1]; ``written`` is what the user wrote: 0.1, ``"10%"``, ``"auto"``."""
 
     fraction: float
-    written: Any = field(compare=False)
+    written: object = field(compare=False)
 
     waits_for = "run"
 
@@ -107,12 +114,12 @@ class Epochs:
     """A number of epochs; ``written`` is what the user wrote: ``"2ep"``."""
 
     number: float
-    written: Any = field(compare=False)
+    written: object = field(compare=False)
 
     waits_for = "run"
 
 
-def parse_length(key: str, value: Any, *, at_least: int = 0, auto: float | None = None) -> int | Fraction | Epochs:
+def parse_length(key: str, value: object, *, at_least: int = 0, auto: float | None = None) -> int | Fraction | Epochs:
     """Return the length that ``value`` means.
 
     Args:
@@ -130,12 +137,13 @@ def parse_length(key: str, value: Any, *, at_least: int = 0, auto: float | None 
     """
     written = value
     if isinstance(value, str):
-        if is_word(value, "auto") and auto is not None:
+        text = value.strip().lower()
+        if text == "auto" and auto is not None:
             return Fraction(auto, written)
         epochs = EPOCHS.fullmatch(value[:MAX_TEXT])
         if epochs and math.isfinite(float(epochs[1])):
             return Epochs(float(epochs[1]), written)
-        percent = to_number(value.strip()[:-1]) if value.strip().endswith("%") else None
+        percent = to_number(text[:-1]) if text.endswith("%") else None
         if percent is not None:
             if not 0 < percent <= 100:
                 raise ParameterValueError(key, f"must be a fraction above 0% and at most 100%, got {value!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Cycle(Schedule):
 
     def completed(self) -> Cycle:
         """Make the second half like the first where it is not given."""
-        like_first: dict[str, Any] = {}
+        like_first: dict[str, object] = {}
         if self.cycle_second_step_size is None and isinstance(self.cycle_first_step_size, int):
             like_first["cycle_second_step_size"] = self.cycle_first_step_size
         if self.cycle_second_stair_count is None:
@@ -118,14 +118,14 @@ class Cycle(Schedule):
         lr_rate, mom_rate, total = self.decay_lr_rate, self.decay_mom_rate, first + second
         max_growth = max(1.0, MAX_MOMENTUM / max(float(np.max(max_mom)), sys.float_info.min))
 
-        def lr_alone(s: int) -> dict[str, Any]:
-            if s <= total:
+        def lr_alone(s: int) -> dict[str, Value]:
+            if s < total:
                 f = cycle(s, first, second, first_stairs, second_stairs)
                 return {"lr": min_lr * (1.0 - f) + max_lr * f}
             return {"lr": min_lr * reciprocal_decay(s - total, decay_size, lr_rate) if decay_size else min_lr}
 
-        def both(s: int) -> dict[str, Any]:
-            if s <= total:
+        def both(s: int) -> dict[str, Value]:
+            if s < total:
                 f = cycle(s, first, second, first_stairs, second_stairs)
                 low = 1.0 - f
                 return {"lr": min_lr * low + max_lr * f, "momentum": max_mom * low + min_mom * f}

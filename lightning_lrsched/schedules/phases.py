@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from lightning_lrsched.schedules.curves import Shape, fall
 from lightning_lrsched.schedules.errors import ParameterValueError
@@ -117,7 +117,7 @@ class Phases(Schedule):
 
     def curve(self, own: Mapping[str, Value]) -> Curve:
         """Return the values as functions of the position; those that no phase sets are left out."""
-        now: dict[str, Any] = {"lr": self.start_lr}
+        now: dict[str, Value] = {"lr": self.start_lr}
         if self.start_momentum is not None:
             now["momentum"] = self.start_momentum
         if "weight_decay" in self.own_names:
@@ -133,7 +133,7 @@ class Phases(Schedule):
             now = after
         del starts[-1]
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             # Where several begin at once, all but the last are without length: jumps.
             index = bisect_right(starts, s) - 1
             steps, shape, ways = parts[index]
@@ -144,7 +144,7 @@ class Phases(Schedule):
         return values
 
 
-def _highest(value: Any) -> float:
-    if isinstance(value, Own):
-        return value.ratio
-    return max(value) if isinstance(value, tuple) else float(value)
+def _highest(lr: float | tuple[float, ...] | Own) -> float:
+    if isinstance(lr, Own):
+        return lr.ratio
+    return max(lr) if isinstance(lr, tuple) else lr

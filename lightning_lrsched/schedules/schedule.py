@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -32,6 +33,9 @@ Curve = Callable[[int], dict[str, Value]]
 
 Own_ = Mapping[str, Sequence[float]]
 """Name of a hyperparameter -> each param group's own value; ``"lr"`` is always there."""
+
+Findings = Mapping[Finding, float | Sequence[float]]
+"""What a range test has found -> lr: one, or one per param group."""
 
 Self = TypeVar("Self", bound="Schedule")
 
@@ -128,9 +132,7 @@ class Schedule(Fields):
         words = [(path, value) for path, _, value in self.leaves() if isinstance(value, Word)]
         return [path for path, w in words if w.waits_for == what and (what != "optimizer" or w.written == AUTO)]
 
-    def resolve(
-        self: Self, horizon: Horizon, findings: Mapping[Finding, Any] | None = None, *, leave_unknown: bool = False
-    ) -> Self:
+    def resolve(self: Self, horizon: Horizon, findings: Findings | None = None, *, leave_unknown: bool = False) -> Self:
         """Return the same with numbers for all that depends on the run or on a range test.
 
         Args:
@@ -142,7 +144,7 @@ class Schedule(Fields):
         Raises:
             ValueError: if the run's length is not known, or there was no range test; the message says what helps.
         """
-        numbers: dict[str, Any] = {}
+        numbers: dict[str, object] = {}
         end = 0.0  # of the length before, unrounded: lengths that follow each other are rounded at their ends
         for path, field, value in self.leaves():
             if isinstance(field.rule, Steps):
@@ -152,7 +154,7 @@ class Schedule(Fields):
             elif isinstance(value, FromRangeTest):
                 if findings is not None:
                     found = findings[value.finding]
-                    numbers[path] = tuple(found) if isinstance(found, (list, tuple)) else found
+                    numbers[path] = tuple(found) if isinstance(found, Sequence) else found
                 elif not leave_unknown:
                     raise ParameterValueError(
                         path,
@@ -168,20 +170,20 @@ class Schedule(Fields):
 
     def with_own(self: Self, own: Own_, *, only_auto: bool = False) -> Self:
         """Return the same with numbers for multiples of each group's own values; with ``only_auto``, for ``"auto"``."""
-        numbers: dict[str, Any] = {}
-        others: list[tuple[str, OfOther]] = []
-        for path, field, value in self.leaves():
+        numbers: dict[str, float | tuple[float, ...]] = {}
+        leaves = self.leaves()
+        for path, field, value in leaves:
             if isinstance(value, Own) and (value.written == AUTO or not only_auto):
                 assert isinstance(field.rule, Number)
-                values = tuple(np.multiply(value.ratio, own[field.rule.of]).tolist())
+                values = tuple([value.ratio * one for one in own[field.rule.of]])
                 numbers[path] = values[0] if len(set(values)) == 1 else values
-            elif isinstance(value, OfOther):
-                others.append((path, value))
-        for path, other in others:  # after those that they refer to
-            base = numbers.get(other.name, getattr(self, other.name))
-            if not isinstance(base, Word):
-                several = isinstance(base, tuple)
-                numbers[path] = tuple(other.ratio * lr for lr in base) if several else other.ratio * base
+        for path, _, value in leaves:  # after those that they refer to
+            if isinstance(value, OfOther):
+                base = numbers.get(value.name, getattr(self, value.name))
+                if isinstance(base, tuple):
+                    numbers[path] = tuple([value.ratio * one for one in base])
+                elif not isinstance(base, Word):
+                    numbers[path] = value.ratio * base
         return self.with_leaves(numbers)
 
     # Checks -----------------------------------------------------------------------------------------------------------
@@ -193,10 +195,10 @@ class Schedule(Fields):
             if isinstance(low, Word) or isinstance(high, Word):
                 continue
             high_name = "the optimizer's lr" if isinstance(getattr(as_written, high_key), Own) else high_key
-            lows, highs = _listed(low), _listed(high)
-            size = max(len(lows), len(highs))
-            pairs = zip(_stretched(lows, size), _stretched(highs, size), strict=False)
-            for group, (low, high) in enumerate(pairs):
+            ends = [(low, high)]
+            if isinstance(low, tuple) or isinstance(high, tuple):
+                ends = list(zip(*(end if isinstance(end, tuple) else repeat(end) for end in (low, high)), strict=False))
+            for group, (low, high) in enumerate(ends):
                 if low > high:
                     raise ParameterValueError(
                         low_key,
@@ -281,7 +283,8 @@ class Values:
         def at(position: int) -> dict[str, Value]:
             found: dict[str, Any] = before(position)
             of_sets = {key: value[sets] if isinstance(value, np.ndarray) else value for key, value in found.items()}
-            return {**of_sets, name: of_sets[name] * factors}
+            of_sets[name] = of_sets[name] * factors
+            return of_sets
 
         return Values(at, len(distinct), [distinct[pair] for pair in pairs])
 
@@ -293,11 +296,3 @@ def count_groups(number: int) -> str:
     ('1 param group', '2 param groups')
     """
     return f"{number} param group{'' if number == 1 else 's'}"
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, tuple) else [value]
-
-
-def _stretched(values: list[Any], length: int) -> list[Any]:
-    return values * length if len(values) == 1 else values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from lightning_lrsched.schedules.curves import Shape, cosine_decay, fall, linear_decay, warmup
 from lightning_lrsched.schedules.fields import OWN_LR, ZERO, Number, Steps, declared
@@ -38,15 +38,16 @@ class _ToMaxLr(Schedule):
     def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
         """Return also a sentence about a default lr that replaces the optimizer's."""
         remarks = super().remarks(own_lrs, without_momentum)
+        if "warmup_max_lr" in self.given:
+            return remarks
         # A float32 tensor holds 0.001 only to seven digits.
         replaced = [lr for lr in own_lrs if not math.isclose(lr, DEFAULT_MAX_LR, rel_tol=1e-6)]
-        if "warmup_max_lr" in self.given or not replaced:
-            return remarks
-        return [
-            *remarks,
-            f"{self.type}: warmup_max_lr was not given, so its default {DEFAULT_MAX_LR} replaces the optimizer's own"
-            f" lr ({replaced[0]!r}); give warmup_max_lr, or None to keep each group's own lr",
-        ]
+        if replaced:
+            remarks.append(
+                f"{self.type}: warmup_max_lr was not given, so its default {DEFAULT_MAX_LR} replaces the optimizer's"
+                f" own lr ({replaced[0]!r}); give warmup_max_lr, or None to keep each group's own lr"
+            )
+        return remarks
 
 
 class _EndsAtTotal(Schedule):
@@ -125,7 +126,7 @@ class Warmup(_ToMaxLr):
         min_lr, max_lr = self.warmup_min_lr, self.warmup_max_lr
         n, shape = effective_steps(self.warmup_num_steps), self.warmup_type
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             f = warmup(s, n, shape)
             return {"lr": min_lr * (1.0 - f) + max_lr * f}
 
@@ -166,7 +167,7 @@ class WarmupDecay(_EndsAtTotal, _ToMaxLr):
         min_lr, max_lr = self.warmup_min_lr, self.warmup_max_lr
         n, total, shape = effective_steps(self.warmup_num_steps), self.total_num_steps, self.warmup_type
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             f = warmup(s, n, shape) if s <= n else linear_decay(s, n, total)
             return {"lr": min_lr * (1.0 - f) + max_lr * f}
 
@@ -214,7 +215,7 @@ class WarmupCosine(_EndsAtTotal):
         own_lr, min_ratio, end_ratio = own["lr"], self.warmup_min_ratio, self.cos_min_ratio
         n, total, shape = effective_steps(self.warmup_num_steps), self.total_num_steps, self.warmup_type
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             low, f = (min_ratio, warmup(s, n, shape)) if s <= n else (end_ratio, cosine_decay(s, n, total))
             return {"lr": own_lr * (low * (1.0 - f) + f)}
 
@@ -309,7 +310,7 @@ class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
         total, decay, decay_shape = self.total_num_steps, self.decay_num_steps or 0, self.decay_type
         start = max(total - decay, n)
 
-        def values(s: int) -> dict[str, Any]:
+        def values(s: int) -> dict[str, Value]:
             if s < start or not decay:
                 low, f = min_lr, warmup(s, n, shape)
             else:

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR, is_own_state, position_in
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.schedules.errors import count
 from lightning_lrsched.schedules.length import STEPS
-from lightning_lrsched.schedules.numbers import count
 from lightning_lrsched.trainer.attach import Idle
 from lightning_lrsched.trainer.protocol import Checkpoint
 

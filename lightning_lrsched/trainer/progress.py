@@ -8,9 +8,8 @@ from typing import Any, cast
 import torch.distributed
 from torch import Tensor
 
-from lightning_lrsched.schedules.errors import ParameterValueError
+from lightning_lrsched.schedules.errors import ParameterValueError, count
 from lightning_lrsched.schedules.length import STEPS
-from lightning_lrsched.schedules.numbers import count
 from lightning_lrsched.trainer.protocol import ParallelStrategy, TrainerLike
 
 Tokens = int | Callable[[Any], int]

@@ -11,39 +11,21 @@ import torch
 from torch.optim import LBFGS, AdamW, Optimizer
 
 from lightning_lrsched.optim.schedulers import OneCycle
-from tests.kit.schedules import NAMES, adamw, lrs, parameter, sgd, small, train_step
+from tests.kit.schedules import NAMES, adamw, lrs, sgd, small, train_step
 
 every_schedule = pytest.mark.parametrize("name", NAMES)
 
 
 @every_schedule
-def test_it_advances_with_the_optimizer(name: str) -> None:
+def test_it_advances_with_the_optimizer_however_often_it_is_told(name: str) -> None:
     optimizer = sgd()
     schedule = small(name, optimizer)
+    schedule.follow_optimizer()
     schedule.follow_optimizer()
     for step in range(12):
         assert (schedule.last_epoch, lrs(optimizer)) == (step, schedule.lr_at(step))
         train_step(optimizer)
-
-
-@every_schedule
-def test_calls_of_step_do_not_count_while_it_follows(name: str) -> None:
-    optimizer = sgd()
-    schedule = small(name, optimizer)
-    schedule.follow_optimizer()
-    train_step(optimizer)
-    for _ in range(3):
         schedule.step()
-    assert (schedule.last_epoch, lrs(optimizer)) == (1, schedule.lr_at(1))
-
-
-def test_following_twice_counts_once() -> None:
-    optimizer = sgd()
-    schedule = small("OneCycle", optimizer)
-    schedule.follow_optimizer()
-    schedule.follow_optimizer()
-    train_step(optimizer)
-    assert schedule.last_epoch == 1
 
 
 def test_unfollowing_gives_the_stepping_back() -> None:
@@ -61,20 +43,11 @@ def test_unfollowing_gives_the_stepping_back() -> None:
     assert schedule.last_epoch == 2
 
 
-def test_without_following_only_calls_of_step_count() -> None:
-    optimizer = sgd()
-    schedule = small("OneCycle", optimizer)
-    train_step(optimizer)
-    assert schedule.last_epoch == 0
-    schedule.step()
-    train_step(optimizer)
-    assert schedule.last_epoch == 1
-
-
 @every_schedule
 def test_steps_that_nobody_tells_the_schedule_of_are_warned_about_once(name: str) -> None:
     optimizer = sgd()
     schedule = small(name, optimizer)
+    optimizer.register_step_post_hook(lambda *_: None)  # beside hooks of others
     train_step(optimizer)
     train_step(optimizer)
     with pytest.warns(UserWarning, match=rf"^{name} counts optimizer steps, but its step\(\) was not called"):
@@ -169,22 +142,6 @@ def test_steps_that_a_gradient_scaler_skips_do_not_count(fused: bool) -> None:
         assert (schedule.last_epoch, lrs(optimizer)) == (taken, schedule.lr_at(taken))
 
 
-def test_a_fused_step_that_found_inf_does_not_count() -> None:
-    found_inf = torch.tensor(1.0)
-    optimizer = AdamW([parameter()], lr=0.1, fused=True)
-    schedule = small("OneCycle", optimizer)
-    schedule.follow_optimizer()
-    optimizer.found_inf = found_inf
-    train_step(optimizer)
-    assert schedule.last_epoch == 0
-    found_inf.zero_()
-    train_step(optimizer)
-    assert schedule.last_epoch == 1
-    del optimizer.found_inf
-    train_step(optimizer)
-    assert schedule.last_epoch == 2
-
-
 def test_an_optimizer_step_that_raises_does_not_count() -> None:
     optimizer = sgd()
     schedule = small("OneCycle", optimizer)
@@ -217,17 +174,6 @@ def test_a_notebook_cell_that_is_run_twice_steps() -> None:
         train_step(optimizer)
         schedule.step()
     assert schedule.last_epoch == 3
-
-
-def test_a_forgotten_step_is_a_warning_beside_other_hooks() -> None:
-    optimizer = sgd()
-    schedule = small("WarmupLR", optimizer)
-    optimizer.register_step_post_hook(lambda *_: None)
-    train_step(optimizer)
-    train_step(optimizer)
-    with pytest.warns(UserWarning, match=r"step\(\) was not called between 3 of them"):
-        train_step(optimizer)
-    assert schedule.last_epoch == 0
 
 
 def test_a_state_loaded_without_the_schedules_is_a_warning_beside_other_hooks() -> None:

@@ -8,82 +8,47 @@ from typing import Any
 
 import pytest
 
-from lightning_lrsched.optim.schedulers import OneCycle, WarmupCosineLR, WarmupDecayLR, WarmupLR
+from lightning_lrsched.optim.schedulers import SCHEDULERS, OneCycle, WarmupDecayLR, WarmupLR
 from tests.kit.schedules import SMALL, adamw, lrs, momenta, parameter, sgd, small
 
 CYCLE: dict[str, Any] = {"cycle_min_lr": 0.1, "cycle_max_lr": 1.0, "cycle_first_step_size": 4}
 
 
-class TestOneCycleOverwritesTheSecondBeta:
-    def test_deepspeed(self, deepspeed: ModuleType) -> None:
-        optimizer = adamw(betas=(0.9, 0.95))
-        deepspeed.OneCycle(optimizer, **CYCLE)
-        assert optimizer.param_groups[0]["betas"][1] == 0.99
-
-    def test_ours(self) -> None:
-        optimizer = adamw(betas=(0.9, 0.95))
-        OneCycle(optimizer, **CYCLE).step()
-        assert optimizer.param_groups[0]["betas"][1] == 0.95
+def second_beta(optimizer: Any) -> Any:
+    return optimizer.param_groups[0]["betas"][1]
 
 
-class TestTheFirstMomentumIsTheLowOne:
-    def test_deepspeed(self, deepspeed: ModuleType) -> None:
-        optimizer = adamw()
-        deepspeed.OneCycle(optimizer, **CYCLE)
-        assert (lrs(optimizer), momenta(optimizer)) == ([0.1], [0.8])
-
-    def test_ours_is_inverse_to_the_lr_from_the_start(self) -> None:
-        optimizer = adamw()
-        OneCycle(optimizer, **CYCLE)
-        assert (lrs(optimizer), momenta(optimizer)) == ([0.1], [0.9])
+def lr_and_momentum(optimizer: Any) -> Any:
+    return lrs(optimizer) + momenta(optimizer)
 
 
-class TestDecayMomRateGrowsPastOne:
-    decay: dict[str, Any] = {**CYCLE, "decay_step_size": 1, "decay_mom_rate": 0.1}
-
-    def test_deepspeed(self, deepspeed: ModuleType) -> None:
-        optimizer = adamw()
-        schedule = deepspeed.OneCycle(optimizer, **self.decay)
-        schedule.step(20)
-        assert momenta(optimizer)[0] > 1
-
-    def test_ours_stays_below_one(self) -> None:
-        optimizer = adamw()
-        OneCycle(optimizer, **self.decay).step(20)
-        assert momenta(optimizer) == [pytest.approx(0.999, rel=1e-15)]
+DECAY = {**CYCLE, "decay_step_size": 1, "decay_mom_rate": 0.1}
+HALF = {"total_num_steps": 10, "warmup_num_steps": 4, "warmup_min_ratio": 0.5}
+OTHER_VALUES = {
+    # what: (optimizer, schedule, its parameters, position, what is read, DeepSpeed's, ours)
+    "the second beta": (lambda: adamw(betas=(0.9, 0.95)), "OneCycle", CYCLE, 0, second_beta, 0.99, 0.95),
+    "the first momentum": (adamw, "OneCycle", CYCLE, 0, lr_and_momentum, [0.1, 0.8], [0.1, 0.9]),
+    "momentum that grows for ever": (adamw, "OneCycle", DECAY, 20, momenta, [pytest.approx(2.07)], [0.999]),
+    "the momentum of SGD": (sgd, "OneCycle", CYCLE, 4, momenta, [0.9], [0.8]),
+    "the first ratio of the cosine": (lambda: sgd(lr=1.0), "WarmupCosineLR", HALF, 0, lrs, [0.0], [0.5]),
+}
 
 
-class TestMomentumOfSgdIsNotCycled:
-    def test_deepspeed(self, deepspeed: ModuleType) -> None:
-        optimizer = sgd()
-        deepspeed.OneCycle(optimizer, **CYCLE).step(4)
-        assert momenta(optimizer) == [0.9]
+@pytest.mark.parametrize("what", OTHER_VALUES)
+class TestOtherValues:
+    def test_deepspeed(self, what: str, deepspeed: ModuleType) -> None:
+        make, name, params, position, read, theirs, _ = OTHER_VALUES[what]
+        optimizer = make()
+        schedule = getattr(deepspeed, name)(optimizer, **params)
+        if position:
+            schedule.step(position)
+        assert read(optimizer) == theirs
 
-    def test_ours(self) -> None:
-        optimizer = sgd()
-        OneCycle(optimizer, **CYCLE).step(4)
-        assert momenta(optimizer) == [0.8]
-
-    def test_ours_says_so_where_there_is_none(self) -> None:
-        optimizer = sgd(momentum=0.0)
-        with pytest.warns(UserWarning, match="cycle_momentum has no effect"):
-            schedule = OneCycle(optimizer, **CYCLE)
-        schedule.step(4)
-        assert (lrs(optimizer), momenta(optimizer)) == ([1.0], [0.0])
-
-
-class TestTheFirstRatioOfWarmupCosine:
-    params: dict[str, Any] = {"total_num_steps": 10, "warmup_num_steps": 4, "warmup_min_ratio": 0.5}
-
-    def test_deepspeed(self, deepspeed: ModuleType) -> None:
-        optimizer = sgd(lr=1.0)
-        deepspeed.WarmupCosineLR(optimizer, **self.params)
-        assert lrs(optimizer) == [0.0]
-
-    def test_ours_is_warmup_min_ratio(self) -> None:
-        optimizer = sgd(lr=1.0)
-        WarmupCosineLR(optimizer, **self.params)
-        assert lrs(optimizer) == [0.5]
+    def test_ours(self, what: str) -> None:
+        make, name, params, position, read, _, ours = OTHER_VALUES[what]
+        optimizer = make()
+        SCHEDULERS[name](optimizer, **params).step(position)
+        assert read(optimizer) == pytest.approx(ours, rel=1e-15)
 
 
 class TestUnknownWarmupType:
@@ -175,26 +140,14 @@ class TestGetLastLrAndLoading:
 
 
 class TestAParamGroupAddedLater:
+    """Ours schedules it: ``test_scheduled_lr.py``."""
+
     def test_deepspeed_skips_it(self, deepspeed: ModuleType) -> None:
         optimizer = adamw(0.1)
         schedule = deepspeed.OneCycle(optimizer, **CYCLE)
         optimizer.add_param_group({"params": [parameter()], "lr": 0.3})
         schedule.step(3)
         assert lrs(optimizer) == [1.0, 0.3]
-
-    def test_ours_schedules_it(self) -> None:
-        optimizer = adamw(0.1)
-        schedule = OneCycle(optimizer, **CYCLE)
-        optimizer.add_param_group({"params": [parameter()], "lr": 0.3})
-        schedule.step(4)
-        assert lrs(optimizer) == [1.0, 1.0]
-
-    def test_ours_refuses_it_where_a_list_has_no_value_for_it(self) -> None:
-        optimizer = adamw(0.1)
-        schedule = OneCycle(optimizer, **{**CYCLE, "cycle_max_lr": [1.0]})
-        optimizer.add_param_group({"params": [parameter()], "lr": 0.3})
-        with pytest.raises(ValueError, match=r"^cycle_max_lr lists 1 values, but the optimizer has 2 param groups"):
-            schedule.step()
 
 
 class TestTheDefaultMaxLr:

@@ -76,6 +76,9 @@ ROWS = {
     "no second half": Row(
         "OneCycle", {**CYCLE, "cycle_second_step_size": 0}, {3: 2.5, 4: 1.0, 5: 1.0}, {3: 0.825, 4: 0.9, 5: 0.9}
     ),
+    "no second half, the lr alone": Row(
+        "OneCycle", {**CYCLE, "cycle_second_step_size": 0, "cycle_momentum": False}, {3: 2.5, 4: 1.0, 5: 1.0}
+    ),
     "stairs in both halves": Row(
         "OneCycle",
         {**CYCLE, "cycle_first_stair_count": 2},

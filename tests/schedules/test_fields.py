@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import pytest
 
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.schedules.errors import ParameterValueError
 from lightning_lrsched.schedules.fields import (
     OWN_LR,

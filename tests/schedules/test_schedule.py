@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.schedules.length import Horizon
 from lightning_lrsched.schedules.one_cycle import Cycle
 from lightning_lrsched.schedules.phases import Phases

@@ -10,8 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_lrsched.optim.schedulers import SCHEDULERS, WarmupCosineLR, WarmupDecayLR, WarmupLR, WarmupStableDecayLR
-from lightning_lrsched.schedules import SCHEDULES
+from lightning_lrsched.optim.schedulers import (
+    SCHEDULERS,
+    SCHEDULES,
+    WarmupCosineLR,
+    WarmupDecayLR,
+    WarmupLR,
+    WarmupStableDecayLR,
+)
 from tests.kit.schedules import SMALL, adamw, sgd, small
 
 WSD = "WarmupStableDecayLR"

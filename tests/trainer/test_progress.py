@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, WarmupLR, configure_optimizers
-from lightning_lrsched.config.config_file import ConfigFile
+from lightning_lrsched.preview import ConfigFile
 from lightning_lrsched.trainer.progress import samples_in
 from lightning_lrsched.trainer.protocol import repeats_last_batch
 from tests.kit.modules import Regression, TwoOptimizers, read_csv

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import math
+import pickle
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from lightning_lrsched.schedules.errors import did_you_mean
-from lightning_lrsched.schedules.numbers import MAX_COUNT, choice, count, number, switch
+from lightning_lrsched.schedules.errors import (
+    MAX_COUNT,
+    ParameterTypeError,
+    choice,
+    count,
+    did_you_mean,
+    number,
+    short,
+    switch,
+)
 
 
 @pytest.mark.parametrize("value", [1, 1.0, 2**53, Fraction(1, 2), -3.5])
@@ -83,3 +92,15 @@ def test_a_choice_is_one_of_the_allowed_words(value: Any) -> None:
 )
 def test_the_nearest_spelling_is_offered(word: object, hint: str) -> None:
     assert did_you_mean(word, ["log", "linear"]) == hint
+
+
+@pytest.mark.parametrize(("length", "shown"), [(78, repr("x" * 78)), (79, "'" + "x" * 76 + "...")])
+def test_of_a_long_value_80_characters_are_shown(length: int, shown: str) -> None:
+    assert len(shown) == 80
+    assert short("x" * length) == shown
+
+
+def test_an_error_survives_the_way_between_processes() -> None:
+    error = ParameterTypeError("steps", ": no").under("params.")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (ParameterTypeError, "params.steps: no")
