@@ -206,6 +206,7 @@ class FitSchedules:
                 self._report.add_hyperparameters(trainer, name, found.hyperparameters())
         if position is not None:
             scheduled.schedule.set_position(position)
+            scheduled.groups = GroupRatios(scheduled.schedule)  # training has begun: not those of the earlier schedule
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -321,7 +322,7 @@ class FitSchedules:
             if always or scheduled.groups.have_changed:
                 changes = scheduled.groups.update(finetuned=bool(callbacks_named(trainer, "BaseFinetuning")))
                 if changes:
-                    unseen = "; the range test has not seen them" if scheduled.index in self.tests.results else ""
+                    unseen = "; the range test did not train them" if scheduled.index in self.tests.results else ""
                     log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
 
     def check_lrs(self, trainer: TrainerLike, optimizer: Optimizer) -> None:
@@ -342,7 +343,6 @@ class FitSchedules:
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         name, index, position = scheduled.config.type, scheduled.index, scheduled.schedule.last_epoch
         self._build(trainer, scheduled, position)
-        scheduled.groups = GroupRatios(scheduled.schedule)
         what = f"optimizer {index} has been replaced; {name} goes on from step {position} with the new one"
         log(trainer, f"{self._owner}: {what}")
 

@@ -164,7 +164,8 @@ def test_a_run_that_ends_before_its_schedule_says_so_with_both_numbers(way, conf
     [line] = [message for message in caplog.messages if "the run has ended" in message]
     schedule = trainer.lr_scheduler_configs[0].scheduler
     assert "the run has ended at step 12, the schedule only at step 30 (" in line
-    assert f"the lr was {schedule.lr_at(11)[0]:.3g} and would have come to {schedule.lr_at(30)[0]:.3g}" in line
+    then, goal = (schedule.lr_at(step)[0] for step in (11, 30))
+    assert f"the lr was {then:.3g} and at the end of the schedule it would have been {goal:.3g}" in line
 
 
 @pytest.mark.parametrize("way", WAYS)
