@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def callbacks() -> list[LRSchedulerCallback]:
     """Return the callback with the schedule in the file that ``LIGHTNING_LRSCHED_CONFIG`` names; unset: none.
 
-    It is an entry point of the group ``lightning.pytorch.callbacks_factory``: each Trainer calls it when it is made.
+    It is an entry point of the groups ``lightning.pytorch.callbacks_factory`` and
+    ``pytorch_lightning.callbacks_factory``: each Trainer calls it when it is made.
 
     Raises:
         ValueError: if the file cannot be read, or something in it is wrong.
