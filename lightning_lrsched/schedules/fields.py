@@ -34,7 +34,7 @@ from lightning_lrsched.schedules.errors import (
     switch,
     to_number,
 )
-from lightning_lrsched.schedules.length import Epochs, Fraction, parse_length
+from lightning_lrsched.schedules.length import Epochs, Fraction, is_word, parse_length
 
 # Words: values that become numbers later ------------------------------------------------------------------------------
 
@@ -44,6 +44,9 @@ Params = dict[str, Any]
 AUTO = "auto"
 FROM_RANGE_TEST = "lr_range_test"
 """The word for a learning rate that an LR range test at the start of the fit finds."""
+
+REST = "rest"
+"""The word for the length, or the number of repeats, that fills the run."""
 
 RATIO = "ratio"
 """The key of a value that is a multiple of each param group's own: ``{"ratio": 0.1}``."""
@@ -195,10 +198,16 @@ class Count:
 
     at_least: int = 0
     optional: bool = False
+    rest: bool = False
 
-    def parse(self, key: str, value: object) -> int | None:
+    def parse(self, key: str, value: object) -> int | str | None:
         """Return ``value`` as an int, or raise ParameterError."""
-        return None if value is None and self.optional else count(key, _spelled(key, value), at_least=self.at_least)
+        if value is None and self.optional:
+            return None
+        if self.rest and is_word(value, REST):
+            return REST
+        or_else = _or_rest(value) if self.rest else ""
+        return count(key, _spelled(key, value), at_least=self.at_least, or_else=or_else)
 
 
 @dataclass(frozen=True)
@@ -210,20 +219,31 @@ class Steps:
         auto: the fraction of the run that ``"auto"`` means; None: the word is not allowed.
         follows: whether the length begins where that of the field before it ends.
         optional: whether None is a value.
+        rest: whether it may be ``"rest"``: what the other lengths leave.
+        aside: whether the length is no part of the schedule's course.
     """
 
     at_least: int = 0
     auto: float | None = None
     follows: bool = False
     optional: bool = False
+    rest: bool = False
+    aside: bool = False
 
-    def parse(self, key: str, value: object) -> int | Fraction | Epochs | None:
+    def parse(self, key: str, value: object) -> int | str | Fraction | Epochs | None:
         """Return ``value`` as an int or a length that the run decides, or raise ParameterError."""
         if value is None and self.optional:
             return None
+        if self.rest and is_word(value, REST):
+            return REST
         if self.auto is None:
             _spelled(key, value)
-        return parse_length(key, value, at_least=self.at_least, auto=self.auto)
+        or_else = _or_rest(value) if self.rest else ""
+        return parse_length(key, value, at_least=self.at_least, auto=self.auto, or_else=or_else)
+
+
+def _or_rest(value: object) -> str:
+    return f', or "{REST}"{did_you_mean(value, [REST]) if isinstance(value, str) else ""}'
 
 
 @dataclass(frozen=True)
@@ -246,11 +266,16 @@ class Choice:
         return choice(key, value, self.allowed)
 
 
+GROUP_KEYS = {"phases", "repeat"}
+"""An entry with one of these keys is a group of entries."""
+
+
 @dataclass(frozen=True)
 class ListOf:
-    """A list of mappings, each with the fields of ``entry``."""
+    """A list of mappings, each with the fields of ``entry``, or of ``group``: several entries."""
 
     entry: type[Fields]
+    group: type[Fields] | None = None
 
     def parse(self, key: str, value: object) -> tuple[Fields, ...]:
         """Return a tuple with an ``entry`` for each mapping, or raise ParameterError."""
@@ -265,12 +290,13 @@ class ListOf:
     def _entry(self, path: str, value: object) -> Fields:
         if not isinstance(value, Mapping):
             raise ParameterTypeError(path, f"must be a mapping, got {short(value)}")
-        known = self.entry.fields
+        kind = self.group if self.group is not None and GROUP_KEYS & set(value) else self.entry
+        known = kind.fields
         for key in value:
             if key not in known:
-                problem = f"a {self.entry.__name__.lower()} has no such key{did_you_mean(key, known)}"
+                problem = f"a {kind.__name__.lower()} has no such key{did_you_mean(key, known)}"
                 raise ParameterValueError(f"{path}.{str(key)[:60]}", f": {problem}; it takes {', '.join(known)}")
-        return self.entry.parse(value, f"{path}.")
+        return kind.parse(value, f"{path}.")
 
 
 @dataclass(frozen=True)
@@ -458,7 +484,8 @@ def with_keys(known: Mapping[str, Field]) -> Iterator[tuple[str, Field]]:
     for name, field in known.items():
         yield name, field
         if isinstance(field.rule, ListOf):
-            yield from ((f"{name}[].{key}", inner) for key, inner in field.rule.entry.fields.items())
+            for entry in filter(None, (field.rule.entry, field.rule.group)):
+                yield from ((f"{name}[].{key}", inner) for key, inner in entry.fields.items())
 
 
 Declared = TypeVar("Declared", bound=type[Fields])

@@ -148,9 +148,10 @@ class Schedule(Fields):
         end = 0.0  # of the length before, unrounded: lengths that follow each other are rounded at their ends
         for path, field, value in self.leaves():
             if isinstance(field.rule, Steps):
-                begin = end = end if field.rule.follows else 0.0
+                begin = until = end if field.rule.follows else 0.0
                 if isinstance(value, (Fraction, Epochs)) and not (leave_unknown and not horizon.knows(value)):
-                    numbers[path], end = rounded(horizon, value, begin, key=path)
+                    numbers[path], until = rounded(horizon, value, begin, key=path)
+                end = end if field.rule.aside else until
             elif isinstance(value, FromRangeTest):
                 if findings is not None:
                     found = findings[value.finding]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
-from lightning_lrsched.schedules.curves import Shape, cosine_decay, fall, linear_decay, warmup
+from lightning_lrsched.schedules.curves import Shape, cosine_decay, falling, linear_decay, warmup
 from lightning_lrsched.schedules.fields import OWN_LR, ZERO, Number, Steps, declared
 from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
 
@@ -249,7 +249,7 @@ class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
         warmup_num_steps: length of the warmup [optimizer steps]; 0: no warmup.
         warmup_type: ``"log"`` or ``"linear"``.
         decay_num_steps: length of the decay [optimizer steps]; 0: no decay; None: a fifth of ``total_num_steps``.
-        decay_type: ``"linear"``, ``"cosine"``, ``"1-sqrt"`` or ``"exponential"``.
+        decay_type: ``"linear"``, ``"cosine"``, ``"1-sqrt"``, ``"exponential"`` or ``"rex"``.
         decay_min_lr: lr at the end, and after it; one float, or one per param group.
 
     Source:
@@ -309,12 +309,13 @@ class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
         n, shape = effective_steps(self.warmup_num_steps), self.warmup_type
         total, decay, decay_shape = self.total_num_steps, self.decay_num_steps or 0, self.decay_type
         start = max(total - decay, n)
+        fraction = falling(total - start, decay_shape)
 
         def values(s: int) -> dict[str, Value]:
             if s < start or not decay:
                 low, f = min_lr, warmup(s, n, shape)
             else:
-                low, f = end_lr, fall(s - start, total - start, decay_shape)
+                low, f = end_lr, fraction(s - start)
             return {"lr": low * (1.0 - f) + max_lr * f}
 
         return values
