@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from lightning_lrsched.config.deepspeed import Sections, lr_of, trainer_arguments
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.optimizers import check_optimizer
-from lightning_lrsched.config.scheduler_config import PARAMS, SchedulerConfig
+from lightning_lrsched.config.scheduler_config import SchedulerConfig, section_path
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.report import new_figure
-from lightning_lrsched.schedules.errors import ParameterError, key_path
+from lightning_lrsched.schedules.errors import ParameterError
 from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import STEPS, Horizon, Unit
 from lightning_lrsched.schedules.schedule import Own_
@@ -99,7 +99,7 @@ class ConfigFile:
             ValueError: if a value is out of range, or the run's length is not known.
         """
         schedule = self.resolved()
-        with key_path(PARAMS):
+        with section_path():
             values = schedule.schedule.completed().values(self._own(schedule))
         return [(step, values.of_groups(step)) for step in steps]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,18 +13,30 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.deepspeed import Sections, type_and_params
+from lightning_lrsched.config.deepspeed import HUGGING_FACE, Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.hints import FORM, explain, schedule_of
+from lightning_lrsched.config.hugging_face import from_hugging_face
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, choice, count, key_path, short
+from lightning_lrsched.schedules.cool_down import COOL_DOWN, CoolDown, Cooled
+from lightning_lrsched.schedules.errors import (
+    ParameterError,
+    ParameterTypeError,
+    ParameterValueError,
+    choice,
+    count,
+    did_you_mean,
+    key_path,
+    short,
+)
 from lightning_lrsched.schedules.fields import REQUIRED, Params, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
 from lightning_lrsched.schedules.schedule import Findings, Own_, Schedule
 
-PARAMS = "scheduler.params."
+SECTION = "scheduler."
+PARAMS = f"{SECTION}params."
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -42,6 +54,8 @@ class SchedulerConfig:
             (``"1e-5"``, as YAML reads ``1e-5``) become numbers.
         unit: what the schedule's position and all its lengths count: ``"step"`` (optimizer steps), ``"sample"`` or
             ``"token"``. DeepSpeed has steps only.
+        cool_down: where and how the lr goes down, whatever the schedule is: the keys of
+            :class:`~lightning_lrsched.schedules.cool_down.CoolDown`; None: no cool-down.
         **hyperparameters: the same, one by one.
 
     Attributes:
@@ -72,6 +86,7 @@ class SchedulerConfig:
         type: str,  # noqa: A002 - DeepSpeed's key
         params: Mapping[str, Any] | None = None,
         unit: Unit = "step",
+        cool_down: Mapping[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
         if params is not None and not isinstance(params, Mapping):
@@ -93,6 +108,8 @@ class SchedulerConfig:
             position = count(POSITION, position, at_least=-1)
             schedule.check_lists()
             schedule.check_together()
+        if cool_down is not None:
+            schedule = Cooled(schedule, _cool_down(cool_down))
         if unit != STEPS:
             _check_unit(unit, type)
         vars(self).update(type=type, schedule=schedule, unit=unit, last_batch_iteration=position)
@@ -128,7 +145,12 @@ class SchedulerConfig:
         if sections.prefix:
             with key_path(sections.prefix):
                 return cls.of_section(replace(sections, prefix=""))
-        return cls(*type_and_params("scheduler", sections.scheduler), sections.scheduler.get("unit", STEPS))
+        section = sections.scheduler
+        if isinstance(section, Mapping) and HUGGING_FACE in section:
+            with key_path(SECTION):
+                section = from_hugging_face(section)
+        name, params = type_and_params("scheduler", section)
+        return cls(name, params, section.get("unit", STEPS), section.get(COOL_DOWN))
 
     @classmethod
     def load(cls, path: str | Path) -> SchedulerConfig:
@@ -187,11 +209,12 @@ class SchedulerConfig:
     def to_dict(self) -> Params:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
 
-        There is a key ``"unit"`` too where that is not ``"step"``.
+        There is a key ``"unit"`` too where that is not ``"step"``, and ``"cool_down"`` where there is one.
         """
         position = {} if self.last_batch_iteration == -1 else {POSITION: self.last_batch_iteration}
         unit = {} if self.unit == STEPS else {"unit": self.unit}
-        return {"type": self.type, "params": {**self.schedule.given_params(), **position}, **unit}
+        params = {**self.schedule.given_params(), **position}
+        return {"type": self.type, "params": params, **unit, **self.schedule.beside}
 
     def __repr__(self) -> str:
         return f"SchedulerConfig({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"
@@ -236,7 +259,7 @@ class SchedulerConfig:
             {'total_num_steps': 1000, 'warmup_num_steps': 100}
         """
         run = self._horizon(horizon, total_steps, steps_per_epoch)
-        with key_path(PARAMS):
+        with section_path():
             schedule = self.schedule.resolve(run, findings, leave_unknown=leave_unknown)
         resolved = self._with(schedule)
         if optimizer is None or not schedule.waiting("optimizer"):
@@ -278,7 +301,7 @@ class SchedulerConfig:
                 f" {self.unit}s of a finished step>) of the schedule that build() returns, or use LRSchedulerCallback",
             )
         run = self._horizon(horizon, total_steps, steps_per_epoch)
-        with key_path(PARAMS):
+        with section_path():
             schedule = self.schedule.resolve(run, findings).completed()
             own = SCHEDULERS.get(self.type)
             make = ScheduledLR if own is None else own.of
@@ -304,6 +327,29 @@ class SchedulerConfig:
 
 # jsonargparse takes the types of a dataclass's arguments from its annotations, and `params` is no field.
 SchedulerConfig.__annotations__["params"] = "Mapping[str, Any] | None"
+SchedulerConfig.__annotations__["cool_down"] = "Mapping[str, Any] | None"
+
+
+@contextmanager
+def section_path() -> Iterator[None]:
+    """Put the path in its section before the key of a ParameterError that is raised inside."""
+    try:
+        yield
+    except ParameterError as error:
+        raise error.under(SECTION if error.key.startswith(COOL_DOWN) else PARAMS) from None
+
+
+def _cool_down(given: object) -> CoolDown:
+    path = f"{SECTION}{COOL_DOWN}"
+    if not isinstance(given, Mapping):
+        raise ParameterTypeError(path, f"must be a mapping, got {short(given)}")
+    for key in given:
+        if key not in CoolDown.fields:
+            hint = did_you_mean({"from": "start"}.get(key, key), CoolDown.fields)
+            raise ParameterValueError(
+                f"{path}.{str(key)[:60]}", f": there is no such key{hint}; it takes {', '.join(CoolDown.fields)}"
+            )
+    return CoolDown.parse(given, f"{path}.")
 
 
 def _check_unit(unit: object, type_name: str) -> None:

@@ -465,6 +465,12 @@ class Fields:
         object.__setattr__(copied, "given", self.given)
         return copied
 
+    def with_auto(self: Self, name: str) -> Self:
+        """Return the same as if the user had given ``"auto"`` for a field."""
+        made = self.with_leaves({name: self.fields[name].rule.parse(name, AUTO)})
+        object.__setattr__(made, "given", self.given | {name})
+        return made
+
     def params(self) -> Params:
         """Return the values by name, as they stand in a configuration."""
         return {name: written(getattr(self, name)) for name in self.fields}

@@ -23,7 +23,7 @@ Unit = Literal["step", "sample", "token"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 STEPS: Unit = UNITS[0]
 
-CEIL = re.compile(r" *ceil\( *(\d*\.\d+) *\) *", re.IGNORECASE | re.ASCII)
+CEIL = re.compile(r" *ceil\((.*)\) *", re.IGNORECASE)
 EPOCHS = re.compile(r" *(\d+\.?\d*|\.\d+) *(ep|epochs?) *", re.IGNORECASE | re.ASCII)
 
 NOT_KNOWN = (
@@ -154,8 +154,9 @@ def parse_length(
         if epochs and math.isfinite(float(epochs[1])):
             return Epochs(float(epochs[1]), written)
         ceil = CEIL.fullmatch(value[:MAX_TEXT])
-        if ceil and 0 < float(ceil[1]) < 1:
-            return Fraction(float(ceil[1]), written, up=True)
+        share = to_number(ceil[1]) if ceil else None
+        if share is not None and 0 < share < 1:
+            return Fraction(share, written, up=True)
         percent = to_number(text[:-1]) if text.endswith("%") else None
         if percent is not None:
             if not 0 < percent <= 100:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar
 from lightning_lrsched.schedules.curves import NEEDS, AnyShape, falling
 from lightning_lrsched.schedules.errors import MAX_COUNT, ParameterValueError
 from lightning_lrsched.schedules.fields import (
-    AUTO,
     OWN_LR,
     REST,
     Count,
@@ -24,7 +23,6 @@ from lightning_lrsched.schedules.fields import (
     Steps,
     declared,
 )
-from lightning_lrsched.schedules.length import Fraction
 from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
 
 LR = Number(at_least=0, auto=OWN_LR, finding="suggestion", ratio=True, optional=True, per_group=True)
@@ -207,11 +205,8 @@ class Phases(Schedule):
     def parse(cls, given: Mapping[str, object], path: str = "") -> Phases:
         """Return the values that ``given`` means; what ``"rest"`` fills is the run, unless it says something else."""
         parsed = super().parse(given, path)
-        if parsed.total_num_steps is None and parsed._rests():
-            keys = parsed.given | {"total_num_steps"}
-            parsed = parsed.with_leaves({"total_num_steps": Fraction(1.0, AUTO)})
-            object.__setattr__(parsed, "given", keys)
-        return parsed
+        filled = parsed.total_num_steps is None and parsed._rests()
+        return parsed.with_auto("total_num_steps") if filled else parsed
 
     def each_phase(self) -> Iterator[tuple[str, Phase]]:
         """Return path and phase of each, those of a group too."""

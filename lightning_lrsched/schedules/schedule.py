@@ -18,6 +18,7 @@ from lightning_lrsched.schedules.fields import (
     Number,
     OfOther,
     Own,
+    Params,
     Steps,
     Word,
 )
@@ -87,6 +88,11 @@ class Schedule(Fields):
             f"{key} has no effect: {without_momentum} has no momentum (neither betas nor a momentum other than 0); the"
             f" lr is scheduled all the same. Give the optimizer a momentum, or {remedy}."
         ]
+
+    @property
+    def beside(self) -> Params:
+        """What the user gave beside type and params of the schedule."""
+        return {}
 
     @property
     def sets_momentum(self) -> bool:
@@ -178,9 +184,10 @@ class Schedule(Fields):
                 assert isinstance(field.rule, Number)
                 values = tuple([value.ratio * one for one in own[field.rule.of]])
                 numbers[path] = values[0] if len(set(values)) == 1 else values
+        of_other = {path: value for path, _, value in leaves}
         for path, _, value in leaves:  # after those that they refer to
             if isinstance(value, OfOther):
-                base = numbers.get(value.name, getattr(self, value.name))
+                base: Any = numbers.get(value.name, of_other[value.name])
                 if isinstance(base, tuple):
                     numbers[path] = tuple([value.ratio * one for one in base])
                 elif not isinstance(base, Word):

@@ -296,7 +296,7 @@ def test_a_unit_is_kept_wherever_a_configuration_goes():
         ),
         (
             {"steps": 3},
-            r"^scheduler\.steps: this section has only the keys type, params and unit; did you mean scheduler",
+            r"^scheduler\.steps: this section has only the keys type, params, unit and cool_down; did you mean",
         ),
     ],
 )
