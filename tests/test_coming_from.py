@@ -16,7 +16,7 @@ from tests.kit.pages import DOCS, blocks, run_python
 from tests.kit.schedules import sgd
 
 PAGES = DOCS / "coming_from"
-NOT_INSTALLED_HERE = {"deepspeed", "fastai", "pl_bolts"}
+NOT_INSTALLED_HERE = {"deepspeed", "fastai", "pl_bolts", "timm"}
 """Pages whose code *before* is shown and not run. (DeepSpeed's engine takes long to start.)"""
 
 TOTAL, WARMUP = 1000, 100

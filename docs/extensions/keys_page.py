@@ -120,7 +120,7 @@ def _type(rule: Any) -> str:
         Choice: "word",
         ListOf: "list of mappings",
     }
-    others = {"list": "per_group", "ratio": "ratio", "null": "optional"}
+    others = {"list": "per_group", "ratio": "ratio", "null": "optional", '`"rest"`': "rest"}
     return " or ".join([names[type(rule)], *(kind for kind, name in others.items() if getattr(rule, name, False))])
 
 

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, repeat
 from operator import mul
 from typing import Annotated, Any, ClassVar
@@ -140,13 +141,13 @@ class Repeat(Fields):
 
 @dataclass(frozen=True)
 class Part:
-    """A phase where it has its place: ``steps`` long, but cut off at ``end``."""
+    """A phase where it has its place: ``steps`` long, but cut off at ``end``. Its lr may still be a word."""
 
     phase: Phase
     begin: float
     end: float
     steps: float
-    lr: Any
+    lr: Callable[[], Any]
 
 
 @declared
@@ -285,7 +286,7 @@ class Phases(Schedule):
             now["weight_decay"] = own["weight_decay"]
         parts = []
         for part in self.parts():
-            goals = {name: getattr(part.phase, name) for name in now} | {"lr": part.lr}
+            goals = {name: getattr(part.phase, name) for name in now} | {"lr": part.lr()}
             if goals.get("weight_decay") is not None:
                 goals["weight_decay"] = goals["weight_decay"] * (own["weight_decay"] > 0.0)
             fraction = part.phase.fraction(part.steps)
@@ -319,7 +320,7 @@ class Phases(Schedule):
                 for phase in group.phases if begin < full else ():
                     steps = left / shares if isinstance(phase.steps, str) else phase.steps
                     end = _whole(begin + length * steps) if steps else begin
-                    found.append(Part(phase, begin, min(end, full), end - begin, group.lr(phase, number)))
+                    found.append(Part(phase, begin, min(end, full), end - begin, partial(group.lr, phase, number)))
                     begin = found[-1].end
                 if begin >= full:
                     break
