@@ -20,7 +20,7 @@ class CoolDown(Fields):
     """A cool-down that begins at any position of any schedule: the key ``cool_down`` beside ``type`` and ``params``.
 
     Up to ``start`` the values are those of the schedule. Then, with the shapes of
-    :class:`~lightning_lrsched.schedules.phases.Phases`, which go from 1 to 0::
+    :class:`~lightning_lrsched.PhasedLR`, which go from 1 to 0::
 
         lr(s) = lr(start) * f + lr * (1 - f)        f = f((s - start) / steps)
 

@@ -110,13 +110,13 @@ def main() -> None:
         f"megatron-core {version('megatron-core')}",
         f"pytorch_optimizer {version('pytorch_optimizer')}",
     )
-    restarts = {"t_initial": 16, "lr_min": 0.01, "cycle_mul": 2.0, "cycle_decay": 0.5, "cycle_limit": 3}
+    restarts = {"t_initial": 16, "lr_min": 1e-5, "cycle_mul": 2.0, "cycle_decay": 0.5, "cycle_limit": 3}
     found = {
         "timm cosine": (
             timm,
-            _timm("CosineLRScheduler", t_initial=110, lr_min=0.01, warmup_t=10, warmup_lr_init=0.001),
+            _timm("CosineLRScheduler", t_initial=110, lr_min=1e-5, warmup_t=10, warmup_lr_init=1e-4),
         ),
-        "timm cosine with cycles": (timm, _timm("CosineLRScheduler", **restarts, warmup_t=8, warmup_lr_init=0.001)),
+        "timm cosine with cycles": (timm, _timm("CosineLRScheduler", **restarts, warmup_t=8, warmup_lr_init=1e-4)),
         "timm poly": (timm, _timm("PolyLRScheduler", t_initial=STEPS, lr_min=0.01, power=0.5)),
         "fastai fit_flat_cos": (fastai, _fastai(f"combined_cos(0.75, {LR}, {LR}, {LR} / 1e5)")),
         "fastai fit_one_cycle": (fastai, _fastai(f"combined_cos(0.25, {LR} / 25, {LR}, {LR} / 1e5)")),

@@ -18,16 +18,16 @@ RISE = {"steps": 20, "lr": "auto"}
 
 AS_PHASES: dict[str, dict[str, Any]] = {
     "timm cosine": {
-        "start_lr": 0.001,
-        "phases": [{"steps": 10, "lr": "auto"}, {"steps": "rest", "lr": 0.01, "shape": "cosine"}],
+        "start_lr": 1e-4,
+        "phases": [{"steps": 10, "lr": "auto"}, {"steps": "rest", "lr": 1e-5, "shape": "cosine"}],
     },
     "timm cosine with cycles": {
-        "start_lr": 0.001,
+        "start_lr": 1e-4,
         "phases": [
             {"steps": 8, "lr": "auto"},
             {
                 "repeat": 3,
-                "phases": [PEAK, {"steps": 16, "lr": 0.01, "shape": "cosine"}],
+                "phases": [PEAK, {"steps": 16, "lr": 1e-5, "shape": "cosine"}],
                 "length_factor": 2,
                 "peak_factor": 0.5,
             },
