@@ -6,7 +6,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate, repeat
 from operator import mul
 from typing import Annotated, Any, ClassVar
@@ -55,8 +54,7 @@ class Phase(Fields):
         shape: ``"linear"``, ``"cosine"``, ``"1-sqrt"``, ``"exponential"``, ``"rex"``, ``"polynomial"``, ``"1-power"``,
             ``"inverse_sqrt"`` or ``"power_law"``.
         power: exponent of polynomial, 1-power and power_law.
-        timescale: steps in which the value falls by ``sqrt(2)`` (inverse_sqrt) or ``2**power`` (power_law) [optimizer
-            steps].
+        timescale: when inverse_sqrt has come to ``1 / sqrt(2)``, and power_law to ``2**-power`` [optimizer steps].
         gamma: factor of each step of an exponential with a tail, at most 1.
     """
 
@@ -141,13 +139,14 @@ class Repeat(Fields):
 
 @dataclass(frozen=True)
 class Part:
-    """A phase where it has its place: ``steps`` long, but cut off at ``end``. Its lr may still be a word."""
+    """A phase where it has its place: ``steps`` long, but cut off at ``end``; the ``number``-th time of its group."""
 
     phase: Phase
     begin: float
     end: float
     steps: float
-    lr: Callable[[], Any]
+    group: Repeat
+    number: int
 
 
 @declared
@@ -286,7 +285,7 @@ class Phases(Schedule):
             now["weight_decay"] = own["weight_decay"]
         parts = []
         for part in self.parts():
-            goals = {name: getattr(part.phase, name) for name in now} | {"lr": part.lr()}
+            goals = {name: getattr(part.phase, name) for name in now} | {"lr": part.group.lr(part.phase, part.number)}
             if goals.get("weight_decay") is not None:
                 goals["weight_decay"] = goals["weight_decay"] * (own["weight_decay"] > 0.0)
             fraction = part.phase.fraction(part.steps)
@@ -320,7 +319,7 @@ class Phases(Schedule):
                 for phase in group.phases if begin < full else ():
                     steps = left / shares if isinstance(phase.steps, str) else phase.steps
                     end = _whole(begin + length * steps) if steps else begin
-                    found.append(Part(phase, begin, min(end, full), end - begin, partial(group.lr, phase, number)))
+                    found.append(Part(phase, begin, min(end, full), end - begin, group, number))
                     begin = found[-1].end
                 if begin >= full:
                     break

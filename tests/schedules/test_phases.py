@@ -288,7 +288,7 @@ def test_what_a_range_test_found_goes_into_the_phases() -> None:
         ({"steps": 3, "gamma": 0.9}, r'phases\[1\]\.gamma: the shape "linear" does not have it; exponential may'),
         ({"steps": 3, "shape": "power_law", "power": 2}, r"phases\[1\]\.timescale is missing: the shape"),
         ({"steps": 3, "shape": "inverse_sqrt", "timescale": 0}, r"phases\[1\]\.timescale must be a whole number"),
-        ({"steps": 3, "shape": "polynomal"}, r"phases\[1\]\.shape must be one of .* \(did you mean 'polynomial'\?\)"),
+        ({"steps": 3, "shape": "polynomia"}, r"phases\[1\]\.shape must be one of .* \(did you mean 'polynomial'\?\)"),
         ({"repeat": 2}, r"phases\[1\]\.phases is missing"),
         ({"phases": [{"steps": 1}]}, r"phases\[1\]\.repeat is missing"),
         ({"repeat": 0, "phases": [{"steps": 1}]}, r'phases\[1\]\.repeat must be a whole number, at least 1.*or "rest"'),
