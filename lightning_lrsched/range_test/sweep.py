@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
-from lightning_lrsched.schedules.errors import ParameterValueError, choice, number
+from lightning_lrsched.schedules.errors import ParameterValueError, choice, names_arguments, number
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
@@ -36,7 +36,7 @@ COARSE_STEPS = 100
 FINE_STEPS = 200
 """[optimizer steps] Length of the fine sweep around that lr, from which the suggestions are read."""
 
-SHARE_OF_RUN = 0.5
+SHARE_OF_RUN = 1 / 3
 """Both together take at most this share of the run that they are made for ..."""
 
 SHORTEST = 90
@@ -64,8 +64,8 @@ class SweepSettings:
     Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
     at which the loss explodes. Everything is put back, and a fine one of 200 steps follows, from a hundredth of that lr
     to three times as much, while the data go on; where the loss never exploded, from a tenth of the lr at which it fell
-    to 30 times as much. The suggestions are read from the fine one. At the start of a training of fewer than 600 steps
-    both are shorter: half of the training together, but at least 90 steps. There is one sweep where ``mode``,
+    to 30 times as much. The suggestions are read from the fine one. At the start of a training of fewer than 900 steps
+    both are shorter: a third of the training together, but at least 90 steps. There is one sweep where ``mode``,
     ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are validation losses,
     where the stop rule is off, and where the very first loss is not finite.
 
@@ -87,7 +87,7 @@ class SweepSettings:
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
             shown, and the stop rule uses it; suggestions smooth the losses themselves.
         prior: a peak of 1Cycle that is likely. The less the record says, the more it lowers the suggestions. ``"auto"``
-            is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
+            is the usual peak for this kind of optimizer, a number your own, None: the record alone.
         by_validation: whether the losses are validation losses.
         then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
             range or length is given, the losses are training losses, and the stop rule is on.
@@ -245,7 +245,7 @@ def documented(cls: Class) -> Class:
         sweeps = text[text.index("Without a range") : text.index("\n\nArgs:")]
         settings = text[text.index("    lr_range_test_min_lr:") : text.index("\n    by_validation:")]
         cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{sweeps}", sweeps).replace("    {settings}", settings)
-    return cls
+    return names_arguments(cls)
 
 
 def _check_prior(prior: Any) -> float | str | None:
@@ -423,24 +423,24 @@ class Sweep:
 def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ScheduledLR:
     """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
     check_lrs(optimizer)
-    min_lr = {"lr_range_test_min_lr": _min_lr(settings, optimizer)}
+    min_lr = {"lr_range_test_min_lr": settings.largest_min_lr}
+    schedule: LinearGrowth | ExponentialGrowth
     if settings.mode == "linear":
-        return ScheduledLR(optimizer, LinearGrowth.parse({**min_lr, **settings.linear}))
-    assert settings.max_lr is not None
-    assert settings.num_steps is not None
-    growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
-    return ScheduledLR(optimizer, ExponentialGrowth.parse({**min_lr, **growth}))
+        schedule = LinearGrowth.parse({**min_lr, **settings.linear})
+    else:
+        assert settings.max_lr is not None
+        assert settings.num_steps is not None
+        growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
+        schedule = ExponentialGrowth.parse({**min_lr, **growth})
+    # As it stands: a group whose own lr is 0 keeps it, though nobody may write that.
+    min_lrs: Any = _min_lr(settings, optimizer)
+    return ScheduledLR(optimizer, replace(schedule, lr_range_test_min_lr=min_lrs))
 
 
-def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | Sequence[float]:
+def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | tuple[float, ...]:
     if isinstance(settings.lr_range_test_min_lr, tuple):
         return settings.lr_range_test_min_lr
     largest, ratios = largest_lr(optimizer)
     if len(ratios) == 1 or largest <= 0:
         return settings.largest_min_lr
-    if min(ratios) <= 0:
-        raise ValueError(
-            f"param group {ratios.index(min(ratios)) + 1} has lr {largest * min(ratios)!r}, so it has no ratio to the"
-            " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
-        )
-    return [settings.largest_min_lr * ratio for ratio in ratios]
+    return tuple(settings.largest_min_lr * ratio for ratio in ratios)

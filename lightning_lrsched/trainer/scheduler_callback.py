@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.schedules.errors import names_arguments
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Given, Written
 from lightning_lrsched.trainer.fit_schedules import FitSchedules, Order
@@ -27,14 +28,16 @@ from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 Result = TypeVar("Result", RangeTestResult, ProbeResult)
 
 
+@names_arguments
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
     Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how
     far along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is
     put back, and the training follows 1Cycle from a tenth of the peak up to it, until the run ends. In runs of fewer
-    than 42 steps the peak is what is known of the optimizer. Where a loss cannot be computed again outside its step
-    (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of the probe.
+    than 42 steps the peak is the prior, the usual peak for this kind of optimizer. Where a loss cannot be computed
+    again outside its step (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of
+    the probe, with at most a third of the run's steps; in runs of fewer than 270 steps the peak is the prior.
 
     An LR range test (``range_test=LRRangeTestCallback()``, up to 300 steps) trains between the bounds that it finds.
     Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
@@ -49,8 +52,8 @@ class LRSchedulerCallback(Callback):
     saved without the schedule, it continues from the number of steps that the optimizer has counted itself, else (with
     one optimizer) from ``trainer.global_step``, and a warning reports it; where neither is known, give
     ``last_batch_iteration`` among the schedule's params. A param group that is added during training, as layers are
-    unfrozen, has the schedule's values too, times the ratio of its lr to that of the first group that whoever added it
-    gave it; groups may go as well.
+    unfrozen, follows the schedule too, and keeps the ratio of its lr to that of the first group. Groups may also be
+    removed.
 
     The curves go to every logger of the trainer under the tags of Lightning's LearningRateMonitor (``lr-SGD``,
     ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. With a
@@ -74,8 +77,8 @@ class LRSchedulerCallback(Callback):
     already), and so do those hooks of your own callbacks that take part in the work of a batch; of Lightning's
     callbacks, GradientAccumulationScheduler and LambdaCallback. What the module logs does not reach the loggers. They
     get the figure of the probe, or the curves, the figure and the table of the test, then the curves of the training,
-    in one run. The batches come from the training data; a stream that cannot begin again has lost them. On a resume
-    there is no second one: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
+    in one run. The batches come from the training data; a stream that cannot begin again loses these batches. On a
+    resume there is no second one: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
     ``"lr_range_test"`` means the same as ``"auto"``.
 
     A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An
@@ -208,6 +211,7 @@ class LRSchedulerCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._fit.follow_groups(trainer)  # the module may change them in the middle of an epoch
+        self._fit.check_lrs(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -264,6 +268,9 @@ def _check_range_test(order: Order) -> None:
 def _only(results: dict[int, Result], name: str, test: str) -> Result:
     if len(results) == 1:
         return next(iter(results.values()))
+    if results:
+        raise RuntimeError(f"there are {len(results)} results, one per optimizer: see {name}")
     raise RuntimeError(
-        f"there are {len(results)} results, one per optimizer: see {name}" if results else f"this fit made no {test}"
+        f"this fit made no {test}; if another package makes the Trainer and has given it a copy of this callback, look"
+        " among trainer.callbacks"
     )

@@ -15,7 +15,9 @@ from lightning_lrsched import SchedulerConfig
 from lightning_lrsched.config.hugging_face import REFUSED, TYPES, from_hugging_face
 from tests.kit.schedules import sgd
 
-transformers = pytest.importorskip("transformers", reason="transformers, whose values these are, is not installed")
+transformers = pytest.importorskip(
+    "transformers", minversion="5.0", reason="transformers 5, whose values these are, is missing"
+)
 
 LR = 0.3
 
