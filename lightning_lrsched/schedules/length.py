@@ -110,7 +110,7 @@ class Fraction:
 
     fraction: float
     written: object = field(compare=False)
-    up: bool = False
+    up: bool = field(default=False, repr=False)
 
     waits_for = "run"
 
