@@ -214,7 +214,7 @@ class SchedulerConfig:
         position = {} if self.last_batch_iteration == -1 else {POSITION: self.last_batch_iteration}
         unit = {} if self.unit == STEPS else {"unit": self.unit}
         params = {**self.schedule.given_params(), **position}
-        return {"type": self.type, "params": params, **unit, **self.schedule.beside}
+        return {"type": self.type, "params": params, **unit, **self.schedule.section_keys}
 
     def __repr__(self) -> str:
         return f"SchedulerConfig({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"

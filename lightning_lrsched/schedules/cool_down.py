@@ -95,7 +95,7 @@ class Cooled(Schedule):
         return self.inner.given_params()
 
     @property
-    def beside(self) -> Params:
+    def section_keys(self) -> Params:
         """What the user gave beside type and params."""
         return {COOL_DOWN: self.cool_down.given_params()}
 

@@ -90,7 +90,7 @@ class Schedule(Fields):
         ]
 
     @property
-    def beside(self) -> Params:
+    def section_keys(self) -> Params:
         """What the user gave beside type and params of the schedule."""
         return {}
 
