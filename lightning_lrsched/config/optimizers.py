@@ -12,6 +12,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import type_and_params
+from lightning_lrsched.optim.hyperparameters import numbers_of
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, switch
 from lightning_lrsched.schedules.fields import AnyValue, Switch
 from lightning_lrsched.schedules.length import is_word
@@ -78,6 +79,17 @@ def check_optimizer(module: object, section: object, prefix: str = "") -> tuple[
     except _ValuesAreGood as found:
         return found.optimizer, found.has_momentum
     raise AssertionError("torch's constructors iterate over the parameters")
+
+
+def optimizer_numbers(module: object, section: object, prefix: str = "") -> dict[str, float]:
+    """Return the hyperparameters, by name, of the torch optimizer that a section asks for; no model is needed.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if torch has no such optimizer, or it has no such parameter.
+    """
+    matrix = torch.nn.Parameter(torch.zeros(2, 2))  # some optimizers take nothing else
+    return numbers_of(_make(module, section, prefix, lambda: [matrix]).param_groups[0])
 
 
 class _ValuesAreGood(Exception):  # noqa: N818 - not an error

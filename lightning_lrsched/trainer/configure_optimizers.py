@@ -28,6 +28,7 @@ def configure_optimizers(
     *,
     params: Iterable[Any] | None = None,
     trainer: Any = None,
+    hyperparameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a LightningModule's ``configure_optimizers`` returns, from a DeepSpeed-style configuration.
 
@@ -48,6 +49,8 @@ def configure_optimizers(
         params: parameters or param groups for the optimizer; None: what the module's ``param_groups()`` returns where
             it has such a method, else all its trainable parameters.
         trainer: the Trainer, for values such as ``"auto"``; None: the module's own.
+        hyperparameters: other numbers in the optimizer's param groups that go beside the schedule, such as
+            ``{"weight_decay": {"follows": "lr"}}``; the same as the key ``hyperparameters`` in the schedule's params.
 
     Returns:
         ``{"optimizer": ..., "lr_scheduler": {"scheduler": ..., "interval": "step", "frequency": 1}}``
@@ -72,22 +75,28 @@ def configure_optimizers(
     """
     content = config if isinstance(config, SchedulerConfig) else read_content(config)
     with in_file(config):
-        return _configure(module_or_optimizer, content, params, trainer)
+        return _configure(module_or_optimizer, content, params, trainer, hyperparameters)
 
 
-def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer: Any) -> dict[str, Any]:
+def _configure(
+    target: Any, content: Any, params: Iterable[Any] | None, trainer: Any, hyperparameters: Mapping[str, Any] | None
+) -> dict[str, Any]:
     if not isinstance(target, (Module, Optimizer)):
         raise TypeError(f"expected a module or an optimizer, got {type(target).__name__}")
     sections = Sections() if isinstance(content, SchedulerConfig) else Sections.find(content)
     schedule = None
     if isinstance(content, SchedulerConfig) or sections.scheduler is not None or sections.optimizer is None:
         schedule = SchedulerConfig.of(content)
+        if hyperparameters is not None:
+            schedule = schedule.beside(hyperparameters)
         if schedule.unit != STEPS:
             raise ParameterValueError(
                 "scheduler.unit",
                 f'="{schedule.unit}" needs LRSchedulerCallback, which sees the batches; configure_optimizers knows the'
                 " optimizer's steps only",
             )
+    elif hyperparameters is not None:
+        raise ValueError("hyperparameters: they go beside a schedule; add a 'scheduler' section")
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     report = RunReport.join(trainer)
     optimizer = _optimizer(target, sections, params, trainer, report)
