@@ -64,8 +64,8 @@ class Phases(Schedule):
 
     After the last phase the values stay. A phase is a mapping with the keys of
     :class:`~lightning_lrsched.schedules.phases.Phase`: ``steps``, ``lr``, ``momentum``, ``weight_decay``, ``shape``,
-    and the name of any other number in the optimizer's param groups (``beta2``, ``eps``). In a configuration ``steps`` may
-    be a fraction of the whole run (0.1) or epochs (``"2ep"``).
+    and the name of any other number in the optimizer's param groups (``beta2``, ``eps``). In a configuration ``steps``
+    may be a fraction of the whole run (0.1) or epochs (``"2ep"``).
 
     Args:
         phases: the phases, one mapping each.

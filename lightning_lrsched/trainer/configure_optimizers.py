@@ -10,7 +10,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
-from lightning_lrsched.config.optimizers import build_optimizer
+from lightning_lrsched.config.optimizers import build_optimizer, group_lines
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterValueError
@@ -45,7 +45,10 @@ def configure_optimizers(
     Args:
         module_or_optimizer: an optimizer, or a module: then ``config`` must hold an ``optimizer`` section too.
         config: a dictionary, or the path of a JSON or YAML file, with a ``scheduler`` section (or only such a section).
-            With an ``optimizer`` section but no scheduler, the optimizer alone is returned, as in DeepSpeed.
+            With an ``optimizer`` section but no scheduler, the optimizer alone is returned, as in DeepSpeed. In the
+            ``optimizer`` section, ``groups`` sorts the trainable parameters into param groups by patterns over their
+            names (``[{"match": "*.bias", "weight_decay": 0.0}, {"match": "backbone.*", "lr_ratio": 0.1}]``; the first
+            match counts), and ``layer_decay`` is the factor from the lr of a block to that of the block below it.
         params: parameters or param groups for the optimizer; None: what the module's ``param_groups()`` returns where
             it has such a method, else all its trainable parameters.
         trainer: the Trainer, for values such as ``"auto"``; None: the module's own.
@@ -99,7 +102,7 @@ def _configure(
         raise ValueError("hyperparameters: they go beside a schedule; add a 'scheduler' section")
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     report = RunReport.join(trainer)
-    optimizer = _optimizer(target, sections, params, trainer, report)
+    optimizer = _optimizer(target, sections, params, trainer, report, scheduled=schedule is not None)
     if schedule is None:
         release(optimizer)
         return {"optimizer": optimizer}
@@ -122,7 +125,13 @@ def _configure(
 
 
 def _optimizer(
-    target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any, report: RunReport | None
+    target: Any,
+    sections: Sections,
+    params: Iterable[Any] | None,
+    trainer: Any,
+    report: RunReport | None,
+    *,
+    scheduled: bool,
 ) -> Optimizer:
     if isinstance(target, Optimizer):
         if params is not None:
@@ -130,7 +139,9 @@ def _optimizer(
         return target
     if sections.optimizer is None:
         raise ValueError("no 'optimizer' section in the configuration: add one, or pass an optimizer, not a module")
-    optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
+    optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix, scheduled=scheduled)
+    if report is not None and {"groups", "layer_decay"} & set(sections.optimizer):
+        log(trainer, f"Param groups of {name_of(optimizer)}:\n  " + "\n  ".join(group_lines(optimizer)))
     _, written = type_and_params("optimizer", sections.optimizer)
     auto = {key: value for key, value in written.items() if is_word(value, "auto")}
     if auto and report is not None:

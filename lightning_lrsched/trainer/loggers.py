@@ -109,8 +109,8 @@ class CurveLogger:
 
     For TensorBoard, whose writer thread takes turns with the training at every single value, points are collected and
     handed over together, one event for all values of a step: all in order, each with the time when it happened. Its
-    page of custom scalars has a chart with all lr, and one for each other hyperparameter. To other loggers each point goes at once.
-    A logger that raises is left out from then on, with one warning.
+    page of custom scalars has a chart with all lr, and one for each other hyperparameter. To other loggers each point
+    goes at once. A logger that raises is left out from then on, with one warning.
     """
 
     def __init__(self) -> None:
