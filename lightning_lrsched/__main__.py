@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=convert)
 
     command = commands.add_parser("check", help="one line per file; exit status 1 if any is bad")
-    command.add_argument("configs", nargs="+", type=_path, metavar="CONFIG", help="files, or folders of them")
+    command.add_argument("configs", nargs="+", type=_path, metavar="CONFIG", help="files, or folders with such files")
     command.set_defaults(run=check)
     return parser
 

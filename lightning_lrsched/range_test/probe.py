@@ -228,7 +228,7 @@ class Weights:
 
     @property
     def is_whole(self) -> bool:
-        """Whether most of the module is trained: depth, width and beginning of adapters and heads say little."""
+        """Whether most of the module is trained: the depth and the beginning of adapters and heads say little."""
         return self.trained_share > 0.5
 
 
@@ -317,7 +317,7 @@ class Probe:
     def __init__(self, module: Module, optimizer: Optimizer) -> None:
         self._module, self._optimizer, self._weights = module, optimizer, Weights.of(module)
         own_lr, self._ratios = largest_lr(optimizer)
-        self.prior = prior_of(optimizer, self._weights.width if self._weights.is_whole else None)
+        self.prior = prior_of(optimizer, self._weights.width)
         self._lr = self._guess = self.prior or own_lr or 1e-3
         self._device = optimizer.param_groups[0]["params"][0].device
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -403,8 +403,7 @@ class Probe:
 
 def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult | None:
     """Return the result without a probe: the prior; None for an optimizer without one."""
-    weights = Weights.of(module)
-    prior = prior_of(optimizer, weights.width if weights.is_whole else None)
+    prior = prior_of(optimizer, Weights.of(module).width)
     if prior is None:
         return None
     because = f"the prior of this kind of optimizer, {why}"

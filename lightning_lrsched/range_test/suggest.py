@@ -353,7 +353,7 @@ def caveats(curve: Curve) -> list[str]:
     """Return, as sentences with their remedies, what makes the suggestions from this record less certain."""
     if curve.is_flat:
         return [
-            f"The loss never fell: the suggestions are what is known of the optimizer (prior {curve.prior:.3g}), or"
+            f"The loss never fell: the suggestions are the prior of the optimizer ({curve.prior:.3g}), or"
             " half the lr at which the test ended. Look for the cause in the module or its data, or begin at a lower lr"
             " (lr_range_test_min_lr)."
         ]
@@ -364,7 +364,7 @@ def _about_the_prior(curve: Curve) -> Iterator[str]:
     if curve.peak() < curve.drawn():
         yield (
             f"The record alone shows a peak of {curve.drawn():.3g}; the suggestions are cut off at"
-            f" {MAX_OVER_PRIOR:g} times what is known of this kind of optimizer (prior {curve.prior:.3g}). If you know"
+            f" {MAX_OVER_PRIOR:g} times the prior of this kind of optimizer ({curve.prior:.3g}). If you know"
             " a better number, give it (prior=...)."
         )
 
@@ -394,7 +394,7 @@ def _follow(curve: Curve, without_prior: str) -> str:
     """Return what a record that says little means for the suggestions."""
     if curve.prior is None:
         return without_prior
-    return f"the suggestions follow mostly what is known of the optimizer (prior {curve.prior:.3g})"
+    return f"the suggestions follow mostly the prior of the optimizer ({curve.prior:.3g})"
 
 
 def _about_the_losses(curve: Curve) -> Iterator[str]:
@@ -402,7 +402,7 @@ def _about_the_losses(curve: Curve) -> Iterator[str]:
     if spacing > max(lag, MAX_LAG_FACTOR):
         yield (
             f"The lr grew by a factor of {spacing:.2g} from one recorded loss to the next: the suggestions are"
-            " uncertain by as much. Validate more often (Trainer(val_check_interval=...)), or raise num_steps."
+            " uncertain by this factor. Validate more often (Trainer(val_check_interval=...)), or raise num_steps."
         )
     elif lag > MAX_LAG_FACTOR:
         yield (

@@ -36,7 +36,7 @@ COARSE_STEPS = 100
 FINE_STEPS = 200
 """[optimizer steps] Length of the fine sweep around that lr, from which the suggestions are read."""
 
-SHARE_OF_RUN = 0.5
+SHARE_OF_RUN = 1 / 3
 """Both together take at most this share of the run that they are made for ..."""
 
 SHORTEST = 90
@@ -64,8 +64,8 @@ class SweepSettings:
     Without a range there are two sweeps, 300 steps at most. A coarse one of 100 steps, from lr 1e-6 to 10, finds the lr
     at which the loss explodes. Everything is put back, and a fine one of 200 steps follows, from a hundredth of that lr
     to three times as much, while the data go on; where the loss never exploded, from a tenth of the lr at which it fell
-    to 30 times as much. The suggestions are read from the fine one. At the start of a training of fewer than 600 steps
-    both are shorter: half of the training together, but at least 90 steps. There is one sweep where ``mode``,
+    to 30 times as much. The suggestions are read from the fine one. At the start of a training of fewer than 900 steps
+    both are shorter: a third of the training together, but at least 90 steps. There is one sweep where ``mode``,
     ``max_lr``, ``num_steps`` or one of the first four arguments below is given, where the losses are validation losses,
     where the stop rule is off, and where the very first loss is not finite.
 
@@ -87,7 +87,7 @@ class SweepSettings:
         smoothing: weight of the past in the smoothed loss, per optimizer step, in [0, 1). The smoothed loss is
             shown, and the stop rule uses it; suggestions smooth the losses themselves.
         prior: a peak of 1Cycle that is likely. The less the record says, the more it lowers the suggestions. ``"auto"``
-            is what is known of this kind of optimizer, a number what you know yourself, None: the record alone.
+            is the usual peak for this kind of optimizer, a number your own, None: the record alone.
         by_validation: whether the losses are validation losses.
         then_fine: whether this is a coarse sweep, and a fine one around the lr where it ends follows; None: if no mode,
             range or length is given, the losses are training losses, and the stop rule is on.

@@ -299,7 +299,7 @@ class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
         if isinstance(total, int) and isinstance(rise, int) and isinstance(decay, int) and 0 <= total - rise < decay:
             remarks.append(
                 f"{self.type}: total_num_steps={total} leaves {total - rise} steps after warmup_num_steps={rise} for"
-                f" the decay of decay_num_steps={decay}: it is that much shorter"
+                f" the decay of decay_num_steps={decay}: the decay takes only these"
             )
         return remarks
 

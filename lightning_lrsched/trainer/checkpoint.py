@@ -142,7 +142,7 @@ class SavedSchedules:
         if expected and len(self.others) != expected:
             raise ValueError(
                 f"the checkpoint holds the state of {len(self.others)} schedulers besides those of LRSchedulerCallback,"
-                f" but the module now has {expected}: Lightning would give them each other's state"
+                f" but the module now has {expected}: Lightning would give them the wrong states"
             )
         states: list[Checkpoint] = []
         rest = iter(self.others)

@@ -23,6 +23,7 @@ from lightning_lrsched.optim.snapshot import global_states
 from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
 from lightning_lrsched.range_test.suggest import NO_FALL
+from lightning_lrsched.range_test.sweep import SHARE_OF_RUN, SHORTEST
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Scheduled
 from lightning_lrsched.trainer.checkpoint import Found, saved_findings
@@ -91,7 +92,7 @@ class RangeTestsInFit:
         for scheduled in waiting:
             if trainer.fast_dev_run:
                 keys = ", ".join(scheduled.written.config.needs_range_test)
-                log(trainer, f'{self._owner}: no LR range test in a fast_dev_run; {keys} as with "auto"')
+                log(trainer, f'{self._owner}: a fast_dev_run makes no LR range test; {keys} means "auto"')
             else:
                 several, index = len(waiting) > 1, scheduled.index
                 self.results[index] = self._run_one(trainer, pl_module, index, started, several=several)
@@ -109,15 +110,14 @@ class RangeTestsInFit:
         """Run the fit loop once with a test's limits, and restore the fit."""
         assert self._start is not None
         if self._may_probe:
-            steps = horizon_of(trainer).total
-            if steps is not None and steps < SHORTEST_RUN:
-                known = of_the_prior(
-                    trainer.lightning_module, trainer.optimizers[index], f"in a run of only {steps} steps"
-                )
+            steps, probes = horizon_of(trainer).total, obstacle(trainer) is None
+            if steps is not None and steps < (SHORTEST_RUN if probes else SHORTEST / SHARE_OF_RUN):
+                why = f"in a run of only {steps} steps"
+                known = of_the_prior(trainer.lightning_module, trainer.optimizers[index], why)
                 if known is not None:
                     log(trainer, f"LR probe: {known}")
                     return known
-            if obstacle(trainer) is None:
+            if probes:
                 return LRProbe(self._start, started).run(trainer, pl_module, log_result=self._log)
         test = LRRangeTestCallback(log=self._log) if self._settings is None else copy(self._settings)
         test.use_inside_fit(index, self._start, several=several, started=started)

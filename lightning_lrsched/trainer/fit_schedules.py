@@ -321,7 +321,7 @@ class FitSchedules:
             if always or scheduled.groups.have_changed:
                 changes = scheduled.groups.update(finetuned=bool(callbacks_named(trainer, "BaseFinetuning")))
                 if changes:
-                    unseen = "; the range test has not seen them" if scheduled.index in self.tests.results else ""
+                    unseen = "; the range test did not train them" if scheduled.index in self.tests.results else ""
                     log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:

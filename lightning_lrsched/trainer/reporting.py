@@ -356,8 +356,8 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     if early and position < (1 - TOLERANCE) * length:
         return (
             f"{config.type}: the run has ended at {unit} {position}, the schedule only at {unit} {length} ({named}):"
-            f" the lr was {schedule.lr_at(max(0, position - 1))[0]:.3g} and would have come to"
-            f" {schedule.lr_at(length)[0]:.3g}"
+            f" the lr was {schedule.lr_at(max(0, position - 1))[0]:.3g} and at the end of the schedule it would have"
+            f" been {schedule.lr_at(length)[0]:.3g}"
         )
     # Whatever the steps are, samples and tokens count what each holds.
     near = [end for end in (length, scheduled.run.total) if end and abs(position - end) <= MANUAL_TOLERANCE * end]

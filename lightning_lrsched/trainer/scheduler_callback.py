@@ -33,8 +33,9 @@ class LRSchedulerCallback(Callback):
     Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how
     far along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is
     put back, and the training follows 1Cycle from a tenth of the peak up to it, until the run ends. In runs of fewer
-    than 42 steps the peak is what is known of the optimizer. Where a loss cannot be computed again outside its step
-    (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of the probe.
+    than 42 steps the peak is the prior, the usual peak for this kind of optimizer. Where a loss cannot be computed
+    again outside its step (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of
+    the probe, with at most a third of the run's steps; in runs of fewer than 270 steps the peak is the prior.
 
     An LR range test (``range_test=LRRangeTestCallback()``, up to 300 steps) trains between the bounds that it finds.
     Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
@@ -49,8 +50,8 @@ class LRSchedulerCallback(Callback):
     saved without the schedule, it continues from the number of steps that the optimizer has counted itself, else (with
     one optimizer) from ``trainer.global_step``, and a warning reports it; where neither is known, give
     ``last_batch_iteration`` among the schedule's params. A param group that is added during training, as layers are
-    unfrozen, has the schedule's values too, times the ratio of its lr to that of the first group that whoever added it
-    gave it; groups may go as well.
+    unfrozen, follows the schedule too, and keeps the ratio of its lr to that of the first group. Groups may also be
+    removed.
 
     The curves go to every logger of the trainer under the tags of Lightning's LearningRateMonitor (``lr-SGD``,
     ``lr-SGD-momentum``, ``lr-SGD/pg1`` ...), against the optimizer step, every ``log_every_n_steps``. With a
@@ -74,8 +75,8 @@ class LRSchedulerCallback(Callback):
     already), and so do those hooks of your own callbacks that take part in the work of a batch; of Lightning's
     callbacks, GradientAccumulationScheduler and LambdaCallback. What the module logs does not reach the loggers. They
     get the figure of the probe, or the curves, the figure and the table of the test, then the curves of the training,
-    in one run. The batches come from the training data; a stream that cannot begin again has lost them. On a resume
-    there is no second one: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
+    in one run. The batches come from the training data; a stream that cannot begin again loses these batches. On a
+    resume there is no second one: what was found is in the checkpoint. In a ``fast_dev_run`` there is none either, and
     ``"lr_range_test"`` means the same as ``"auto"``.
 
     A class of ``torch.optim.lr_scheduler`` is possible as type too, and follows the optimizer in the same way. An

@@ -68,7 +68,7 @@ class Run:
         """What the package takes for the prior."""
         if self.optimizer in UNKNOWN:
             return None
-        by_width = self.weights.is_whole and not self.is_sgd and self.optimizer not in ANY_WIDTH
+        by_width = not self.is_sgd and self.optimizer not in ANY_WIDTH
         return float(self.base) * (min(1.0, WIDE / self.weights.width) if by_width else 1.0)
 
     @property

@@ -114,7 +114,7 @@ def test_what_the_range_test_has_not_seen_is_said(tmp_path, caplog):
         callback = LRSchedulerCallback(range_test=LRRangeTestCallback(num_steps=40, max_lr=1.0))
         fit(tmp_path, None, head_alone, callback, Unfreezing())
     [line] = [message for message in caplog.messages if "param groups were added" in message]
-    assert line.endswith("to that of the first: 0.1; the range test has not seen them")
+    assert line.endswith("to that of the first: 0.1; the range test did not train them")
 
 
 @pytest.mark.parametrize("key", ["cycle_max_lr", "cycle_min_mom"])

@@ -144,7 +144,8 @@ def test_a_run_that_ends_before_its_schedule_says_so_with_both_numbers(fit, conf
     [line] = [message for message in caplog.messages if "the run has ended" in message]
     schedule = callback.schedulers[0]
     assert "the run has ended at step 12, the schedule only at step 30 (" in line
-    assert f"the lr was {schedule.lr_at(11)[0]:.3g} and would have come to {schedule.lr_at(30)[0]:.3g}" in line
+    then, goal = (schedule.lr_at(step)[0] for step in (11, 30))
+    assert f"the lr was {then:.3g} and at the end of the schedule it would have been {goal:.3g}" in line
 
 
 def test_a_run_that_fails_or_ends_with_its_schedule_says_nothing(make_trainer, caplog):

@@ -124,7 +124,7 @@ def test_a_caveat_says_what_the_suggestions_follow():
     noise = random.Random(0)
     result = sweep()
     noisy = replace(result, losses=[loss + noise.gauss(0, 20.0) for loss in result.losses], prior=0.006)
-    assert any("follow mostly what is known of the optimizer (prior 0.006)" in caveat for caveat in noisy.caveats())
+    assert any("follow mostly the prior of the optimizer (0.006)" in caveat for caveat in noisy.caveats())
 
 
 def test_a_result_keeps_its_prior(tmp_path):
@@ -167,7 +167,7 @@ def test_where_the_loss_never_fell_the_prior_is_suggested_with_a_caveat():
     known = replace(rising, prior=0.006)
     assert known.bounds() == pytest.approx((0.0006, 0.006))
     [caveat] = known.caveats()
-    assert caveat.startswith("The loss never fell: the suggestions are what is known of the optimizer (prior 0.006)")
+    assert caveat.startswith("The loss never fell: the suggestions are the prior of the optimizer (0.006)")
     with pytest.raises(ValueError, match="never fell"):
         known.suggestion("valley")
     assert known.plot().axes[0].get_title().startswith("LR range test (")

@@ -149,7 +149,7 @@ def test_a_range_of_ones_own_is_one_sweep_and_without_one_there_are_two(given, s
 
 
 @pytest.mark.parametrize(
-    ("run", "steps"), [(None, (100, 200)), (10_000, (100, 200)), (600, (100, 200)), (300, (50, 100)), (16, (30, 60))]
+    ("run", "steps"), [(None, (100, 200)), (10_000, (100, 200)), (900, (100, 200)), (300, (33, 67)), (16, (30, 60))]
 )
 def test_both_sweeps_are_shorter_where_the_run_is_short(run, steps):
     settings = SweepSettings().within(run)
