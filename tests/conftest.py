@@ -94,7 +94,9 @@ def deepspeed() -> ModuleType:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "third_party" not in (config.getoption("markexpr") or ""):
+        items[:] = [item for item in items if item.get_closest_marker("third_party") is None]
     for item in items:
         if "deepspeed" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")

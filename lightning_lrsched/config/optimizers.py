@@ -230,7 +230,8 @@ def _check_options(
             )
         found = _auto(where, key, module) if is_word(value, "auto") else value
         # Some may be None, too: fused, foreach. For torch any text is true.
-        is_switch = "bool" in str(allowed[key].annotation) and found is not None
+        parameter = allowed[key]  # older torches annotate only some of them
+        is_switch = ("bool" in str(parameter.annotation) or isinstance(parameter.default, bool)) and found is not None
         checked[key] = (Switch() if is_switch else AnyValue()).parse(f"{where}.{key}", found)
     return checked
 

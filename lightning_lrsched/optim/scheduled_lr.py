@@ -95,7 +95,9 @@ class ScheduledLR(LRScheduler):
         self._clock = Clock(self, watch=self._step_uncompiled is None)
         without_momentum = None if self._cycles_momentum else type(self.optimizer).__name__
         for remark in schedule.remarks(list(map(float, self.base_lrs)), without_momentum):
-            warn(remark, stacklevel=4)  # the line that makes one of the public classes
+            warn(
+                remark, stacklevel=5
+            )  # the line that makes one of the public classes, whose keywords are looked at first
 
     @property
     def name(self) -> str:

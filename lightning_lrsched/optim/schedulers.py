@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.curves import Shape
+from lightning_lrsched.schedules.errors import names_arguments
 from lightning_lrsched.schedules.growth import LinearGrowth
 from lightning_lrsched.schedules.length import STEPS, Horizon, Unit
 from lightning_lrsched.schedules.one_cycle import Cycle
@@ -53,6 +54,7 @@ class PublicScheduler(ScheduledLR):
         cls.__doc__ = f"{text}\n\n{example}"
         for name in cls.kind.fields:
             setattr(cls, name, _attribute(name))
+        names_arguments(cls)
 
     def _begin(self, optimizer: Optimizer, arguments: Mapping[str, Any]) -> None:
         # By identity: a user who writes out the default has chosen it; one who writes nothing may not know it.

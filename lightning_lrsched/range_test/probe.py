@@ -312,29 +312,46 @@ class Probe:
         is_over: whether all steps have been made.
         rewinds: whether the first search is over, and its step is to be undone before the next batch.
         forwards: forward passes so far, beside those of the steps.
+        lr: the largest lr of the step that is being made, or was made last.
+        growth: the power of the lr with which the size of the updates grows; None: not measured.
+        refused: the first lr in a search at which the module raised an error, and the error; None: it raised none.
     """
 
     def __init__(self, module: Module, optimizer: Optimizer) -> None:
         self._module, self._optimizer, self._weights = module, optimizer, Weights.of(module)
         own_lr, self._ratios = largest_lr(optimizer)
         self.prior = prior_of(optimizer, self._weights.width)
-        self._lr = self._guess = self.prior or own_lr or 1e-3
+        self.lr = self._guess = self.prior or own_lr or 1e-3
         self._device = optimizer.param_groups[0]["params"][0].device
         self._before: list[tuple[Tensor, Tensor]] = []
         self._lowest: float | None = None
         self._tried: dict[float, float] = {}
         self._steps = self._skipped = self.forwards = 0
         self.is_over = self.rewinds = False
+        self.refused: tuple[float, Exception] | None = None
+        self._small: Tensor | None = None
+        self.growth: float | None = None
 
     def before_step(self) -> None:
         """Set the lr of the step that is about to be made, and remember where the parameters are."""
-        searches = self._steps in (0, STEPS - 1)
-        self._lr = self._guess if searches else WARM_SHARE * self._guess
+        searches = self._searches
+        self.lr = self._guess if searches else WARM_SHARE * self._guess
         for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=False):
-            write(LR, group, ratio * self._lr)
-        if searches and not self._before:  # an optimizer may ask for the gradients several times in a step
+            write(LR, group, ratio * self.lr)
+        if (
+            searches or self._measures
+        ) and not self._before:  # an optimizer may ask for the gradients several times in a step
             groups = self._optimizer.param_groups
             self._before = [(each, each.detach().clone()) for group in groups for each in group["params"]]
+
+    @property
+    def _searches(self) -> bool:
+        return self._steps in (0, STEPS - 1)
+
+    @property
+    def _measures(self) -> bool:
+        """Whether the size of this small step is to be compared with that of the next one."""
+        return self._steps == STEPS - 2
 
     def after_step(self, loss: Callable[[], Tensor]) -> None:
         """Search along the step that has been made.
@@ -344,11 +361,16 @@ class Probe:
         """
         before, self._before = self._before, []
         moves = [(parameter, start, parameter.detach() - start) for parameter, start in before]
-        if moves and not self._have_moved(moves):
+        if moves and self._measures:  # where it may be lost in rounding
+            self._small = _size(moves)
+        elif moves and not self._have_moved(moves):
             self._skipped += 1
             self.is_over = self._skipped == MAX_SKIPPED_STEPS
             return
-        if moves:
+        elif moves:
+            if self._small is not None:
+                sizes = [float(size) for size in (self._small, _size(moves))]
+                self.growth = math.log(sizes[1] / sizes[0]) / -math.log(WARM_SHARE) if all(sizes) else None
             self._search(moves, loss)
         self._steps += 1
         self.is_over |= self._steps == STEPS
@@ -363,17 +385,27 @@ class Probe:
             reshard(self._module)
             with torch.no_grad():
                 for parameter, start, move in moves:
-                    parameter.copy_(start + move * (place / self._lr))
+                    parameter.copy_(start + move * (place / self.lr))
             self.forwards += 1
-            return float(mean_over_ranks(loss().detach().float()))
+            return float(mean_over_ranks(self._loss_or_infinity(loss, place)))
 
-        self._lowest, self._tried = lowest_along(loss_at, self._lr)
+        self._lowest, self._tried = lowest_along(loss_at, self.lr)
         reshard(self._module)
         self.rewinds = self._steps == 0
         if self._lowest is None:
             self.is_over = True
         else:
             self._guess = self._lowest
+
+    def _loss_or_infinity(self, loss: Callable[[], Tensor], place: float) -> Tensor:
+        """Return a loss, infinity where the module refuses the parameters: it may check what it computes."""
+        try:
+            return loss().detach().float()
+        except Exception as error:  # modules raise errors of all kinds where a number is not finite
+            if place == 0.0 or "OutOfMemory" in type(error).__name__:
+                raise
+            self.refused = self.refused or (place, error)
+            return torch.tensor(torch.inf, device=self._device)
 
     def result(self) -> ProbeResult:
         """Return what was found.
@@ -408,6 +440,12 @@ def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult 
         return None
     because = f"the prior of this kind of optimizer, {why}"
     return ProbeResult(prior, because, prior, group_ratios=largest_lr(optimizer)[1])
+
+
+def _size(moves: list[Move]) -> Tensor:
+    sizes = torch.stack([_local(move).float().norm().cpu() for _, _, move in moves])
+    size: Tensor = torch.linalg.vector_norm(sizes)
+    return size
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from lightning_lrsched.optim.hyperparameters import LR
+from lightning_lrsched.optim.hyperparameters import LR, check_lrs
 from lightning_lrsched.range_test.loss_watch import SmoothedLoss
 
 Array = NDArray[np.float64]
@@ -326,6 +326,7 @@ def _untested(lr: float, lowest: float) -> str:
 
 def largest_lr(optimizer: Optimizer) -> tuple[float, list[float]]:
     """Return the largest own lr of the param groups, and each group's as a fraction of it; 1 where all are 0."""
+    check_lrs(optimizer)
     # Not the lr of this moment: a schedule of the module may have begun at 0.
     lrs = [float(group.get("initial_lr", group[LR])) for group in optimizer.param_groups]
     largest = max(lrs)

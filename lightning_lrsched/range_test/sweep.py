@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, LossWatch, StopReason, Watched
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
-from lightning_lrsched.schedules.errors import ParameterValueError, choice, number
+from lightning_lrsched.schedules.errors import ParameterValueError, choice, names_arguments, number
 from lightning_lrsched.schedules.fields import Word
 from lightning_lrsched.schedules.growth import ExponentialGrowth, LinearGrowth
 from lightning_lrsched.schedules.length import Epochs, Fraction, Horizon, parse_length, rounded
@@ -245,7 +245,7 @@ def documented(cls: Class) -> Class:
         sweeps = text[text.index("Without a range") : text.index("\n\nArgs:")]
         settings = text[text.index("    lr_range_test_min_lr:") : text.index("\n    by_validation:")]
         cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{sweeps}", sweeps).replace("    {settings}", settings)
-    return cls
+    return names_arguments(cls)
 
 
 def _check_prior(prior: Any) -> float | str | None:
@@ -423,24 +423,24 @@ class Sweep:
 def make_schedule(settings: SweepSettings, optimizer: Optimizer) -> ScheduledLR:
     """Make the schedule; one lr for several param groups keeps the ratios of their own learning rates."""
     check_lrs(optimizer)
-    min_lr = {"lr_range_test_min_lr": _min_lr(settings, optimizer)}
+    min_lr = {"lr_range_test_min_lr": settings.largest_min_lr}
+    schedule: LinearGrowth | ExponentialGrowth
     if settings.mode == "linear":
-        return ScheduledLR(optimizer, LinearGrowth.parse({**min_lr, **settings.linear}))
-    assert settings.max_lr is not None
-    assert settings.num_steps is not None
-    growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
-    return ScheduledLR(optimizer, ExponentialGrowth.parse({**min_lr, **growth}))
+        schedule = LinearGrowth.parse({**min_lr, **settings.linear})
+    else:
+        assert settings.max_lr is not None
+        assert settings.num_steps is not None
+        growth = {"factor": settings.max_lr / settings.largest_min_lr, "last_step": int(settings.num_steps) - 1}
+        schedule = ExponentialGrowth.parse({**min_lr, **growth})
+    # As it stands: a group whose own lr is 0 keeps it, though nobody may write that.
+    min_lrs: Any = _min_lr(settings, optimizer)
+    return ScheduledLR(optimizer, replace(schedule, lr_range_test_min_lr=min_lrs))
 
 
-def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | Sequence[float]:
+def _min_lr(settings: SweepSettings, optimizer: Optimizer) -> float | tuple[float, ...]:
     if isinstance(settings.lr_range_test_min_lr, tuple):
         return settings.lr_range_test_min_lr
     largest, ratios = largest_lr(optimizer)
     if len(ratios) == 1 or largest <= 0:
         return settings.largest_min_lr
-    if min(ratios) <= 0:
-        raise ValueError(
-            f"param group {ratios.index(min(ratios)) + 1} has lr {largest * min(ratios)!r}, so it has no ratio to the"
-            " others: give it an lr, or give lr_range_test_min_lr as a list with one for each param group"
-        )
-    return [settings.largest_min_lr * ratio for ratio in ratios]
+    return tuple(settings.largest_min_lr * ratio for ratio in ratios)

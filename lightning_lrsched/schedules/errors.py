@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Class = TypeVar("Class", bound=type)
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 INF = math.inf
@@ -75,7 +79,8 @@ def did_you_mean(word: object, allowed: Iterable[str]) -> str:
     " (did you mean 'warmup_num_steps'?)"
     """
     by_lower = {name.lower(): name for name in allowed}
-    near = get_close_matches(str(word).lower(), by_lower)
+    longer = [name for name in by_lower if name.endswith(f"_{str(word).lower()}")]
+    near = longer if len(longer) == 1 else get_close_matches(str(word).lower(), by_lower)
     return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
 
 
@@ -86,6 +91,28 @@ def short(value: object) -> str:
     except ValueError:  # Python refuses to spell a number of thousands of digits
         return "a number with thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def names_arguments(cls: Class) -> Class:
+    """Have a class say what was probably meant where it is called with a keyword that it does not have."""
+    init: Callable[..., None] = vars(cls).get("__init__", object.__init__)
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    allowed = [each.name for each in parameters]
+    if "__init__" not in vars(cls) or any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return cls  # a subclass of the user's
+
+    @wraps(init)
+    def call(self: object, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in allowed:
+                takes = ", ".join(each for each in allowed if each != "optimizer")
+                raise TypeError(
+                    f"{cls.__name__} has no argument {name!r}{did_you_mean(name, allowed)}; it takes {takes}"
+                )
+        init(self, *args, **kwargs)
+
+    cls.__init__ = call  # type: ignore[misc]
+    return cls
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------

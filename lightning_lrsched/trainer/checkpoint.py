@@ -28,7 +28,13 @@ Found = dict[int, RangeTestResult | ProbeResult]
 """Index of an optimizer -> what a range test or a probe at the start of the fit has found for it."""
 
 
-def mark(checkpoint: Checkpoint, schedules: Schedules, configs: list[LRSchedulerConfig], found: Found) -> None:
+def mark(
+    checkpoint: Checkpoint,
+    schedules: Schedules,
+    configs: list[LRSchedulerConfig],
+    found: Found,
+    rates: Mapping[int, float],
+) -> None:
     """Record in ``checkpoint`` which of its scheduler states are ours, and what range tests and probes have found.
 
     Args:
@@ -36,6 +42,7 @@ def mark(checkpoint: Checkpoint, schedules: Schedules, configs: list[LRScheduler
         schedules: those that a callback has attached.
         configs: the Trainer's LRSchedulerConfigs, in Lightning's order.
         found: the results of the range tests and probes at the start of the fit.
+        rates: how many of the steps that were due they have seen each optimizer make.
     """
     places = {id(config.scheduler): place for place, config in enumerate(configs)}
     entry = checkpoint.setdefault(KEY, {"places": []})
@@ -43,6 +50,8 @@ def mark(checkpoint: Checkpoint, schedules: Schedules, configs: list[LRScheduler
     for index, result in found.items():
         kind = "probes" if isinstance(result, ProbeResult) else "range_tests"
         entry.setdefault(kind, {})[index] = result.to_dict()
+    if rates:
+        entry.setdefault("rates", {}).update(rates)
 
 
 def saved_findings(checkpoint: Checkpoint) -> Found:
@@ -50,6 +59,11 @@ def saved_findings(checkpoint: Checkpoint) -> Found:
     entry = _entry_in(checkpoint)
     tests: Found = {index: RangeTestResult.from_dict(each) for index, each in entry.get("range_tests", {}).items()}
     return tests | {index: ProbeResult.from_dict(each) for index, each in entry.get("probes", {}).items()}
+
+
+def saved_rates(checkpoint: Checkpoint) -> dict[int, float]:
+    """Return how many of the steps that were due each optimizer made in its range test or probe."""
+    return dict(_entry_in(checkpoint).get("rates", {}))
 
 
 def _entry_in(checkpoint: Checkpoint) -> Checkpoint:
@@ -64,6 +78,7 @@ def _entry_in(checkpoint: Checkpoint) -> Checkpoint:
         ok = all(isinstance(number, int) for pair in pairs for number in pair)
         records = [*entry.get("range_tests", {}).values(), *entry.get("probes", {}).values()]
         ok &= all(isinstance(record, Mapping) for record in records)
+        ok &= all(isinstance(rate, float) and rate > 0 for rate in entry.get("rates", {}).values())
     except (AttributeError, TypeError, ValueError):
         ok = False
     if not ok:

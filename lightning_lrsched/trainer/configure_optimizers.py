@@ -19,7 +19,14 @@ from lightning_lrsched.trainer.attach import Scheduled, Written, release
 from lightning_lrsched.trainer.conflicts import check_callbacks
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.horizon import horizon_of
-from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, name_of, resolution_table
+from lightning_lrsched.trainer.reporting import (
+    EndReport,
+    RunReport,
+    log,
+    log_trainer_arguments,
+    name_of,
+    resolution_table,
+)
 
 
 def configure_optimizers(
@@ -118,6 +125,8 @@ def _configure(
             report.add(trainer, scheduled)
         return scheduled.schedule
 
+    if report is not None:
+        EndReport.join(trainer, scheduled)
     clock = clock_of(trainer)
     scheduler = clock.build(trainer, optimizer, make, needs_run=bool(schedule.needs_run))
     entry = {"scheduler": scheduler, "interval": "step", "frequency": 1}  # calls of its step() change nothing

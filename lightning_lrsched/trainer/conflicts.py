@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -106,6 +109,22 @@ def configs_of(trainer: TrainerLike, optimizer: Optimizer) -> list[LRSchedulerCo
 def same_optimizer(scheduler: LRScheduler, optimizer: Optimizer) -> bool:
     """Return whether ``scheduler`` writes the param groups of ``optimizer``, which may be a wrapper."""
     return scheduler.optimizer is optimizer or scheduler.optimizer.param_groups is optimizer.param_groups
+
+
+def other_lr(schedule: ScheduledLR, optimizer: Optimizer) -> tuple[int, float, float] | None:
+    """Return the first param group, counted from 1, whose lr is not its schedule's, with both; None: there is none."""
+    for number, (group, own) in enumerate(
+        zip(optimizer.param_groups, schedule.lr_at(schedule.last_epoch), strict=False), 1
+    ):
+        held = group[LR]
+        # To compare a tensor on a device, the host would have to wait for it; others are of lower precision.
+        if isinstance(held, Tensor):
+            differs = held.device.type == "cpu" and not math.isclose(float(held), own, rel_tol=1e-2)
+        else:
+            differs = held != own
+        if differs:
+            return number, float(held), own
+    return None
 
 
 def warn_of_epoch_interval(trainer: TrainerLike) -> None:

@@ -22,18 +22,18 @@ from lightning_lrsched.optim.hyperparameters import momentum_kind, torch_optimiz
 from lightning_lrsched.optim.snapshot import global_states
 from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
-from lightning_lrsched.range_test.suggest import NO_FALL
+from lightning_lrsched.range_test.suggest import NO_FALL, OWN_SCHEDULE, SURE_GROWTH
 from lightning_lrsched.range_test.sweep import SHARE_OF_RUN, SHORTEST
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Scheduled
-from lightning_lrsched.trainer.checkpoint import Found, saved_findings
+from lightning_lrsched.trainer.checkpoint import Found, saved_findings, saved_rates
 from lightning_lrsched.trainer.deepspeed import clock_of
 from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limits
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import show_probe
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is_automatic, loaded_checkpoint, loss_in
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
-from lightning_lrsched.trainer.reporting import log
+from lightning_lrsched.trainer.reporting import add_note, log
 
 
 def schedule_from_range_test(optimizer: Optimizer) -> SchedulerConfig:
@@ -53,7 +53,8 @@ class RangeTestsInFit:
 
     Attributes:
         results: what the tests have found; on a resume, what the checkpoint holds.
-        rates: how many steps each optimizer has made per batch of its test.
+        rates: how many steps each optimizer has made, in its test or probe, for each that Lightning was due to make;
+            under manual optimization, per batch.
     """
 
     def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, may_probe: bool, log: bool) -> None:
@@ -74,7 +75,7 @@ class RangeTestsInFit:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take the results from a checkpoint, which may be loaded after :meth:`begin`."""
-        self.results = saved_findings(checkpoint)
+        self.results, self.rates = saved_findings(checkpoint), saved_rates(checkpoint)
 
     def is_to_come(self, trainer: TrainerLike, scheduled: Scheduled) -> bool:
         """Return whether a schedule must wait for its test."""
@@ -118,7 +119,10 @@ class RangeTestsInFit:
                     log(trainer, f"LR probe: {known}")
                     return known
             if probes:
-                return LRProbe(self._start, started).run(trainer, pl_module, log_result=self._log)
+                probe = LRProbe(self._start, started)
+                result = probe.run(trainer, pl_module, log_result=self._log)
+                self.rates[index] = probe.rate
+                return result
         test = LRRangeTestCallback(log=self._log) if self._settings is None else copy(self._settings)
         test.use_inside_fit(index, self._start, several=several, started=started)
         try:
@@ -130,7 +134,7 @@ class RangeTestsInFit:
             test.on_exception(trainer, pl_module, error)
             raise
         sweeps = [sweep for sweep in (test.result.coarse, test.result) if sweep is not None]
-        self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.batches)
+        self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.due)
         return test.result
 
     def findings(self, trainer: TrainerLike, scheduled: Scheduled) -> Findings | None:
@@ -196,13 +200,19 @@ class LRProbe(Callback):
     Args:
         start: the random states with which the fit began.
         started: the callbacks whose ``on_train_start`` has run.
+
+    Attributes:
+        rate: how many steps the optimizer has made for each that Lightning was due to make; 1 unless the module skips
+            some in its ``optimizer_step``.
     """
 
     def __init__(self, start: RandomStates, started: Sequence[Callback]) -> None:
         self._start, self._started = start, started
+        self.rate = 1.0
         self._probe: Any = None
         self._calls: list[tuple[tuple[object, ...], list[Callable[[], object]]]] = []
         self._stepped = False
+        self._due, self._made_at = 0, list[int]()
 
     def run(self, trainer: TrainerLike, pl_module: LightningModule, *, log_result: bool) -> ProbeResult:
         """Make the probe and put everything back.
@@ -222,11 +232,23 @@ class LRProbe(Callback):
             self._training_step = trainer.strategy.training_step
             trainer.strategy.training_step = self._note_call  # type: ignore[method-assign]
             trainer.fit_loop.run()
+        except Exception as error:
+            if self._probe is not None:
+                add_note(trainer, error, f"This was in the LR probe, in a step at lr {self._probe.lr:.3g}.")
+            raise
         finally:
             vars(trainer.strategy).pop("training_step", None)  # the class has it
             self._state.restore()
             self._state.put_back()
+        if len(self._made_at) > 1:
+            self.rate = (len(self._made_at) - 1) / (self._made_at[-1] - self._made_at[0])
         result: ProbeResult = self._probe.result()
+        if self._probe.refused:
+            lr, refusal = self._probe.refused
+            what = f"at lr {lr:.3g} the module raised {type(refusal).__name__} ({str(refusal)[:200]})"
+            log(trainer, f"LR probe: {what}, which counts as a loss that is not finite")
+        if self._probe.growth is not None and self._probe.growth < SURE_GROWTH:
+            log(trainer, f"LR probe: {OWN_SCHEDULE}", logging.WARNING)
         log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
         if log_result:
             show_probe(trainer, result)
@@ -252,7 +274,9 @@ class LRProbe(Callback):
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        self._due += not trainer.fit_loop._should_accumulate()
         if self._stepped:
+            self._made_at.append(self._due)
             self._probe.after_step(lambda: self._loss(trainer))
             self._calls, self._stepped = [], False
         trainer.should_stop = self._probe.is_over

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
@@ -31,6 +31,7 @@ from lightning_lrsched.trainer.conflicts import (
     check_callbacks,
     check_optimizer,
     check_second_schedulers,
+    other_lr,
     same_optimizer,
     take_over,
     warn_of_epoch_interval,
@@ -47,7 +48,7 @@ from lightning_lrsched.trainer.protocol import (
     loaded_checkpoint,
 )
 from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
-from lightning_lrsched.trainer.reporting import RunReport, line_at_the_end, log, log_trainer_arguments, log_unused
+from lightning_lrsched.trainer.reporting import RunReport, log, log_trainer_arguments, log_unused, report_end
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ class FitSchedules:
         checkpoint = loaded_checkpoint(trainer)
         saved = SavedSchedules(checkpoint, trainer.optimizers) if checkpoint else None
         position = 0 if saved is None else saved.position(scheduled.index)
-        return self._horizon(trainer, scheduled, self._start, position=position)
+        rate = self.tests.rates.get(scheduled.index) if is_automatic(trainer) else None
+        return self._horizon(trainer, scheduled, self._start, position=position, rate=rate)
 
     def _horizon(
         self, trainer: TrainerLike, scheduled: Scheduled, start: Start, *, position: int = 0, rate: float | None = None
@@ -210,6 +212,7 @@ class FitSchedules:
                 self._report.add_hyperparameters(trainer, name, found.hyperparameters())
         if position is not None:
             scheduled.schedule.set_position(position)
+            scheduled.groups = GroupRatios(scheduled.schedule)  # training has begun: not those of the earlier schedule
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -241,7 +244,7 @@ class FitSchedules:
 
     def save(self, trainer: TrainerLike, checkpoint: Checkpoint) -> None:
         """Record in a checkpoint which schedulers are ours, and what was found."""
-        mark(checkpoint, self.schedulers(), trainer.lr_scheduler_configs, self.tests.results)
+        mark(checkpoint, self.schedulers(), trainer.lr_scheduler_configs, self.tests.results, self.tests.rates)
 
     def schedulers(self) -> dict[int, LRScheduler]:
         """Return what stands for each scheduled optimizer, by its index: its schedule, or a placeholder."""
@@ -273,12 +276,15 @@ class FitSchedules:
         self._began, self._batches = True, trainer.num_training_batches
 
     def _correct_length(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
-        """Let lengths follow from how often the range test has seen the optimizer step."""
+        """Let lengths follow from how often the range test or probe has seen the optimizer step."""
         rate, before = self.tests.rates.get(scheduled.index), scheduled.run.total
-        if rate and before is not None and not is_automatic(trainer):
+        if rate and before is not None:
             scheduled.run = self._horizon(trainer, scheduled, self._start, rate=rate)
             if scheduled.run.total != before:
-                what = f"optimizer {scheduled.index} made {rate:.3g} steps per batch in its range test"
+                found = self.tests.results.get(scheduled.index)
+                where = "probe" if isinstance(found, ProbeResult) else "range test"
+                per = "step that was due" if is_automatic(trainer) else "batch"
+                what = f"optimizer {scheduled.index} made {rate:.3g} steps per {per} in its {where}"
                 log(trainer, f"{self._owner}: {what}: the run is {scheduled.run.total} steps long, not {before}")
 
     def follow_loaders(self, trainer: TrainerLike) -> None:
@@ -292,7 +298,8 @@ class FitSchedules:
                 position, epochs = scheduled.schedule.last_epoch, trainer.fit_loop.epoch_progress.current.processed
                 start = Start(position, trainer.global_step, epochs, first=self._start.first)
                 total = scheduled.run.total
-                scheduled.run = self._horizon(trainer, scheduled, start, position=position)
+                rate = self.tests.rates.get(scheduled.index)
+                scheduled.run = self._horizon(trainer, scheduled, start, position=position, rate=rate)
                 self._build(trainer, scheduled, position)
                 log(
                     trainer,
@@ -324,10 +331,24 @@ class FitSchedules:
                     unseen = "; the range test did not train them" if scheduled.index in self.tests.results else ""
                     log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
 
+    def check_lrs(self, trainer: TrainerLike, optimizer: Optimizer) -> None:
+        """Raise ValueError where a step is about to be made with another lr than its schedule has set."""
+        if callbacks_named(trainer, "BaseFinetuning"):  # sets those of the groups that it has added
+            return
+        for scheduled in self.scheduled:
+            if same_optimizer(scheduled.schedule, optimizer) and not clock_of(trainer).carries:
+                found = other_lr(scheduled.schedule, optimizer)
+                if found is not None:
+                    number, held, own = found
+                    raise ValueError(
+                        f"{self._owner}: something else has set the lr of param group {number} to {held:g}, where"
+                        f" {scheduled.config.type} had set {own:g}: leave it out (a warmup in the module, a scheduler"
+                        " that it steps itself), or leave this callback out"
+                    )
+
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         name, index, position = scheduled.config.type, scheduled.index, scheduled.schedule.last_epoch
         self._build(trainer, scheduled, position)
-        scheduled.groups = GroupRatios(scheduled.schedule)
         what = f"optimizer {index} has been replaced; {name} goes on from step {position} with the new one"
         log(trainer, f"{self._owner}: {what}")
 
@@ -341,13 +362,8 @@ class FitSchedules:
 
     def report_end(self, trainer: TrainerLike, *, early: bool) -> None:
         """Report schedules that have not come to their end, once training has begun; ``early``: nor has the run."""
-        if not self._began or trainer.fast_dev_run:
-            return
-        expected = steps_made(trainer) - self._steps_before
-        for scheduled in self.scheduled:
-            line = line_at_the_end(scheduled, expected, early=early)
-            if line:
-                log(trainer, line, logging.WARNING)
+        if self._began:
+            report_end(trainer, self.scheduled, steps_made(trainer) - self._steps_before, early=early)
 
     def detach(self) -> None:
         """Detach the schedules: a module may return the same optimizers for the next fit."""

@@ -118,6 +118,7 @@ class Limits:
         steps: still to come at most, as Lightning counts them.
         carries: whether a group goes on in the next epoch. Lightning counts full groups in each epoch then.
         rate: steps per batch of an optimizer that the module steps itself, where they were measured.
+        share: of the steps that Lightning is due to make, how many the optimizer makes.
     """
 
     batches: int = ENDLESS
@@ -126,6 +127,7 @@ class Limits:
     steps: int | None = None
     carries: bool = False
     rate: float | None = None
+    share: float = 1.0
 
     @property
     def known_epoch(self) -> bool:
@@ -188,7 +190,7 @@ def steps_in(limits: Limits) -> Amount:
     rate = 1 / limits.every[0] if limits.carries else limits.rate
     if rate is not None:
         return lambda rows: sum(row.epochs * row.batches for row in rows) * rate
-    return lambda rows: sum(row.epochs * row.steps for row in rows)
+    return lambda rows: sum(row.epochs * row.steps for row in rows) * limits.share
 
 
 def horizon_in(limits: Limits, start: Start, done: int, amount: Amount) -> tuple[int | None, float | None]:
@@ -248,8 +250,8 @@ def horizon_of(
         start: where the fit begins, if already known; the Trainer drops its checkpoint when training starts.
         position: of the schedule in the checkpoint that the fit resumes from.
         tokens: tokens per sample, or a function of the batch, with which the length is not known.
-        rate: steps per batch under manual optimization, where they were measured; None: what a run that is resumed
-            has shown, else one.
+        rate: where it was measured, how many steps the optimizer makes for each that Lightning is due to make; under
+            manual optimization, per batch. None: one; under manual optimization, what a run that is resumed has shown.
     """
     if isinstance(trainer, Horizon):
         return trainer
@@ -260,10 +262,11 @@ def horizon_of(
         limits = _limits(trainer, start)
         if unit != STEPS:
             return _horizon_in_samples(unit, trainer, loader, limits, start, position, tokens)
-        if not is_automatic(trainer):
-            rate = position / start.steps if rate is None and position and start.steps else rate
-            if rate is not None and abs(rate - 1) > MANUAL_TOLERANCE:
-                limits, start = replace(limits, rate=rate), replace(start, steps=position)
+        if rate is None and not is_automatic(trainer) and position and start.steps:
+            rate = position / start.steps
+        if rate is not None and abs(rate - 1) > MANUAL_TOLERANCE and not limits.carries:
+            limits = replace(limits, share=rate) if is_automatic(trainer) else replace(limits, rate=rate)
+            start = replace(start, steps=position)
         total, per_epoch = horizon_in(limits, start, start.steps, steps_in(limits))
         why_no_total, why_no_epoch = _reasons(trainer, limits)
         if by_step_scheduler(trainer):

@@ -37,7 +37,7 @@ from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limi
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import Board
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, callbacks_named, is_a, loss_in
-from lightning_lrsched.trainer.reporting import log, store_hyperparameters
+from lightning_lrsched.trainer.reporting import add_note, log, store_hyperparameters
 
 OWN = ("LRRangeTestCallback", "LRSchedulerCallback")
 
@@ -115,7 +115,7 @@ class LRRangeTestCallback(Callback):
         self._resumes = False
         self._losses = BackwardLosses()
         self._skipped_steps = 0  # by a DeepSpeed engine, which counts them
-        self.batches = 0
+        self.due = 0  # steps that Lightning would have made; under manual optimization, batches
         self._result: RangeTestResult | None = None
 
     @property
@@ -266,7 +266,6 @@ class LRRangeTestCallback(Callback):
 
     def _start_batch(self) -> None:
         self._run.start_batch()
-        self.batches += 1
 
     def on_before_backward(self, trainer: TrainerLike, pl_module: LightningModule, loss: Tensor) -> None:
         if not pl_module.automatic_optimization:
@@ -279,6 +278,7 @@ class LRRangeTestCallback(Callback):
         self, trainer: TrainerLike, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         automatic = pl_module.automatic_optimization
+        self.due += not (automatic and trainer.fit_loop._should_accumulate())
         sweep, skipped = self._run.sweep, self._has_skipped(trainer, automatic=automatic)
         for loss in self._losses_of_batch(trainer, pl_module, outputs):
             sweep.add(loss)
@@ -357,7 +357,7 @@ class LRRangeTestCallback(Callback):
             return
         test = self._test
         if test is not None and isinstance(exception, Exception):
-            _add_note(trainer, exception, test.sweep)
+            add_note(trainer, exception, _where(test.sweep))
         try:
             if test is not None and test.result is None:
                 self._result = test.end(StopReason.INTERRUPTED, wait=False)
@@ -416,18 +416,14 @@ class BackwardLosses:
         return losses
 
 
-def _add_note(trainer: TrainerLike, error: Exception, sweep: Sweep) -> None:
-    """Say that an error was raised in a test, and at which lr: a module may check its own loss."""
+def _where(sweep: Sweep) -> str:
+    """Return in which step of a test, and at which lr, an error was raised: a module may check its own loss."""
     lr = max(sweep.schedule.lr_at(sweep.finished))
-    text = (
+    return (
         f"This was in the LR range test, in step {sweep.finished}, at lr {lr:.3g}, which grows until the loss explodes."
         " If the module itself raises an error where that happens, switch its check off for the test, or end the test"
         f" before (LRRangeTestCallback(max_lr={lr / 10:.1g}))."
     )
-    if hasattr(error, "add_note"):  # from Python 3.11 on
-        error.add_note(text)
-    else:
-        log(trainer, f"LR range test: {text}", logging.WARNING)
 
 
 def _report_short_run(trainer: TrainerLike, test_steps: int | None, run_steps: int | None) -> None:

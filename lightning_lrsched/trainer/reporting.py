@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterError
 from lightning_lrsched.schedules.length import STEPS, Horizon
 from lightning_lrsched.trainer.attach import Scheduled
-from lightning_lrsched.trainer.horizon import MANUAL_TOLERANCE, Start, horizon_of
+from lightning_lrsched.trainer.horizon import MANUAL_TOLERANCE, Start, ended_early, horizon_of, steps_made
 from lightning_lrsched.trainer.protocol import (
     Checkpoint,
     Guest,
@@ -52,6 +52,14 @@ def log(trainer: TrainerLike, text: str, level: int = logging.INFO) -> None:
         # The user's Trainer may be a subclass.
         homes = [cls.__module__ for cls in type(trainer).__mro__ if cls.__name__ == "Trainer"]
         logging.getLogger((homes or [__name__])[-1]).log(level, "%s", text)
+
+
+def add_note(trainer: TrainerLike, error: Exception, text: str) -> None:
+    """Add ``text`` to what Python shows of an error; before Python 3.11, which cannot, log it."""
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    else:
+        log(trainer, text, logging.WARNING)
 
 
 class RunReport(Guest):
@@ -128,7 +136,8 @@ class RunReport(Guest):
         self._start = Start.of(trainer)  # strategies that shard the optimizer load it after on_fit_start
 
     def on_train_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
-        paused = self._resume_autolog is not None
+        # Before 2.6, what is paused are the hyperparameters alone.
+        paused = self._resume_autolog is not None and hasattr(trainer, "enable_autolog_hparams")
         self.leave(trainer)
         if not self._written:
             self._write(trainer)
@@ -171,6 +180,51 @@ class RunReport(Guest):
         self._written = True
         if self._hyperparameters:
             store_hyperparameters(trainer, self._hyperparameters)
+
+
+class EndReport(Guest):
+    """Says at the end of a fit which schedules have not come to their end; for those that no callback follows."""
+
+    def __init__(self) -> None:
+        self.schedules: list[Scheduled] = []
+        self._before: int | None = None
+
+    @classmethod
+    def join(cls, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        """Have the fit that ``trainer`` is about to do report a schedule when it ends."""
+        reports = [callback for callback in trainer.callbacks if isinstance(callback, EndReport)]
+        if not reports:
+            reports = [cls()]
+            trainer.callbacks.append(reports[0])
+        reports[0].schedules.append(scheduled)
+
+    def on_train_start(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
+        self._before = steps_made(trainer)
+        listed = [config.scheduler for config in trainer.lr_scheduler_configs]
+        self.schedules = [each for each in self.schedules if each.scheduler in listed]  # others were replaced
+        for each in self.schedules:
+            each.begin()
+
+    def on_train_end(self, trainer: TrainerLike, pl_module: LightningModule) -> None:
+        self._report(trainer, early=ended_early(trainer))
+
+    def on_exception(self, trainer: TrainerLike, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self._report(trainer, early=True)
+        super().on_exception(trainer, pl_module, exception)
+
+    def _report(self, trainer: TrainerLike, *, early: bool) -> None:
+        if self._before is not None:
+            report_end(trainer, self.schedules, steps_made(trainer) - self._before, early=early)
+            self._before = None
+
+
+def report_end(trainer: TrainerLike, schedules: Iterable[Scheduled], steps: int, *, early: bool) -> None:
+    """Log which schedules have not come to their end, after a fit that Lightning counts ``steps`` in."""
+    for scheduled in schedules:
+        line = None if trainer.fast_dev_run else line_at_the_end(scheduled, steps, early=early)
+        if line:
+            log(trainer, line, logging.WARNING)
 
 
 # The log --------------------------------------------------------------------------------------------------------------
@@ -308,7 +362,7 @@ def length_mismatch(config: SchedulerConfig, schedule: ScheduledLR, run: Horizon
         return None
     keys, length = found
     if length > total * (1 + TOLERANCE):
-        lr, last = schedule.lr_at(total)[0], schedule.lr_at(length)[0]
+        lr, last = max(schedule.lr_at(total)), max(schedule.lr_at(length))
         return (
             f"{config.type}: the run ends at {unit} {total}, the schedule only at {unit} {length}"
             f" ({' + '.join(keys)}): the lr will then be {lr:.3g}, not {last:.3g}. {_remedy(config, keys, length)}"
@@ -319,7 +373,7 @@ def length_mismatch(config: SchedulerConfig, schedule: ScheduledLR, run: Horizon
     if end is not None and end < total * (1 - TOLERANCE):
         return (
             f"{config.type}: the schedule ends at {unit} {end} ({' + '.join(keys)}), the run only at {unit} {total}:"
-            f" the last {total - end} {unit}s will have an lr of {schedule.lr_at(total)[0]:.3g}."
+            f" the last {total - end} {unit}s will have an lr of {max(schedule.lr_at(total)):.3g}."
             f" {_remedy(config, keys, length)}"
         )
     return None
@@ -334,10 +388,10 @@ def _remedy(config: SchedulerConfig, keys: list[str], length: int) -> str:
 
 def _low_from(schedule: ScheduledLR, length: int) -> int | None:
     """Return where a decay that follows a schedule has left nearly nothing of the lr; None: it goes on to train."""
-    peak = max(schedule.lr_at(round(length * part / 20))[0] for part in range(21))
+    peak = max(max(schedule.lr_at(round(length * part / 20))) for part in range(21))
     preview = schedule.schedule.preview_steps
     steps = (length, (length + preview) // 2, preview)
-    return min((step for step in steps if schedule.lr_at(step)[0] < LOW * peak), default=None)
+    return min((step for step in steps if max(schedule.lr_at(step)) < LOW * peak), default=None)
 
 
 def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str | None:
@@ -356,8 +410,8 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     if early and position < (1 - TOLERANCE) * length:
         return (
             f"{config.type}: the run has ended at {unit} {position}, the schedule only at {unit} {length} ({named}):"
-            f" the lr was {schedule.lr_at(max(0, position - 1))[0]:.3g} and at the end of the schedule it would have"
-            f" been {schedule.lr_at(length)[0]:.3g}"
+            f" the lr was {max(schedule.lr_at(max(0, position - 1))):.3g} and at the end of the schedule it would have"
+            f" been {max(schedule.lr_at(length)):.3g}"
         )
     # Whatever the steps are, samples and tokens count what each holds.
     near = [end for end in (length, scheduled.run.total) if end and abs(position - end) <= MANUAL_TOLERANCE * end]

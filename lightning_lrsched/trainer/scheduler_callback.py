@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.range_test.probe import ProbeResult
 from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.schedules.errors import names_arguments
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Given, Written
 from lightning_lrsched.trainer.fit_schedules import FitSchedules, Order
@@ -27,6 +28,7 @@ from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 Result = TypeVar("Result", RangeTestResult, ProbeResult)
 
 
+@names_arguments
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
@@ -223,6 +225,7 @@ class LRSchedulerCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._fit.follow_groups(trainer)  # the module may change them in the middle of an epoch
+        self._fit.check_lrs(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: TrainerLike, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -279,6 +282,9 @@ def _check_range_test(order: Order) -> None:
 def _only(results: dict[int, Result], name: str, test: str) -> Result:
     if len(results) == 1:
         return next(iter(results.values()))
+    if results:
+        raise RuntimeError(f"there are {len(results)} results, one per optimizer: see {name}")
     raise RuntimeError(
-        f"there are {len(results)} results, one per optimizer: see {name}" if results else f"this fit made no {test}"
+        f"this fit made no {test}; if another package makes the Trainer and has given it a copy of this callback, look"
+        " among trainer.callbacks"
     )

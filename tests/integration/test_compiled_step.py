@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW, NAdam, Optimizer
 
 from lightning_lrsched.optim.schedulers import OneCycle
 from tests.kit.schedules import lrs, momenta
+from tests.kit.versions import not_in_torch
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler"),
@@ -99,6 +100,7 @@ def train(make: Any, driven: str, device: str, compiled: bool) -> tuple[list[Ten
     return [p.detach() for p in parameters], schedule
 
 
+@not_in_torch("2.4", "it refuses capturable steps on the CPU, and compiles SGD again where its momentum changes")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("name", "driven"), CASES)
 def test_no_recompilation_after_the_first_step_and_the_same_weights(name: str, driven: str, device: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback, LearningRateFinder, StochasticWeightAveraging
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, OneCycle, configure_optimizers
 from lightning_lrsched.optim.schedulers import SCHEDULERS
+from tests.kit.modules import Regression, data
 from tests.kit.runs import (
     BATCHES,
     CONFIGS,
@@ -182,3 +184,42 @@ def test_a_schedule_wired_by_hand_with_interval_step_runs_in_silence(tmp_path, a
     )
     schedule = module.trainer.lr_scheduler_configs[0].scheduler
     assert [[lr for lr, _ in values] for _, values in module.used] == [schedule.lr_at(step) for step in range(16)]
+
+
+# A module that sets its lr itself -------------------------------------------------------------------------------------
+
+
+class WarmsUp(Regression):
+    """As Lightning's documentation writes a warmup."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * min(1.0, (self.trainer.global_step + 1) / 50)
+
+
+class SetsItBeforeTheBatch(Regression):
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.trainer.optimizers[0].param_groups[0]["lr"] = 0.02
+
+
+class SetsItInTheStep(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.trainer.optimizers[0].param_groups[0]["lr"] = 0.02
+        return super().training_step(batch, batch_idx)
+
+
+class KeepsAScheduler(Regression):
+    def on_train_start(self) -> None:
+        self.kept = torch.optim.lr_scheduler.StepLR(self.trainer.optimizers[0], 3, 0.5)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.kept.step()
+
+
+@pytest.mark.parametrize("module_class", [WarmsUp, SetsItBeforeTheBatch, SetsItInTheStep, KeepsAScheduler])
+@pytest.mark.parametrize("scheduler", [None, {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}])
+def test_a_module_that_sets_its_lr_itself_is_refused(make_trainer, module_class, scheduler):
+    trainer = make_trainer(LRSchedulerCallback(scheduler), max_epochs=8)
+    with pytest.raises(ValueError, match=r"something else has set the lr of param group 1 to .*, where .* had set"):
+        trainer.fit(module_class(), data())

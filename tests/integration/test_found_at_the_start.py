@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +212,8 @@ def test_after_an_exception_the_trainer_is_as_it_was(make_trainer, finder, error
     with pytest.raises((error, SystemExit)):
         trainer.fit(module, data())
     assert same(before, weights(module))
-    assert (trainer.global_step, trainer.max_epochs, trainer.enable_autolog_hparams) == (0, EPOCHS, True)
+    assert (trainer.global_step, trainer.max_epochs) == (0, EPOCHS)
+    assert getattr(trainer, "enable_autolog_hparams", True)  # came with Lightning 2.6
     assert trainer.callbacks == [callback, hooks]
     assert "on_exception" in hooks.called
 
@@ -322,6 +325,99 @@ def test_the_same_state_gives_the_same_peak_with_dropout_too(make_trainer):
         callback, _ = fit(make_trainer, Regression(adam), loader=data(BATCHES))
         found.append(callback.probe_results[0])
     assert found[0] == found[1]
+
+
+class Strict(Regression):
+    """Checks its own loss, which is not finite far from the first weights."""
+
+    def __init__(self, optimizer: Any, check: Any) -> None:
+        torch.manual_seed(1)
+        super().__init__(optimizer)
+        self.check = check
+        self.register_buffer("first", self.net[0].weight.detach().clone())
+
+    def loss(self, batch: Any) -> Any:
+        far = (self.net[0].weight.detach() - self.first).abs().max() > 0.5
+        loss = torch.where(far, torch.inf, super().loss(batch))
+        self.check(loss)
+        return loss
+
+
+def raises(loss: Any) -> None:
+    if not torch.isfinite(loss):
+        raise ValueError("the loss is not finite")
+
+
+def asserts(loss: Any) -> None:
+    assert torch.isfinite(loss), "the loss is not finite"
+
+
+CHECKS = {
+    "raise": raises,
+    "assert": asserts,
+    "distribution": lambda loss: torch.distributions.Normal(loss - loss, 1.0, validate_args=True),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_module_that_checks_its_own_loss_gets_the_peak_of_one_that_does_not(make_trainer, caplog, check):
+    with caplog.at_level("INFO"):
+        strict, _ = fit(make_trainer, Strict(adam, CHECKS[check]))
+    plain, _ = fit(make_trainer, Strict(adam, lambda loss: None))
+    assert any(map(math.isinf, strict.probe_results[0].losses))
+    assert strict.probe_results == plain.probe_results
+    assert "which counts as a loss that is not finite" in caplog.text
+
+
+def test_what_runs_out_of_memory_does_so_in_the_probe_too(make_trainer):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def check(loss: Any) -> None:
+        if not torch.isfinite(loss):
+            raise OutOfMemoryError
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        fit(make_trainer, Strict(adam, check))
+    if sys.version_info >= (3, 11):
+        [note] = caught.value.__notes__
+        assert note.startswith("This was in the LR probe, in a step at lr 0.")
+
+
+class Own(torch.optim.SGD):
+    """Moves by what it thinks right, whatever lr is set."""
+
+    def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(3e-4 * parameter.grad.sign())
+        return loss
+
+
+@pytest.mark.parametrize("optimizer", [None, adam, Own])
+def test_an_optimizer_that_does_not_follow_the_lr_is_reported(make_trainer, caplog, optimizer):
+    with caplog.at_level("INFO"):
+        fit(make_trainer, Regression(optimizer))
+    assert ("LR probe: The updates did not grow with the lr" in caplog.text) == (optimizer is Own)
+
+
+@finders
+def test_an_optimizer_without_an_lr_is_refused_by_name(make_trainer, finder):
+    def without_lr(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        optimizer.param_groups[0]["lr"] = None
+        return optimizer
+
+    with pytest.raises(ValueError, match=r"SGD has no learning rate to schedule: its param_groups\[0\] has lr=None"):
+        fit(make_trainer, Regression(without_lr), finder())
+
+
+def test_a_callback_that_was_copied_says_where_to_look():
+    for name in ("probe_result", "range_test_result"):
+        with pytest.raises(RuntimeError, match=r"a copy of this callback, look among trainer\.callbacks"):
+            getattr(LRSchedulerCallback(), name)
 
 
 # The range test -------------------------------------------------------------------------------------------------------

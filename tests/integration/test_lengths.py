@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback
+from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, configure_optimizers
 from tests.kit.modules import Regression, data
 from tests.kit.runs import Save
 
@@ -132,28 +132,59 @@ class Stop(Callback):
                 raise self.error
 
 
+class Configured(Regression):
+    """Returns its schedule itself."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizers(super().configure_optimizers(), self.config, trainer=self.trainer)
+
+
+WAYS = {
+    "callback": lambda config: (Regression(), [LRSchedulerCallback(config)]),
+    "configure_optimizers": lambda config: (Configured(config), []),
+    "taken over": lambda config: (Configured(decay(1000)), [LRSchedulerCallback(config, take_over=True)]),
+}
+
+
 @pytest.mark.parametrize("config", [DECAY, decay(30), one_cycle(cycle_first_step_size=0.5, cycle_second_step_size=0.5)])
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
-def test_a_run_that_ends_before_its_schedule_says_so_with_both_numbers(fit, config, error, make_trainer, caplog):
-    callback = LRSchedulerCallback(config)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_ends_before_its_schedule_says_so_with_both_numbers(way, config, error, make_trainer, caplog):
+    module, callbacks = WAYS[way](config)
+    trainer = make_trainer(*callbacks, Stop(12, error))
     with caplog.at_level(logging.INFO):
         try:
-            make_trainer(callback, Stop(12, error)).fit(Regression(), data())
+            trainer.fit(module, data())
         except (KeyboardInterrupt, SystemExit):
             assert error is not None
     [line] = [message for message in caplog.messages if "the run has ended" in message]
-    schedule = callback.schedulers[0]
+    schedule = trainer.lr_scheduler_configs[0].scheduler
     assert "the run has ended at step 12, the schedule only at step 30 (" in line
     then, goal = (schedule.lr_at(step)[0] for step in (11, 30))
     assert f"the lr was {then:.3g} and at the end of the schedule it would have been {goal:.3g}" in line
 
 
-def test_a_run_that_fails_or_ends_with_its_schedule_says_nothing(make_trainer, caplog):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_fails_or_ends_with_its_schedule_says_nothing(way, make_trainer, caplog):
+    def fit(config: Any, *others: Any, **options: Any) -> None:
+        module, callbacks = WAYS[way](config)
+        trainer = make_trainer(*callbacks, *others, **options)
+        try:
+            trainer.fit(module, data())
+        finally:
+            assert trainer.callbacks[: len(callbacks)] == callbacks
+            assert not any(type(callback).__name__.endswith("Report") for callback in trainer.callbacks)
+
     with caplog.at_level(logging.INFO):
         with pytest.raises(ZeroDivisionError):
-            make_trainer(LRSchedulerCallback(DECAY), Stop(12, ZeroDivisionError)).fit(Regression(), data())
-        make_trainer(LRSchedulerCallback(decay(12)), Stop(12), max_epochs=-1).fit(Regression(), data())
-        make_trainer(LRSchedulerCallback(DECAY), max_steps=12).fit(Regression(), data())
+            fit(DECAY, Stop(12, ZeroDivisionError))
+        fit(decay(12), Stop(12), max_epochs=-1)
+        fit(DECAY, max_steps=12)
+        fit(decay(30), fast_dev_run=True)
     assert not any("the run has ended" in message for message in caplog.messages)
 
 
@@ -264,3 +295,52 @@ def test_a_state_of_another_shape_in_a_checkpoint_is_told_or_does_not_matter(mak
     else:
         with pytest.raises((ValueError, TypeError), match=outcome):
             trainer.fit(Regression(), data(), ckpt_path=tmp_path / "saved.ckpt")
+
+
+# A module that steps its optimizer only sometimes, under automatic optimization ---------------------------------------
+
+
+class Seldom(Regression):
+    """Steps once in several batches, as published modules do in ``optimizer_step``."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda parameters: torch.optim.Adam(parameters, 0.5))
+        self.called = 0
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        self.called += 1
+        if self.called % 4 == 0:
+            super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        else:
+            closure()
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_epochs": 20}, {"max_steps": 200, "max_epochs": -1}, {"limit_train_batches": 9}]
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("range_test", [None, LRRangeTestCallback(**SHORT_TEST)], ids=["probe", "range test"])
+def test_the_length_follows_from_how_often_the_module_has_stepped(fit, range_test, accumulate, options):
+    module = Seldom()
+    options = {"max_epochs": 24, "accumulate_grad_batches": accumulate, **options}
+    fit(LRSchedulerCallback(range_test=range_test), module=module, loader=data(10), **options)
+    made = len(module.seen[-module.schedule.last_epoch :])
+    assert module.trainer.global_step / made == pytest.approx(4, rel=0.1)
+    built = module.schedule.schedule
+    length = built.cycle_first_step_size + built.cycle_second_step_size + built.decay_step_size
+    assert length == pytest.approx(made, abs=0.06 * made)
+    [line] = module.log
+    where = "probe" if range_test is None else "range test"
+    assert f"steps per step that was due in its {where}: the run is" in line
+
+
+def test_a_resume_keeps_that_length(fit, tmp_path):
+    whole = fit(
+        LRSchedulerCallback(), Save(tmp_path / "half.ckpt", 100), module=Seldom(), max_epochs=20, loader=data(10)
+    )
+    resumed = fit(
+        LRSchedulerCallback(), module=Seldom(), max_epochs=20, loader=data(10), ckpt_path=tmp_path / "half.ckpt"
+    )
+    assert resumed.schedule.schedule == whole.schedule.schedule
+    assert resumed.schedule.last_epoch == pytest.approx(50, abs=1)
+    assert resumed.log == []

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import collections
+import copy
+import csv
 import math
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torchmetrics
 from lightning.fabric import Fabric
-from lightning.pytorch import Callback, LightningDataModule, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest
 from lightning_lrsched.range_test.record import one_cycle
 from tests.kit.modules import Notes
 from tests.kit.runs import with_range_test
-from tests.kit.traces import Everything, data_trace, noisy_data, trace
+from tests.kit.traces import Everything, data_trace, noisy_data, plain, trace
 
 ENDS: dict[str, type[BaseException] | None] = {"end": None, "exception": ZeroDivisionError, "Ctrl+C": KeyboardInterrupt}
 OPTIMIZERS = [torch.optim.AdamW, torch.optim.Adagrad]
@@ -132,8 +142,12 @@ class Rows(Callback):
     def __init__(self) -> None:
         self.rows = Notes()
 
+    def on_train_start(self, *_: Any) -> None:
+        self.rows.clear()
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.rows.append((trainer.global_step, outputs["loss"].item(), batch[0].sum().item(), batch_idx))
+        loss = outputs["loss"].item() if outputs else None
+        self.rows.append((trainer.global_step, loss, batch[0].sum().item(), batch_idx))
 
 
 def fit(make_trainer: Any, callback: Any, module: Any, loader: Any, source: Any) -> Any:
@@ -142,7 +156,7 @@ def fit(make_trainer: Any, callback: Any, module: Any, loader: Any, source: Any)
     trainer = make_trainer(callback, rows, max_epochs=6)
     trainer.fit(module, source(loader))
     return callback, (
-        trace(module, trainer.optimizers[0]), data_trace(loader), rows.rows[-trainer.global_step :],
+        trace(module, trainer.optimizers[0]), data_trace(loader), rows.rows,
         trainer.fit_loop.state_dict(), trainer.callback_metrics,
     )  # fmt: skip
 
@@ -181,3 +195,270 @@ def test_workers_that_stay_have_the_batches_of_a_fit_without_a_test(make_trainer
         trainer.fit(Everything(), loader())
         found.append([batch for _, _, batch, _ in rows.rows[-20:]])
     assert found[0] == found[1]
+
+
+# Modules of many kinds ------------------------------------------------------------------------------------------------
+
+
+class Kind(LightningModule):
+    """A small regression; what makes it special is in the classes below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss(self, batch: Any) -> Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+class SetsUpInHooks(Kind):
+    def on_fit_start(self) -> None:
+        self.net[0].bias.requires_grad_(False)
+
+    def on_train_start(self) -> None:
+        self.weight = 2.0
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_loss = 0.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.weight * self.loss(batch)
+        self.seen += 1
+        self.epoch_loss += float(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.weight *= 0.9 + 0.01 * self.epoch_loss
+
+
+class LogsMetrics(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.error, self.mean = torchmetrics.MeanSquaredError(), torchmetrics.MeanMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.error(self.net(batch[0]), batch[1])
+        self.mean.update(loss.detach())
+        self.log("error", self.error, on_step=True, on_epoch=True)
+        self.log_dict({"loss": loss, "mean": self.mean}, on_step=False, on_epoch=True)
+        return loss
+
+
+class DrawsNoise(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise, self.numpy = torch.Generator().manual_seed(5), np.random.default_rng(2)
+
+    def loss(self, batch: Any) -> Tensor:
+        draw = torch.randn(1, generator=self.noise) + self.numpy.normal() + random.random() + torch.randn(1)
+        return super().loss((batch[0] + 0.1 * draw, batch[1]))
+
+
+class AveragesItself(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = copy.deepcopy(self.net).requires_grad_(False)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
+            mean.lerp_(now.detach(), 0.1)
+
+
+class Normalizes(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=None), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1)
+        )
+
+
+class EvaluatesItsNorm(Normalizes):
+    def on_train_epoch_start(self) -> None:
+        self.net[1].train(self.current_epoch % 2 == 0)
+
+
+class CarriesItsState(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.hidden = nn.GRUCell(4, 4), None
+
+    def loss(self, batch: Any) -> Tensor:
+        before = None if self.hidden is None or len(self.hidden) != len(batch[0]) else self.hidden
+        hidden = self.cell(batch[0], before)
+        self.hidden = hidden.detach()
+        return super().loss((batch[0] + hidden, batch[1]))
+
+
+class SpectralNorm(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrizations.spectral_norm(self.net[0])
+
+
+class RenormsItsEmbedding(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, 4, max_norm=0.5)
+
+    def loss(self, batch: Any) -> Tensor:
+        return super().loss((batch[0] + self.table(batch[0][:, 0].abs().long() % 8), batch[1]))
+
+
+class Anneals(Kind):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        share = min(1.0, (self.global_step + 1) / 30) / (1 + self.current_epoch)
+        return (0.5 + share) * self.loss(batch) + 0.01 * batch_idx * self.net[0].weight.square().mean()
+
+
+class Replays(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.counts = collections.deque(maxlen=5), collections.Counter()
+
+    def loss(self, batch: Any) -> Tensor:
+        loss = super().loss(batch)
+        loss = loss + sum(super(Replays, self).loss(old) for old in self.memory)
+        self.memory.append([part.clone() for part in batch])
+        self.counts[len(self.memory)] += 1
+        return loss
+
+
+class ClipsByItsHistory(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms: list[float] = []
+
+    def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
+        most = 2 * sum(self.norms[-10:]) / max(1, len(self.norms[-10:])) or 1.0
+        self.norms.append(float(nn.utils.clip_grad_norm_(self.parameters(), most)))
+
+
+class Validates(Kind):
+    best = math.inf
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self.best = min(self.best, float(self.trainer.callback_metrics["val_loss"]))
+
+
+class Rarely(Kind):
+    """Has batches without a loss."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx % 5 == 4 else self.loss(batch)
+
+
+class WithMomentum(Kind):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+
+class TwoGroups(Kind):
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.net[0].parameters(), "lr": 0.003}, {"params": self.net[2].parameters()}]
+        return torch.optim.NAdam(groups, lr=0.01)
+
+
+class ByHand(Kind):
+    automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        optimizer, loss = self.optimizers(), self.loss(batch)
+        self.manual_backward(loss)
+        if batch_idx % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+        return {"loss": loss.detach()}
+
+
+class MixesUp(Callback):
+    """Changes each batch in place, with a state of its own."""
+
+    def __init__(self) -> None:
+        self.draws, self.batches = torch.Generator().manual_seed(7), 0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        batch[0].add_(0.1 * torch.randn(1, generator=self.draws))
+        self.batches += 1
+
+
+class PrunesGradients(Callback):
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        for parameter in pl_module.parameters():
+            if parameter.grad is not None:
+                parameter.grad[parameter.grad.abs() < 1e-3] = 0
+
+
+KINDS: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
+    **{cls.__name__: (cls, [], {}) for cls in (
+        Everything, SetsUpInHooks, LogsMetrics, DrawsNoise, AveragesItself, Normalizes, EvaluatesItsNorm,
+        CarriesItsState, SpectralNorm, RenormsItsEmbedding, Anneals, Replays, ClipsByItsHistory, Validates, Rarely,
+        WithMomentum, TwoGroups, ByHand,
+    )},
+    "MixUp": (DrawsNoise, [MixesUp], {}),
+    "pruned gradients": (Normalizes, [PrunesGradients], {}),
+    "accumulation": (DrawsNoise, [], {"accumulate_grad_batches": 3}),
+    "accumulation by a callback": (Normalizes, [lambda: GradientAccumulationScheduler({0: 2, 3: 1})], {}),
+    "clipping": (DrawsNoise, [], {"gradient_clip_val": 0.1}),
+    "EarlyStopping": (Validates, [lambda: EarlyStopping("val_loss", patience=9)], {}),
+    "LearningRateMonitor": (TwoGroups, [lambda: LearningRateMonitor("step")], {}),
+    "max_steps": (AveragesItself, [], {"max_steps": 55}),
+    "val_check_interval": (Validates, [], {"val_check_interval": 3}),
+}  # fmt: skip
+
+
+def record(make_trainer: Any, folder: Any, callback: Any, kind: str) -> Any:
+    """Train; return all that a training leaves: module, optimizer, random numbers, batches, rows, checkpoint."""
+    make, others, options = KINDS[kind]
+    seed_everything(3, verbose=False)
+    module, loader, rows, logger = make(), noisy_data(), Rows(), CSVLogger(folder)
+    callbacks = [callback, *(other() for other in others), rows]
+    trainer = make_trainer(*callbacks, **{"max_epochs": 9, "logger": logger, "log_every_n_steps": 3, **options})
+    validation = [DataLoader(noisy_data().dataset, 8)] if isinstance(module, Validates) else []
+    trainer.fit(module, loader, *validation)
+    trainer.save_checkpoint(folder / "end.ckpt")
+    saved = torch.load(folder / "end.ckpt", weights_only=False)
+    saved["callbacks"] = {key: state for key, state in saved["callbacks"].items() if "LRScheduler" not in key}
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        logged = [
+            {key: value for key, value in row.items() if value}
+            for row in csv.DictReader(file)
+            if not row.get("lr_range_test/lr")
+        ]
+    return {
+        "module and optimizer": trace(module, trainer.optimizers[0]),
+        "data and random numbers": data_trace(loader),
+        "batches": rows.rows,
+        "steps": trainer.global_step,
+        "callbacks": [plain(vars(each)) for each in callbacks[1:-1] if type(each).__module__ == __name__],
+        "metrics": plain(dict(trainer.callback_metrics)),
+        "logged": logged,
+        "checkpoint": plain({key: saved[key] for key in ("state_dict", "loops", "callbacks", "epoch", "global_step")}),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_kind_of_training_sees_what_was_found_before_it(make_trainer, tmp_path, kind):
+    one_line = LRSchedulerCallback()
+    tested = record(make_trainer, tmp_path / "tested", one_line, kind)
+    [found] = [
+        each.learning_rates() for each in (*one_line.probe_results.values(), *one_line.range_test_results.values())
+    ]
+    [resolved] = one_line.schedulers
+    config = {"type": "OneCycle", "params": dict(resolved.hyperparameters)}
+    assert found["high"] == pytest.approx(config["params"]["cycle_max_lr"])
+    given = record(make_trainer, tmp_path / "given", LRSchedulerCallback(config), kind)
+    for what, value in given.items():
+        assert tested[what] == value, what

@@ -25,6 +25,7 @@ from tests.kit.runs import (
     quiet_trainer,
     sgd,
 )
+from tests.kit.versions import not_in_lightning
 
 EPOCHS = 4
 
@@ -160,6 +161,7 @@ def test_the_batch_size_finder_uses_up_no_step_of_the_schedule(tmp_path, ours_fi
 # The other distribution ---------------------------------------------------------------------------------------------
 
 
+@not_in_lightning("2.5", "Trainers of pytorch_lightning refuse callbacks that derive from lightning's")
 def test_in_pytorch_lightnings_trainer_both_callbacks_work_and_resume(tmp_path):
     other = pytest.importorskip("pytorch_lightning", reason="the other distribution is not installed")
 

@@ -98,6 +98,8 @@ class Net(torch.nn.Module):
 
 @pytest.mark.parametrize(("name", "text", "expected"), GOOD, ids=[name for name, *_ in GOOD])
 def test_a_good_file_builds_and_steps(tmp_path, name, text, expected):
+    if "Muon" in text and not hasattr(torch.optim, "Muon"):
+        pytest.skip("needs a newer torch: this one has no Muon")
     path = tmp_path / name
     path.write_text(text)
     ConfigFile.read(path).check()

@@ -312,6 +312,7 @@ def test_a_schedule_that_follows_the_optimizer_is_refused_and_nothing_is_changed
     assert optimizer.param_groups[0]["lr"] == schedule.lr_at(2)[0]
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_warning_that_is_an_error_leaves_everything_as_it_was():
     net, optimizer = make()
     test = RangeTest(net, optimizer, max_lr=2e-6)

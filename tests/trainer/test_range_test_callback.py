@@ -43,6 +43,22 @@ def test_linear_growth_without_an_end_lasts_as_long_as_the_trainer(make_trainer)
     assert (len(result.steps), result.stop_reason) == (30, "trainer")
 
 
+def test_a_group_with_lr_0_keeps_it_in_the_test_and_in_what_follows(make_trainer):
+    def frozen_first(parameters):
+        parameters = list(parameters)
+        return torch.optim.SGD([{"params": parameters[:2], "lr": 0.0}, {"params": parameters[2:], "lr": 0.1}])
+
+    module, used = Scripted(lambda step: 2.0 - 0.01 * step, frozen_first), Notes()
+    module.on_before_optimizer_step = lambda optimizer: used.append([group["lr"] for group in optimizer.param_groups])
+    for growth in ({}, {"lr_range_test_step_size": 1}):
+        result = run(make_trainer, module, lr_range_test_min_lr=1e-3, max_lr=1.0, num_steps=20, **growth)
+        assert [first for first, _ in used] == [0.0] * len(used)
+        assert result.group_ratios == [0.0, 1.0]
+        assert result.one_cycle(100)["params"]["cycle_max_lr"][0] == 0.0
+    with pytest.raises(ValueError, match=r"lr_range_test_min_lr\[0\] must be .*greater than 0"):
+        LRRangeTestCallback(lr_range_test_min_lr=[0.0, 1e-3])
+
+
 def two_groups(parameters):
     parameters = list(parameters)
     return torch.optim.SGD([{"params": parameters[:2], "lr": 0.01}, {"params": parameters[2:], "lr": 0.1}])
