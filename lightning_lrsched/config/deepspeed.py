@@ -21,7 +21,10 @@ from lightning_lrsched.schedules.errors import (
 from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import is_word
 
-SECTION_KEYS = {"scheduler": ("type", "params", "unit", COOL_DOWN), "optimizer": ("type", "params")}
+SECTION_KEYS = {
+    "scheduler": ("type", "params", "unit", COOL_DOWN),
+    "optimizer": ("type", "params", "groups", "layer_decay"),
+}
 HUGGING_FACE = "lr_scheduler_type"
 """The key of a section, or of a whole file, that has the schedule as Hugging Face's ``TrainingArguments`` have it."""
 

@@ -117,6 +117,11 @@ class Cooled(Schedule):
         return self.inner.sets_momentum
 
     @property
+    def names(self) -> list[str]:
+        """The hyperparameters that are scheduled."""
+        return self.inner.names
+
+    @property
     def own_names(self) -> set[str]:
         """The hyperparameters on whose own values the schedule depends."""
         return self.inner.own_names

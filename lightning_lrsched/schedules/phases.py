@@ -18,16 +18,17 @@ from lightning_lrsched.schedules.fields import (
     Count,
     Fields,
     ListOf,
+    Named,
     Number,
+    Others,
     Own,
     Steps,
     declared,
 )
-from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
+from lightning_lrsched.schedules.schedule import HYPERPARAMETERS, Curve, Schedule, Value, without_zeros
 
 LR = Number(at_least=0, auto=OWN_LR, finding="suggestion", ratio=True, optional=True, per_group=True)
 MOMENTUM = Number(at_least=0, below=1, optional=True, per_group=True)
-WEIGHT_DECAY = Number(at_least=0, ratio=True, optional=True, per_group=True, of="weight_decay")
 
 LOW = 0.1
 """An lr that is at most this fraction of the highest one makes little progress."""
@@ -56,16 +57,25 @@ class Phase(Fields):
         power: exponent of polynomial, 1-power and power_law.
         timescale: when inverse_sqrt has come to ``1 / sqrt(2)``, and power_law to ``2**-power`` [optimizer steps].
         gamma: factor of each step of an exponential with a tail, at most 1.
+        others: any other number in the optimizer's param groups, by its name (``beta2``, ``eps``, ``dampening``, ...),
+            as ``weight_decay``.
     """
 
     steps: Annotated[int | str, Steps(follows=True, rest=True)]
     lr: Annotated[Value | None, LR] = None
     momentum: Annotated[Value | None, MOMENTUM] = None
-    weight_decay: Annotated[Value | None, WEIGHT_DECAY] = None
+    weight_decay: Annotated[Value | None, HYPERPARAMETERS["weight_decay"]] = None
     shape: AnyShape = "linear"
     power: Annotated[float | None, Number(above=0, optional=True)] = None
     timescale: Annotated[int | None, Steps(at_least=1, optional=True, aside=True)] = None
     gamma: Annotated[float | None, Number(above=0, at_most=1, optional=True)] = None
+    others: Annotated[tuple[Named, ...], Others(HYPERPARAMETERS)] = ()
+
+    @property
+    def goals(self) -> dict[str, Value]:
+        """The hyperparameters that the phase sets, by name, with their values at its end."""
+        goals = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay, **dict(self.others)}
+        return {name: goal for name, goal in goals.items() if goal is not None}
 
     @property
     def arguments(self) -> dict[str, float]:
@@ -129,12 +139,13 @@ class Repeat(Fields):
             )
 
     def lr(self, phase: Phase, number: int) -> Any:
-        """Return the lr at the end of a phase, the ``number``-th time."""
-        if phase.lr is None or not number or self.peak_factor == 1.0:
+        """Return the lr at the end of a phase that has one, the ``number``-th time."""
+        if not number or self.peak_factor == 1.0:
             return phase.lr
         # Products of comparisons: an lr may be an array.
-        highest = math.prod((phase.lr >= other.lr) * 1.0 for other in self.phases if other.lr is not None)
-        return phase.lr * (1.0 + highest * (self.peak_factor**number - 1.0))
+        lr: Any = phase.lr
+        highest = math.prod((lr >= other.lr) * 1.0 for other in self.phases if other.lr is not None)
+        return lr * (1.0 + highest * (self.peak_factor**number - 1.0))
 
 
 @dataclass(frozen=True)
@@ -148,15 +159,21 @@ class Part:
     group: Repeat
     number: int
 
+    @property
+    def goals(self) -> dict[str, Value]:
+        """What the phase sets, with the lr of this time."""
+        goals = self.phase.goals
+        return {**goals, "lr": self.group.lr(self.phase, self.number)} if "lr" in goals else goals
+
 
 @declared
 class Phases(Schedule):
-    """Takes learning rate, momentum and weight decay through phases, each with a length, values at its end and a shape.
+    """Takes the hyperparameters of an optimizer through phases, each with a length, values at its end and a shape.
 
     In a phase of ``n`` steps that begins at step ``b``, with ``p(s) = (s - b) / n`` and the value of the phase before
     it (``start_lr`` in the first)::
 
-        lr(s) = before + (lr - before) * (1 - f(p(s)))     momentum and weight decay likewise
+        lr(s) = before + (lr - before) * (1 - f(p(s)))     momentum, weight decay, ... likewise
 
         f(p)  = 1 - p                   linear
         f(p)  = (1 + cos(pi * p)) / 2   cosine
@@ -174,9 +191,10 @@ class Phases(Schedule):
         f(t)  = gamma**t                       exponential with a gamma
 
     After the last phase the values stay. A phase is a mapping with the keys of
-    :class:`~lightning_lrsched.schedules.phases.Phase`: ``steps``, ``lr``, ``momentum``, ``weight_decay``, ``shape``. In
-    a configuration ``steps`` may be a fraction of the whole run (0.1, ``"100%"``) or epochs (``"2ep"``). A mapping with
-    the keys of :class:`~lightning_lrsched.schedules.phases.Repeat` repeats several phases.
+    :class:`~lightning_lrsched.schedules.phases.Phase`: ``steps``, ``lr``, ``momentum``, ``weight_decay``, ``shape``,
+    and the name of any other number in the optimizer's param groups (``beta2``, ``eps``). In a configuration ``steps``
+    may be a fraction of the whole run (0.1, ``"100%"``) or epochs (``"2ep"``). A mapping with the keys of
+    :class:`~lightning_lrsched.schedules.phases.Repeat` repeats several phases.
 
     Args:
         phases: the phases, one mapping each; or a mapping with ``repeat`` and ``phases``.
@@ -246,10 +264,16 @@ class Phases(Schedule):
         return self.start_momentum is not None
 
     @property
+    def names(self) -> list[str]:
+        """The hyperparameters that a phase sets."""
+        momentum = ["momentum"] if self.sets_momentum else []
+        return list(dict.fromkeys(["lr", *momentum, *(name for _, phase in self.each_phase() for name in phase.goals)]))
+
+    @property
     def own_names(self) -> set[str]:
-        """The lr where one is a multiple of each group's own; the weight decay where a phase has one."""
-        decays = any(phase.weight_decay is not None for _, phase in self.each_phase())
-        return super().own_names | ({"weight_decay"} if decays else set())
+        """The lr where one is a multiple of each group's own; all others that begin with each group's own."""
+        begin = {"lr"} if self.start_momentum is None else {"lr", "momentum"}
+        return super().own_names | (set(self.names) - begin)
 
     @property
     def length(self) -> tuple[list[str], int]:
@@ -265,6 +289,11 @@ class Phases(Schedule):
         return list(dict.fromkeys(math.ceil(part.end) for part in self.parts()))
 
     @property
+    def highest_at(self) -> list[int]:
+        """The ends of the phases, and the steps before them: the next phase may begin with a jump."""
+        return [0, *(max(0, turn - back) for turn in self.turns for back in (0, 1))]
+
+    @property
     def ends_low(self) -> bool:
         """Whether the last lr is a small fraction of the highest, as far as that is known without an optimizer."""
         phases = [phase for _, phase in self.each_phase()]
@@ -278,18 +307,16 @@ class Phases(Schedule):
 
     def curve(self, own: Mapping[str, Value]) -> Curve:
         """Return the values as functions of the position; those that no phase sets are left out."""
-        now: dict[str, Value] = {"lr": self.start_lr}
-        if self.start_momentum is not None:
-            now["momentum"] = self.start_momentum
-        if "weight_decay" in self.own_names:
-            now["weight_decay"] = own["weight_decay"]
+        starts_of = {"lr": self.start_lr, "momentum": self.start_momentum}
+        now: dict[str, Value] = {}
+        for name in self.names:
+            start = starts_of.get(name)
+            now[name] = own[name] if start is None else start
         parts = []
         for part in self.parts():
-            goals = {name: getattr(part.phase, name) for name in now} | {"lr": part.group.lr(part.phase, part.number)}
-            if goals.get("weight_decay") is not None:
-                goals["weight_decay"] = goals["weight_decay"] * (own["weight_decay"] > 0.0)
+            goals = without_zeros(part.goals, own)
+            ways = [(name, value, goals.get(name, value)) for name, value in now.items()]
             fraction = part.phase.fraction(part.steps)
-            ways = [(name, value, value if goals[name] is None else goals[name]) for name, value in now.items()]
             parts.append((part.begin, part.end, fraction, ways))
             now = _between(ways, fraction(part.end - part.begin))
         starts = [begin for begin, *_ in parts]
