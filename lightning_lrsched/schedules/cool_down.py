@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from lightning_lrsched.schedules.curves import Shape, falling
-from lightning_lrsched.schedules.errors import ParameterValueError
-from lightning_lrsched.schedules.fields import REST, Fields, Leaf, Number, Params, Steps, declared
-from lightning_lrsched.schedules.schedule import Own_, Schedule, Value, Values
+from lightning_lrsched.schedules.errors import ParameterValueError, key_path
+from lightning_lrsched.schedules.fields import REST, Leaf, Number, Params, Steps, declared
+from lightning_lrsched.schedules.length import Horizon
+from lightning_lrsched.schedules.schedule import Findings, Own_, Schedule, Value, Values
 
 COOL_DOWN = "cool_down"
 """The key beside ``type`` and ``params``."""
 
 
 @declared
-class CoolDown(Fields):
+class CoolDown(Schedule):
     """A cool-down that begins at any position of any schedule: the key ``cool_down`` beside ``type`` and ``params``.
 
     Up to ``start`` the values are those of the schedule. Then, with the shapes of
@@ -37,6 +38,8 @@ class CoolDown(Fields):
         A. Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations" (arXiv
         2405.18392).
     """
+
+    type: ClassVar[str] = COOL_DOWN
 
     start: Annotated[int, Steps()]
     steps: Annotated[int | str, Steps(at_least=1, rest=True, follows=True)] = REST
@@ -65,6 +68,9 @@ class CoolDown(Fields):
         return left if isinstance(self.steps, str) else self.steps
 
 
+Self = TypeVar("Self", bound="Cooled")
+
+
 @dataclass(frozen=True)
 class Cooled(Schedule):
     """A schedule that is cooled down: it wraps another one, of which it has the type and all parameters."""
@@ -81,10 +87,22 @@ class Cooled(Schedule):
         """Return all values with their paths."""
         return self.inner.leaves(path) + self.cool_down.leaves(f"{COOL_DOWN}.")
 
-    def with_leaves(self, values: Mapping[str, object], path: str = "") -> Cooled:
-        """Return the same with other values under some paths."""
-        inner, down = self.inner.with_leaves(values, path), self.cool_down.with_leaves(values, f"{COOL_DOWN}.")
-        return replace(self, inner=inner, cool_down=down)
+    def _each(self: Self, change: Callable[[Any], Any]) -> Self:
+        inner = change(self.inner)
+        with key_path(f"{COOL_DOWN}."):
+            return replace(self, inner=inner, cool_down=change(self.cool_down))
+
+    def resolve(self: Self, horizon: Horizon, findings: Findings | None = None, *, leave_unknown: bool = False) -> Self:
+        """Return the same with numbers for all that depends on the run or on a range test."""
+        return self._each(lambda each: each.resolve(horizon, findings, leave_unknown=leave_unknown))
+
+    def without_range_test(self: Self) -> Self:
+        """Return the same with ``"auto"`` in place of ``"lr_range_test"``."""
+        return self._each(lambda each: each.without_range_test())
+
+    def with_own(self: Self, own: Own_, *, only_auto: bool = False) -> Self:
+        """Return the same with numbers for multiples of each group's own values."""
+        return self._each(lambda each: each.with_own(own, only_auto=only_auto))
 
     def params(self) -> Params:
         """Return the values by name, as they stand in a configuration."""
@@ -99,9 +117,9 @@ class Cooled(Schedule):
         """What the user gave beside type and params."""
         return {COOL_DOWN: self.cool_down.given_params()}
 
-    def completed(self) -> Cooled:
+    def completed(self: Self) -> Self:
         """Return the same with defaults that depend on other fields."""
-        return replace(self, inner=self.inner.completed())
+        return self._each(lambda each: each.completed())
 
     def check_together(self) -> None:
         """Raise ValueError where values do not fit each other."""

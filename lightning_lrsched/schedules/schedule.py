@@ -215,10 +215,9 @@ class Schedule(Fields):
                 assert isinstance(field.rule, Number)
                 values = tuple([value.ratio * one for one in own[field.rule.of]])
                 numbers[path] = values[0] if len(set(values)) == 1 else values
-        of_other = {path: value for path, _, value in leaves}
         for path, _, value in leaves:  # after those that they refer to
             if isinstance(value, OfOther):
-                base: Any = numbers.get(value.name, of_other[value.name])
+                base = numbers.get(value.name, getattr(self, value.name))
                 if isinstance(base, tuple):
                     numbers[path] = tuple([value.ratio * one for one in base])
                 elif not isinstance(base, Word):
