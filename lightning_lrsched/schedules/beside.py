@@ -40,6 +40,7 @@ from lightning_lrsched.schedules.schedule import (
     without_zeros,
 )
 
+TOTAL = "total_num_steps"
 BESIDE = "hyperparameters"
 """The key among a schedule's params."""
 
@@ -333,10 +334,11 @@ def _course(path: str, name: str, value: object) -> Schedule:
     if isinstance(value, Mapping) and "follows" in value:
         return WithLr.parse({**_checked(path, value, ("follows", "peak")), "name": name}, f"{path}.")
     if isinstance(value, Mapping) and "phases" in value:
-        phases = _checked(path, value, ("phases",))["phases"]
+        given = _checked(path, value, ("phases", TOTAL))
+        phases = given.pop("phases")
         renamed = [_renamed(f"{path}.phases[{n}]", name, phase) for n, phase in enumerate(_list(path, phases))]
         try:
-            return Phases.parse({"phases": renamed}, f"{path}.")
+            return Phases.parse({"phases": renamed, **given}, f"{path}.")
         except ParameterError as error:
             raise type(error)(error.key.replace(f"].{name}", "].value"), error.problem) from None
     if isinstance(value, Mapping) and set(value) != {"ratio"}:
@@ -364,7 +366,14 @@ def _renamed(path: str, name: str, phase: object) -> object:
     for key in phase:
         if key in ("lr", *KNOWN, name):
             raise ParameterValueError(f"{path}.{key}", f': the phases of {name} have the key "value"')
-    return {name if key == "value" else key: one for key, one in phase.items()}
+    return {name if key == "value" else key: _inner(path, name, key, one) for key, one in phase.items()}
+
+
+def _inner(path: str, name: str, key: object, value: object) -> object:
+    """Return the phases of a repeat renamed; any other value as it is."""
+    if key != "phases" or not isinstance(value, list):
+        return value
+    return [_renamed(f"{path}.phases[{number}]", name, phase) for number, phase in enumerate(value)]
 
 
 def _shown(name: str, path: str) -> str:
@@ -379,9 +388,15 @@ def _as_written(name: str, course: Schedule, params: Callable[[Schedule], Params
         return params(course)[name]
     if isinstance(course, WithLr):
         return {key: value for key, value in params(course).items() if key != "name"}
+    given = params(course)
+    total = {TOTAL: given[TOTAL]} if given.get(TOTAL) is not None else {}
+    return {"phases": [_phase_as_written(name, phase) for phase in given["phases"]], **total}
+
+
+def _phase_as_written(name: str, phase: Params) -> Params:
+    """Return a phase, or a repeat of phases, as the user has it."""
     return {
-        "phases": [
-            {"value" if key == name else key: one for key, one in phase.items() if key == name or key not in HIDDEN}
-            for phase in params(course)["phases"]
-        ]
+        "value" if key == name else key: [_phase_as_written(name, each) for each in one] if key == "phases" else one
+        for key, one in phase.items()
+        if key == name or key not in HIDDEN
     }
