@@ -72,12 +72,13 @@ def train(way: str, seed: int, args: argparse.Namespace) -> float:
 
 def table(losses: dict[str, list[float]]) -> str:
     """Return medians and ranges over the seeds, and how many seeds each way wins against the constant one."""
-    lines = ["weight decay   | validation loss [bits per character]: median (lowest to highest) | better than constant"]
+    lines = ["validation loss [bits per character]: median (lowest to highest)"]
+    lines += [f"{'weight decay':<14} | {'loss':<22} | better than constant"]
     for way, of_seeds in losses.items():
         spread = f"{statistics.median(of_seeds):.3f} ({min(of_seeds):.3f} to {max(of_seeds):.3f})"
         wins = sum(own < constant for own, constant in zip(of_seeds, losses["constant"], strict=True))
         better = "" if way == "constant" else f"{wins} of {len(of_seeds)} seeds"
-        lines.append(f"{way:<14} | {spread:<64} | {better}".rstrip())
+        lines.append(f"{way:<14} | {spread:<22} | {better}".rstrip())
     return "\n".join(lines)
 
 

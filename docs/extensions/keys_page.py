@@ -58,8 +58,9 @@ TAIL = """
 ## The other sections of a file
 
 - `scheduler` holds the schedule, if the file has other sections too.
-- `optimizer` holds a class of `torch.optim` with its arguments, and [groups by rule](how_to/param_groups.md#groups-by-rule).
-  `configure_optimizers` reads this section. The callback does not, and says so in the log. As in DeepSpeed, `"Adam"` means AdamW.
+- `optimizer` holds a class of `torch.optim` with its arguments, and
+  [groups by rule](how_to/param_groups.md#groups-by-rule). `configure_optimizers` reads this section. The callback does
+  not, and says so in the log. As in DeepSpeed, `"Adam"` means AdamW.
 - `trainer_arguments` reads accumulation, clipping, precision and the logging interval from a DeepSpeed file. Nothing
   reads the other sections.
 """
