@@ -19,7 +19,7 @@ from lightning_lrsched.schedules.errors import (
 from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import is_word
 
-SECTION_KEYS = {"scheduler": ("type", "params", "unit"), "optimizer": ("type", "params")}
+SECTION_KEYS = {"scheduler": ("type", "params", "unit"), "optimizer": ("type", "params", "groups", "layer_decay")}
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # of DeepSpeed's fused optimizers
 
 MISSPELLED = {

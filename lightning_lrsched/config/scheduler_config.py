@@ -19,6 +19,7 @@ from lightning_lrsched.config.hints import FORM, explain, schedule_of
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
+from lightning_lrsched.schedules.beside import BESIDE, Beside
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, choice, count, key_path, short
 from lightning_lrsched.schedules.fields import REQUIRED, Params, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
@@ -39,7 +40,10 @@ class SchedulerConfig:
         type: name of the schedule, one of :data:`~lightning_lrsched.VALID_LR_SCHEDULES`, or a class of
             ``torch.optim.lr_scheduler``.
         params: the hyperparameters under the names of the schedule's constructor. Numbers written as strings
-            (``"1e-5"``, as YAML reads ``1e-5``) become numbers.
+            (``"1e-5"``, as YAML reads ``1e-5``) become numbers. One more key, ``hyperparameters``, maps other
+            numbers in the optimizer's param groups (``weight_decay``, ``beta2``, ``eps``, ...) to what they do: a
+            number; ``{"ratio": 0.5}`` of each group's own; ``{"follows": "lr"}``, in proportion to the lr; or
+            ``{"phases": [{"steps": 0.1, "value": 0.95}]}``. A group whose weight decay is 0 keeps 0.
         unit: what the schedule's position and all its lengths count: ``"step"`` (optimizer steps), ``"sample"`` or
             ``"token"``. DeepSpeed has steps only.
         **hyperparameters: the same, one by one.
@@ -80,22 +84,38 @@ class SchedulerConfig:
         kind = schedule_of(type)
         # DeepSpeed's files often give the position.
         position = given.pop(POSITION, -1) if type in SCHEDULERS else -1
+        beside = given.pop(BESIDE, None)
         known = kind.fields
         for key in given:
             if key not in known:
-                allowed = [*known, POSITION] if type in SCHEDULERS else list(known)
+                allowed = [*known, BESIDE, POSITION] if type in SCHEDULERS else [*known, BESIDE]
                 raise ParameterValueError(f"{PARAMS}{str(key)[:60]}", f": {explain(key, type, allowed)}")
         for key, one in known.items():
             if one.default is REQUIRED and key not in given:
                 raise ParameterValueError(f"{PARAMS}{key}", f"is missing: {type} needs it")
         with key_path(PARAMS):
             schedule = kind.parse(given)
+            if beside is not None:
+                schedule = Beside.of(schedule, beside)
             position = count(POSITION, position, at_least=-1)
             schedule.check_lists()
             schedule.check_together()
         if unit != STEPS:
             _check_unit(unit, type)
         vars(self).update(type=type, schedule=schedule, unit=unit, last_batch_iteration=position)
+
+    def beside(self, hyperparameters: Mapping[str, Any]) -> SchedulerConfig:
+        """Return the same configuration with hyperparameters beside it, as the key ``hyperparameters`` gives them.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is out of range, or the configuration has hyperparameters already.
+        """
+        if isinstance(self.schedule, Beside):
+            raise ParameterValueError(BESIDE, "are given twice: as an argument, and in the schedule's params")
+        made = self._with(Beside.of(self.schedule, hyperparameters))
+        made.schedule.check_lists()
+        return made
 
     def _with(self, schedule: Schedule) -> SchedulerConfig:
         """Return the same with other values, which are not read again."""

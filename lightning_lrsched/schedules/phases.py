@@ -9,12 +9,11 @@ from typing import Annotated, ClassVar
 
 from lightning_lrsched.schedules.curves import Shape, fall
 from lightning_lrsched.schedules.errors import ParameterValueError
-from lightning_lrsched.schedules.fields import OWN_LR, Fields, ListOf, Number, Own, Steps, declared
-from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
+from lightning_lrsched.schedules.fields import OWN_LR, Fields, ListOf, Named, Number, Others, Own, Steps, declared
+from lightning_lrsched.schedules.schedule import HYPERPARAMETERS, Curve, Schedule, Value, without_zeros
 
 LR = Number(at_least=0, auto=OWN_LR, finding="suggestion", ratio=True, optional=True, per_group=True)
 MOMENTUM = Number(at_least=0, below=1, optional=True, per_group=True)
-WEIGHT_DECAY = Number(at_least=0, ratio=True, optional=True, per_group=True, of="weight_decay")
 
 LOW = 0.1
 """An lr that is at most this fraction of the highest one makes little progress."""
@@ -31,23 +30,32 @@ class Phase(Fields):
         weight_decay: weight decay at its end; one float, one per param group, or a multiple of each group's own. The
             first phase begins with each group's own; a group that has none keeps none.
         shape: ``"linear"``, ``"cosine"``, ``"1-sqrt"`` or ``"exponential"``.
+        others: any other number in the optimizer's param groups, by its name (``beta2``, ``eps``, ``dampening``, ...),
+            as ``weight_decay``.
     """
 
     steps: Annotated[int, Steps(follows=True)]
     lr: Annotated[Value | None, LR] = None
     momentum: Annotated[Value | None, MOMENTUM] = None
-    weight_decay: Annotated[Value | None, WEIGHT_DECAY] = None
+    weight_decay: Annotated[Value | None, HYPERPARAMETERS["weight_decay"]] = None
     shape: Shape = "linear"
+    others: Annotated[tuple[Named, ...], Others(HYPERPARAMETERS)] = ()
+
+    @property
+    def goals(self) -> dict[str, Value]:
+        """The hyperparameters that the phase sets, by name, with their values at its end."""
+        goals = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay, **dict(self.others)}
+        return {name: goal for name, goal in goals.items() if goal is not None}
 
 
 @declared
 class Phases(Schedule):
-    """Takes learning rate, momentum and weight decay through phases, each with a length, values at its end and a shape.
+    """Takes the hyperparameters of an optimizer through phases, each with a length, values at its end and a shape.
 
     In a phase of ``n`` steps that begins at step ``b``, with ``p(s) = (s - b) / n`` and the value of the phase before
     it (``start_lr`` in the first)::
 
-        lr(s) = before + (lr - before) * (1 - f(p(s)))     momentum and weight decay likewise
+        lr(s) = before + (lr - before) * (1 - f(p(s)))     momentum, weight decay, ... likewise
 
         f(p)  = 1 - p                   linear
         f(p)  = (1 + cos(pi * p)) / 2   cosine
@@ -55,8 +63,9 @@ class Phases(Schedule):
         f(p)  = 2 * 0.5**p - 1          exponential
 
     After the last phase the values stay. A phase is a mapping with the keys of
-    :class:`~lightning_lrsched.schedules.phases.Phase`: ``steps``, ``lr``, ``momentum``, ``weight_decay``, ``shape``. In
-    a configuration ``steps`` may be a fraction of the whole run (0.1) or epochs (``"2ep"``).
+    :class:`~lightning_lrsched.schedules.phases.Phase`: ``steps``, ``lr``, ``momentum``, ``weight_decay``, ``shape``,
+    and the name of any other number in the optimizer's param groups (``beta2``, ``eps``). In a configuration ``steps``
+    may be a fraction of the whole run (0.1) or epochs (``"2ep"``).
 
     Args:
         phases: the phases, one mapping each.
@@ -91,10 +100,16 @@ class Phases(Schedule):
         return self.start_momentum is not None
 
     @property
+    def names(self) -> list[str]:
+        """The hyperparameters that a phase sets."""
+        momentum = ["momentum"] if self.sets_momentum else []
+        return list(dict.fromkeys(["lr", *momentum, *(name for phase in self.phases for name in phase.goals)]))
+
+    @property
     def own_names(self) -> set[str]:
-        """The lr where one is a multiple of each group's own; the weight decay where a phase has one."""
-        decays = any(phase.weight_decay is not None for phase in self.phases)
-        return super().own_names | ({"weight_decay"} if decays else set())
+        """The lr where one is a multiple of each group's own; all others that begin with each group's own."""
+        begin = {"lr"} if self.start_momentum is None else {"lr", "momentum"}
+        return super().own_names | (set(self.names) - begin)
 
     @property
     def length(self) -> tuple[list[str], int]:
@@ -107,6 +122,11 @@ class Phases(Schedule):
         return list(accumulate(phase.steps for phase in self.phases))
 
     @property
+    def highest_at(self) -> list[int]:
+        """The ends of the phases, and the steps before them: the next phase may begin with a jump."""
+        return [0, *(max(0, turn - back) for turn in self.turns for back in (0, 1))]
+
+    @property
     def ends_low(self) -> bool:
         """Whether the last lr is a small fraction of the highest, as far as that is known without an optimizer."""
         lrs = [self.start_lr, *(phase.lr for phase in self.phases if phase.lr is not None)]
@@ -117,17 +137,14 @@ class Phases(Schedule):
 
     def curve(self, own: Mapping[str, Value]) -> Curve:
         """Return the values as functions of the position; those that no phase sets are left out."""
-        now: dict[str, Value] = {"lr": self.start_lr}
-        if self.start_momentum is not None:
-            now["momentum"] = self.start_momentum
-        if "weight_decay" in self.own_names:
-            now["weight_decay"] = own["weight_decay"]
+        starts_of = {"lr": self.start_lr, "momentum": self.start_momentum}
+        now: dict[str, Value] = {}
+        for name in self.names:
+            start = starts_of.get(name)
+            now[name] = own[name] if start is None else start
         parts, starts = [], [0]
         for phase in self.phases:
-            goals = {name: getattr(phase, name) for name in now}
-            if goals.get("weight_decay") is not None:
-                goals["weight_decay"] = goals["weight_decay"] * (own["weight_decay"] > 0.0)
-            after = {name: now[name] if goal is None else goal for name, goal in goals.items()}
+            after = now | without_zeros(phase.goals, own)
             parts.append((phase.steps, phase.shape, [(name, now[name], after[name]) for name in now]))
             starts.append(starts[-1] + phase.steps)
             now = after

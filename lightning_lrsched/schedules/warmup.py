@@ -30,7 +30,19 @@ def effective_steps(warmup_num_steps: int) -> int:
     return max(2, warmup_num_steps) if warmup_num_steps else 0
 
 
-class _ToMaxLr(Schedule):
+class _WarmsUp(Schedule):
+    """What the schedules that begin with a warmup have in common."""
+
+    warmup_num_steps: int
+
+    @property
+    def highest_at(self) -> list[int]:
+        """The end of the warmup; a linear one ends a step later."""
+        rise = effective_steps(self.warmup_num_steps)
+        return [rise, rise + 1]
+
+
+class _ToMaxLr(_WarmsUp):
     """What the schedules that rise to ``warmup_max_lr`` have in common."""
 
     low_and_high: ClassVar[tuple[tuple[str, str], ...]] = (("warmup_min_lr", "warmup_max_lr"),)
@@ -50,11 +62,10 @@ class _ToMaxLr(Schedule):
         return remarks
 
 
-class _EndsAtTotal(Schedule):
+class _EndsAtTotal(_WarmsUp):
     """What the schedules that warm up and end low at ``total_num_steps`` have in common."""
 
     total_num_steps: int
-    warmup_num_steps: int
 
     def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
         """Return also a sentence about a warmup that is too long."""
