@@ -211,7 +211,7 @@ class Beside(Schedule):
 
     @property
     def highest_at(self) -> Sequence[int] | None:
-        """Positions, at one of which the lr is highest."""
+        """Positions at which the lr may be highest."""
         return self.inner.highest_at
 
     @property

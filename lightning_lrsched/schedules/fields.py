@@ -440,7 +440,7 @@ class Fields:
     """The fields that the user gave; the others have their defaults. An instance has its own."""
 
     others_of: ClassVar[str] = ""
-    """The field that takes all keys that are no field; empty: there is none."""
+    """The field that takes all keys that are no field, or an empty text."""
 
     @classmethod
     def others_rule(cls) -> Others | None:

@@ -127,7 +127,7 @@ class Schedule(Fields):
 
     @property
     def highest_at(self) -> Sequence[int] | None:
-        """Positions, at one of which the lr is highest; None: the lr has no highest value that is known beforehand."""
+        """Positions at which the lr may be highest, or None where its highest value is not known beforehand."""
         return None if self.length is None else range(self.length[1] + 1)
 
     @property

@@ -96,15 +96,7 @@ def _configure(
     sections = Sections() if isinstance(content, SchedulerConfig) else Sections.find(content)
     schedule = None
     if isinstance(content, SchedulerConfig) or sections.scheduler is not None or sections.optimizer is None:
-        schedule = SchedulerConfig.of(content)
-        if hyperparameters is not None:
-            schedule = schedule.beside(hyperparameters)
-        if schedule.unit != STEPS:
-            raise ParameterValueError(
-                "scheduler.unit",
-                f'="{schedule.unit}" needs LRSchedulerCallback, which sees the batches; configure_optimizers knows the'
-                " optimizer's steps only",
-            )
+        schedule = _schedule(content, hyperparameters)
     elif hyperparameters is not None:
         raise ValueError("hyperparameters: they go beside a schedule; add a 'scheduler' section")
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
@@ -131,6 +123,17 @@ def _configure(
     scheduler = clock.build(trainer, optimizer, make, needs_run=bool(schedule.needs_run))
     entry = {"scheduler": scheduler, "interval": "step", "frequency": 1}  # calls of its step() change nothing
     return {"optimizer": optimizer, "lr_scheduler": entry}
+
+
+def _schedule(content: Any, hyperparameters: Mapping[str, Any] | None) -> SchedulerConfig:
+    schedule = SchedulerConfig.of(content)
+    if schedule.unit != STEPS:
+        raise ParameterValueError(
+            "scheduler.unit",
+            f'="{schedule.unit}" needs LRSchedulerCallback, which sees the batches; configure_optimizers knows the'
+            " optimizer's steps only",
+        )
+    return schedule if hyperparameters is None else schedule.beside(hyperparameters)
 
 
 def _optimizer(
