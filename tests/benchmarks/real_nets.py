@@ -312,7 +312,7 @@ def report(runs: dict[str, Any]) -> str:
         best, peak = min(run["grid"], key=lambda lr: run["grid"][lr]), peak_in(run)
         lines.append(
             f"| {name} | {run['weights'][2]:.0f} | {run['lowest']:.2g} | {float(best):.2g} | {peak:.2g}"
-            f" | {regret(run, peak):.2f} | {regret(run, ADAM):.2f} |"
+            f" | {regret(run, peak):.2f} | {'' if f'{ADAM:.3g}' in run['grid'] else 'above '}{regret(run, ADAM):.2f} |"
         )
     return "\n".join(lines)
 
