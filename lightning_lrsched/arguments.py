@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.schedulers import SCHEDULES, VALID_LR_SCHEDULES
+from lightning_lrsched.schedules.beside import BESIDE
 from lightning_lrsched.schedules.errors import to_number
 from lightning_lrsched.schedules.fields import (
     OWN_LR,
@@ -164,7 +165,8 @@ def get_lr_from_config(config: Mapping[str, object]) -> tuple[Any, str]:
         (1.0, '')
     """
     checked = SchedulerConfig.from_dict(config)
-    leaves = [leaf for leaf in checked.schedule.leaves() if isinstance(leaf[1].rule, Number) and leaf[1].rule.per_group]
+    of_schedule = SchedulerConfig(checked.type, {k: v for k, v in checked.params.items() if k != BESIDE}).schedule
+    leaves = [leaf for leaf in of_schedule.leaves() if isinstance(leaf[1].rule, Number) and leaf[1].rule.per_group]
     top = [value for _, field, value in leaves if field.auto == OWN_LR] or [value for _, _, value in leaves[:1]]
     lrs = [value for value in top if value is not None]
     if any(isinstance(lr, FromRangeTest) for lr in lrs):

@@ -10,13 +10,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import torch
+from torch.optim import AdamW
+
 from lightning_lrsched.config.deepspeed import Sections, lr_of, trainer_arguments
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.optimizers import check_optimizer
-from lightning_lrsched.config.scheduler_config import PARAMS, SchedulerConfig
-from lightning_lrsched.optim.scheduled_lr import ScheduledLR
+from lightning_lrsched.config.optimizers import check_optimizer, optimizer_numbers
+from lightning_lrsched.config.scheduler_config import SchedulerConfig, section_path
+from lightning_lrsched.optim.hyperparameters import numbers_of
+from lightning_lrsched.optim.scheduled_lr import ScheduledLR, check_names
 from lightning_lrsched.range_test.report import new_figure
-from lightning_lrsched.schedules.errors import ParameterError, key_path
+from lightning_lrsched.schedules.errors import ParameterError, ParameterValueError
 from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import STEPS, Horizon, Unit
 from lightning_lrsched.schedules.schedule import Own_
@@ -79,7 +83,18 @@ class ConfigFile:
         """Return the optimizer's own values, for as many param groups as the lists in the schedule are for."""
         lists = [value for _, _, value in schedule.schedule.leaves() if isinstance(value, tuple)]
         groups, known = max(map(len, lists), default=1), self.known_lr()
-        return {"lr": [DEFAULT_BASE_LR if known is None else known] * groups, "weight_decay": [0.0] * groups}
+        numbers = {**self._numbers(), "lr": DEFAULT_BASE_LR if known is None else known}
+        for name in schedule.schedule.own_names - set(numbers):
+            raise ParameterValueError(
+                "", f": {name} begins with the optimizer's own value; the optimizer here has {', '.join(numbers)}"
+            )
+        return {name: [number] * groups for name, number in numbers.items()}
+
+    def _numbers(self) -> dict[str, float]:
+        """Return the hyperparameters of the optimizer in the file; without one, of AdamW, which then has no decay."""
+        if self.sections.optimizer is None:
+            return numbers_of(AdamW([torch.zeros(1)], weight_decay=0.0).param_groups[0])
+        return optimizer_numbers(_module(), self.sections.optimizer, self.sections.prefix)
 
     def resolved(self) -> SchedulerConfig:
         """Return the schedule with numbers for everything that depends on the run.
@@ -99,7 +114,7 @@ class ConfigFile:
             ValueError: if a value is out of range, or the run's length is not known.
         """
         schedule = self.resolved()
-        with key_path(PARAMS):
+        with section_path():
             values = schedule.schedule.completed().values(self._own(schedule))
         return [(step, values.of_groups(step)) for step in steps]
 
@@ -131,10 +146,11 @@ class ConfigFile:
             self.schedule()  # raises
         found, remarks, optimizer, has_momentum = ["no scheduler"], [], None, True
         if self.sections.optimizer is not None:
-            module = SimpleNamespace(lr=DEFAULT_BASE_LR)  # where "auto" takes its lr from
-            optimizer, has_momentum = check_optimizer(module, self.sections.optimizer, self.sections.prefix)
+            optimizer, has_momentum = check_optimizer(_module(), self.sections.optimizer, self.sections.prefix)
         if self.sections.scheduler is not None:
             schedule = self.schedule()
+            if self.sections.optimizer is not None:
+                check_names(schedule.schedule, optimizer or "", [self._numbers()])
             later = schedule.needs_run + schedule.needs_optimizer + schedule.needs_range_test
             unit = "" if schedule.unit == STEPS else f" in {schedule.unit}s"
             found = [
@@ -155,6 +171,11 @@ class ConfigFile:
             return [f"warning: {error}"]  # the schedule can be used all the same
         listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         return [f"set Trainer({listed})"] if listed else []
+
+
+def _module() -> object:
+    """Return where "auto" in an optimizer section takes its lr from."""
+    return SimpleNamespace(lr=DEFAULT_BASE_LR)
 
 
 # What is shown --------------------------------------------------------------------------------------------------------

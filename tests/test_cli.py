@@ -69,7 +69,12 @@ def test_print_config_reads_back(capsys, tmp_path):
     with pytest.raises(SystemExit):
         run("fit", "--scheduler", json.dumps(SECTION), "--scheduler.params.warmup_num_steps", "auto", "--print_config")
     printed = capsys.readouterr().out
-    section = {**SECTION, "params": {**SECTION["params"], "warmup_num_steps": "auto"}, "unit": "step"}
+    section = {
+        **SECTION,
+        "params": {**SECTION["params"], "warmup_num_steps": "auto"},
+        "unit": "step",
+        "cool_down": None,
+    }
     assert yaml.safe_load(printed)["scheduler"] == section
     (tmp_path / "config.yaml").write_text(printed)
     with pytest.raises(SystemExit):
@@ -81,7 +86,7 @@ def test_the_section_may_come_from_the_environment(capsys, monkeypatch):
     monkeypatch.setenv("PL_FIT__SCHEDULER", json.dumps(SECTION))
     with pytest.raises(SystemExit):
         run("fit", "--print_config", parser_kwargs={"default_env": True})
-    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == {**SECTION, "unit": "step"}
+    assert yaml.safe_load(capsys.readouterr().out)["scheduler"] == {**SECTION, "unit": "step", "cool_down": None}
 
 
 def test_the_section_may_be_a_file(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import torch
 
 from lightning_lrsched import SchedulerConfig
+from tests.integration.make_phases_golden import GOLDEN, LR, STEPS
 from tests.kit.pages import DOCS, blocks, run_python
 from tests.kit.schedules import sgd
 
 PAGES = DOCS / "coming_from"
-NOT_INSTALLED_HERE = {"deepspeed", "fastai", "pl_bolts"}
+NOT_INSTALLED_HERE = {"deepspeed", "fastai", "pl_bolts", "timm"}
 """Pages whose code *before* is shown and not run. (DeepSpeed's engine takes long to start.)"""
 
 TOTAL, WARMUP = 1000, 100
@@ -110,6 +112,24 @@ def test_fastai(run: Callable[[str], dict[str, Any]]) -> None:
     places = [step / TOTAL for step in range(TOTAL)]
     assert lrs == pytest.approx([cosines(p, 0.1 / 25, 0.1, 0.1 / 1e5) for p in places], rel=1e-9)
     assert momenta == pytest.approx([cosines(p, 0.95, 0.85, 0.95) for p in places], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("page", "pages_name", "name"),
+    [
+        ("timm", "cosine", "timm cosine"),
+        ("timm", "cycles", "timm cosine with cycles"),
+        ("timm", "poly", "timm poly"),
+        ("fastai", "fit_flat_cos", "fastai fit_flat_cos"),
+        ("fastai", "fit_sgdr", "fastai fit_sgdr"),
+    ],
+)
+def test_the_values_are_those_of_the_library_itself(
+    run: Callable[[str], dict[str, Any]], page: str, pages_name: str, name: str
+) -> None:
+    schedule = SchedulerConfig.of(run(page)[pages_name]).build(sgd(lr=LR), total_steps=STEPS)
+    [golden] = [entry["lrs"] for entry in json.loads(GOLDEN.read_text()) if entry["name"] == name]
+    assert [schedule.lr_at(step)[0] for step in range(STEPS)] == pytest.approx(golden, rel=1e-12, abs=1e-14)
 
 
 def test_pl_bolts(run: Callable[[str], dict[str, Any]]) -> None:

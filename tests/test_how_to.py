@@ -22,7 +22,7 @@ IN_PROCESSES_OF_THEIR_OWN = ("ddp", "fsdp2", "deepspeed")
 WITH_SCRIPTS = ("lightning_cli", "hydra")
 WITH_A_TEST_BELOW = {
     *("cool_down", "extend_a_run", "resume", "several_optimizers", "fabric", "loggers", "compiled_step"),
-    *("samples_and_tokens", "phases"),
+    *("samples_and_tokens", "phases", "restarts"),
 }
 OTHERS = sorted(
     {page.stem for page in PAGES.glob("*.md")}
@@ -122,6 +122,14 @@ def test_weight_decay_goes_through_the_phases(run: Any) -> None:
     [schedule] = run("phases")["schedule"].schedulers
     assert schedule.values_at(0)["weight_decay"] == [0.04]
     assert schedule.values_at(80)["weight_decay"] == [pytest.approx(0.4)]
+
+
+def test_restarts_go_on_to_the_end_of_the_run(run: Any) -> None:
+    restarts, filled, triangles, wsd_s = run("restarts")["model"].lrs
+    assert [step for step, lr in restarts.items() if lr == 0.1] == [0, 10, 30, 70]
+    assert [step for step, lr in filled.items() if lr == 0.1] == [8, 24, 40, 56]
+    assert [step for step, lr in triangles.items() if lr == 0.1] == [8, 24, 40, 56, 72]
+    assert [step for step, lr in wsd_s.items() if lr < 0.1] == [*range(31, 40), *range(71, 80)]
 
 
 def test_the_schedule_of_the_page_on_the_cli_fits_any_lr(tmp_path: Path) -> None:

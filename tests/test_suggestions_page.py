@@ -48,6 +48,11 @@ def benchmark(load: Callable[[str], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture
+def report(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("fresh_report")
+
+
+@pytest.fixture
 def study(load: Callable[[str], ModuleType]) -> ModuleType:
     return load("peak_rules")
 
@@ -76,23 +81,38 @@ def test_the_table_of_the_probe_is_the_studys(study):
     assert study.summary(runs_of(study)["all"]) in PAGE
 
 
-def test_readmes_figures_are_the_studys_and_name_the_strongest_rival(study):
-    sentence = " ".join(README.split("<!-- quality figures -->")[1].split())
-    runs = runs_of(study)
-    assert f"on {len(runs['older'])} small tasks" in sentence
-    assert f"In {len(runs['fine-tuning'])} fine-tuning tasks" in sentence
+def test_the_tables_of_new_tasks_are_the_reports(report):
+    tables = report.report(json.loads(report.STORE.read_text(encoding="utf-8"))).split("\n\n")
+    for table in [part for part in tables if part.startswith("| trained with")]:
+        assert table in PAGE
 
-    def percent(kind: str, rule: str) -> str:
-        return f"{100 * mean_regret(study, runs[kind], rule):.0f} %"
 
-    assert f"1Cycle misses {percent('older', PROBE)} of the improvement" in sentence
-    assert f"without any test, misses {percent('older', 'the prior')}" in sentence
-    assert f"300 steps, {percent('older', 'the range test')}." in sentence
-    assert f"it is {percent('fine-tuning', PROBE)} against {percent('fine-tuning', 'the prior')}," in sentence
-    short = f"{percent('older, short', PROBE)} against {percent('older, short', 'the prior')}:"
-    assert f"in runs below 300 steps {short} both within the error" in sentence
-    rivals = [name for name in study.RULES if not name.startswith(("probe", "the same", "trials"))]
-    assert min(rivals, key=lambda rule: mean_regret(study, runs["older"], rule)) == "the prior"
+def test_the_table_of_real_nets_is_the_stored_one(load):
+    nets = load("real_nets")
+    assert nets.report(json.loads(nets.STORE.read_text(encoding="utf-8"))) in PAGE
+
+
+@pytest.mark.parametrize("text", [README.split("<!-- quality figures -->")[1], PAGE.split("## The rule")[0]])
+def test_the_figures_in_words_are_the_reports_and_name_the_strongest_rival(report, text):
+    sentence = " ".join(text.split())
+    runs = json.loads(report.STORE.read_text(encoding="utf-8"))
+    fine = {key: run for key, run in runs.items() if run["kind"] in report.FINE_TUNING}
+
+    def mean(kind: str, some: dict[str, Any] = runs) -> float:
+        by_task: dict[str, list[float]] = {}
+        for key, run in some.items():
+            by_task.setdefault(key.split("/")[0], []).append(report.regret(run, kind))
+        return fmean(fmean(regrets) for regrets in by_task.values())
+
+    def percent(*which: Any) -> str:
+        return f"{100 * mean(*which):.0f} %"
+
+    assert f"the one line misses {percent('one line')} of the improvement" in sentence
+    assert f"misses {percent('the prior')}, Prodigy {percent('Prodigy')}, schedule-free AdamW" in sentence
+    assert f"AdamW {percent('schedule-free')}, AdamW at 0.001 with a cosine {percent('habit')}." in sentence
+    assert min(report.ROWS[1:], key=mean) == "the prior"
+    assert percent("Prodigy", fine) in sentence
+    assert percent("one line", fine) in sentence
 
 
 def test_the_page_says_that_the_aims_were_not_met(study):

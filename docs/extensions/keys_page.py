@@ -24,6 +24,7 @@ from lightning_lrsched.schedules.fields import (
     Field,
     ListOf,
     Number,
+    Others,
     Steps,
     Switch,
     with_keys,
@@ -45,6 +46,8 @@ optimizer steps, too, and its lengths may be `"auto"`, fractions and epochs. Cla
 - **number or list**: one number for all param groups, or a list with one number for each.
 - **ratio**: `{"ratio": 0.1}` is a tenth of each param group's own value.
 - **null** is Python's `None`.
+- One more key, `hyperparameters`, is allowed in the params of every type:
+  [weight decay, beta2 and others](how_to/weight_decay.md) beside the schedule.
 - `"auto"` and `"lr_range_test"` are allowed where a table says what they mean.
 
 [Configuration](configuration.rst) says more about lengths and files. [Schedulers](schedulers.rst) has the formulas.
@@ -55,8 +58,9 @@ TAIL = """
 ## The other sections of a file
 
 - `scheduler` holds the schedule, if the file has other sections too.
-- `optimizer` holds a class of `torch.optim` with its arguments. `configure_optimizers` reads this section. The callback
-  does not, and says so in the log. As in DeepSpeed, `"Adam"` means AdamW.
+- `optimizer` holds a class of `torch.optim` with its arguments, and
+  [groups by rule](how_to/param_groups.md#groups-by-rule). `configure_optimizers` reads this section. The callback does
+  not, and says so in the log. As in DeepSpeed, `"Adam"` means AdamW.
 - `trainer_arguments` reads accumulation, clipping, precision and the logging interval from a DeepSpeed file. Nothing
   reads the other sections.
 """
@@ -118,9 +122,10 @@ def _type(rule: Any) -> str:
         Count: "whole number",
         Switch: "true or false",
         Choice: "word",
+        Others: "number or list or ratio or null",
         ListOf: "list of mappings",
     }
-    others = {"list": "per_group", "ratio": "ratio", "null": "optional"}
+    others = {"list": "per_group", "ratio": "ratio", "null": "optional", '`"rest"`': "rest"}
     return " or ".join([names[type(rule)], *(kind for kind, name in others.items() if getattr(rule, name, False))])
 
 

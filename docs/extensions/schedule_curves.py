@@ -45,6 +45,15 @@ PHASES = [
     {"steps": 40},
     {"steps": 40, "lr": 0.02, "momentum": 0.9, "shape": "cosine"},
 ]
+RESTARTS = [
+    {"steps": 16, "lr": 0.1},
+    {
+        "repeat": 3,
+        "length_factor": 2,
+        "peak_factor": 0.7,
+        "phases": [{"steps": 0, "lr": 0.1}, {"steps": 12, "lr": 0.0, "shape": "cosine"}],
+    },
+]
 EXAMPLES = {
     "OneCycle": Example(
         {
@@ -66,7 +75,9 @@ EXAMPLES = {
         "decay_type",
         {shape: shape for shape in ("linear", "cosine", "1-sqrt", "exponential")},
     ),
-    "PhasedLR": Example({"phases": PHASES, "start_momentum": 0.9}),
+    "PhasedLR": Example(
+        {"phases": PHASES, "start_momentum": 0.9}, "phases", {"three phases": PHASES, "restarts": RESTARTS}
+    ),
     "LRRangeTest": Example(
         {"lr_range_test_min_lr": 0.01, "lr_range_test_step_size": 10},
         "lr_range_test_staircase",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lightning_lrsched.config.files import read_mapping
+from lightning_lrsched.schedules.cool_down import COOL_DOWN
 from lightning_lrsched.schedules.errors import (
     ParameterTypeError,
     ParameterValueError,
@@ -19,7 +21,13 @@ from lightning_lrsched.schedules.errors import (
 from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import is_word
 
-SECTION_KEYS = {"scheduler": ("type", "params", "unit"), "optimizer": ("type", "params")}
+SECTION_KEYS = {
+    "scheduler": ("type", "params", "unit", COOL_DOWN),
+    "optimizer": ("type", "params", "groups", "layer_decay"),
+}
+HUGGING_FACE = "lr_scheduler_type"
+"""The key of a section, or of a whole file, that has the schedule as Hugging Face's ``TrainingArguments`` have it."""
+
 IGNORED_SECTION_KEYS = ("legacy_fusion",)  # of DeepSpeed's fused optimizers
 
 MISSPELLED = {
@@ -48,7 +56,7 @@ class Sections:
     def find(cls, config: Mapping[str, object]) -> Sections:
         """Look for the sections in a whole DeepSpeed configuration, also one level down under ``deepspeed:``.
 
-        A mapping with a ``type`` is a scheduler section itself. Other keys are ignored.
+        A mapping with a ``type`` or ``lr_scheduler_type`` is a scheduler section itself. Other keys are ignored.
 
         Raises:
             TypeError: if ``config`` is not a mapping.
@@ -56,7 +64,7 @@ class Sections:
         """
         if not isinstance(config, Mapping):
             raise TypeError(f"a scheduler configuration must be a mapping, got {type(config).__name__}")
-        if "type" in config or "params" in config:
+        if {"type", "params"} & set(config) or (HUGGING_FACE in config and "scheduler" not in config):
             return cls(scheduler=config)
         found, prefix = settings_of(config)
         for key, section in found.items():
@@ -64,6 +72,10 @@ class Sections:
             meant = MISSPELLED.get(spelled, spelled if spelled in ("scheduler", "optimizer") else key)
             if isinstance(section, Mapping) and "class_path" in section and meant in ("scheduler", "optimizer"):
                 raise ParameterValueError(f"{prefix}{key}", OF_LIGHTNING_CLI)
+            if spelled in (COOL_DOWN, "cooldown"):
+                raise ParameterValueError(
+                    f"{prefix}{key}", f": it belongs into the scheduler section: scheduler.{COOL_DOWN}"
+                )
             if meant != key:
                 raise ParameterValueError(
                     f"{prefix}{key}", f": DeepSpeed ignores this section (did you mean {meant!r}?)"
@@ -110,9 +122,11 @@ def type_and_params(name: str, section: object) -> tuple[Any, Mapping[str, objec
     for key in section:
         if key not in (*keys_of_section, *IGNORED_SECTION_KEYS):
             *others, last = keys_of_section
+            near = get_close_matches(str(key), keys_of_section, cutoff=0.7)
+            meant = near[0] if near else f"params.{key}"
             raise ParameterValueError(
                 f"{name}.{key}",
-                f": this section has only the keys {', '.join(others)} and {last}; did you mean {name}.params.{key}?",
+                f": this section has only the keys {', '.join(others)} and {last}; did you mean {name}.{meant}?",
             )
     params = section.get("params")
     if params is None:

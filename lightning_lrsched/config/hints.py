@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lightning_lrsched.config.deepspeed import HUGGING_FACE
+from lightning_lrsched.config.hugging_face import REFUSED, TYPES
 from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.optim.torch_schedulers import NOT_FROM_A_FILE, torch_schedules
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, short
@@ -18,9 +20,11 @@ OTHER_TYPES = {
     "wsd": "WarmupStableDecayLR",
     "1cycle": "OneCycle",
     "lr_rangetest": "LRRangeTest",
-    "polynomial": "PolynomialLR",
+    "polynomial": "PhasedLR",
     "inverse_sqrt": "PhasedLR",
-    "cosine_with_restarts": "CosineAnnealingWarmRestarts",
+    "cosine_with_restarts": "PhasedLR",
+    "cosine_warmup_with_min_lr": "PhasedLR",
+    "constant": "PhasedLR",
 }
 """Names used elsewhere (Hugging Face's ``lr_scheduler_type``, for one), in lower case -> the type that means it."""
 
@@ -70,9 +74,15 @@ def schedule_of(type_name: object) -> type[Schedule]:
         raise ParameterValueError(
             "scheduler.type", f": {type_name} cannot come from a configuration: {NOT_FROM_A_FILE[type_name]}"
         )
+    if type_name.lower() in REFUSED:
+        raise ParameterValueError("scheduler.type", f'="{type_name}": {REFUSED[type_name.lower()]}')
     last = type_name.rpartition(".")[2]  # of a class path
     meant = last if last in {**SCHEDULES, **torch_schedules()} else OTHER_TYPES.get(type_name.lower())
     hint = f" (did you mean {meant!r}?)" if meant else ""
+    if type_name.lower() in TYPES:
+        hint = (
+            f' (did you mean {meant!r}? With Hugging Face\'s values: {{"{HUGGING_FACE}": "{type_name.lower()}", ...}})'
+        )
     hint = hint or did_you_mean(last[:60], SCHEDULES) or did_you_mean(last[:60], torch_schedules())
     raise ParameterValueError("scheduler.type", f"must be {_allowed()}, got {short(type_name)}{hint}")
 

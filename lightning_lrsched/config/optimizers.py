@@ -12,6 +12,9 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import type_and_params
+from lightning_lrsched.config.param_groups import LR_RATIO, GroupRules
+from lightning_lrsched.optim.hyperparameters import numbers_of
+from lightning_lrsched.optim.scheduled_lr import SCALE
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, switch
 from lightning_lrsched.schedules.fields import AnyValue, Switch
 from lightning_lrsched.schedules.length import is_word
@@ -41,7 +44,7 @@ OTHER_AUTO_NAMES = {"lr": ("lr", "learning_rate")}
 
 
 def build_optimizer(
-    module: Module, section: object, params: Iterable[Any] | None = None, prefix: str = ""
+    module: Module, section: object, params: Iterable[Any] | None = None, prefix: str = "", *, scheduled: bool = False
 ) -> Optimizer:
     """Return the torch optimizer that a ``{"type", "params"}`` section asks for.
 
@@ -51,12 +54,41 @@ def build_optimizer(
         section: DeepSpeed's ``optimizer`` section.
         params: parameters or param groups; None: the module's own.
         prefix: key path to the section, for messages.
+        scheduled: whether a schedule of this package sets the lr: then the ratios of ``groups`` and ``layer_decay``
+            become ``lr_scale`` in the param groups, which holds for any schedule; else they multiply the groups' lr.
 
     Raises:
         TypeError: if a value has the wrong type.
-        ValueError: if torch has no such optimizer, or it has no such parameter.
+        ValueError: if torch has no such optimizer, it has no such parameter, or a pattern matches none of the module's.
     """
-    return _make(module, section, prefix, lambda: _param_groups(module) if params is None else list(params))
+    rules = GroupRules.parse(f"{prefix}optimizer", section)
+    if rules is None:
+        return _make(module, section, prefix, lambda: _param_groups(module) if params is None else list(params))
+    if params is not None or callable(getattr(module, "param_groups", None)):
+        given = "the module's param_groups()" if params is None else "params"
+        raise ParameterValueError(
+            f"{prefix}optimizer.{'groups' if rules.rules else 'layer_decay'}", f": not together with {given}; keep one"
+        )
+    weight_decay = optimizer_numbers(module, section, prefix).get("weight_decay")
+    groups = rules.groups(module, weight_decay)
+    optimizer = _make(module, section, prefix, lambda: groups)
+    for group in optimizer.param_groups:
+        ratio = group.pop(LR_RATIO)
+        if scheduled:
+            group.update({} if ratio == 1.0 else {SCALE: ratio})
+        else:
+            group["lr"] = group["lr"] * ratio
+    return optimizer
+
+
+def group_lines(optimizer: Optimizer) -> list[str]:
+    """Return a line for each param group: its name, number of parameters, lr and weight decay."""
+    return [
+        f"{group.get('name', f'group {number}')}: {sum(p.numel() for p in group['params'])} numbers in"
+        f" {len(group['params'])} parameters, lr {float(group['lr']) * float(group.get(SCALE, 1.0)):.4g}"
+        + (f", weight decay {group['weight_decay']:.4g}" if "weight_decay" in group else "")
+        for number, group in enumerate(optimizer.param_groups)
+    ]
 
 
 def check_optimizer(module: object, section: object, prefix: str = "") -> tuple[str, bool]:
@@ -73,11 +105,23 @@ def check_optimizer(module: object, section: object, prefix: str = "") -> tuple[
         TypeError: if a value has the wrong type.
         ValueError: if torch has no such optimizer, or it has no such parameter.
     """
+    GroupRules.parse(f"{prefix}optimizer", section)
     try:
         _make(module, section, prefix, _NoParameters)
     except _ValuesAreGood as found:
         return found.optimizer, found.has_momentum
     raise AssertionError("torch's constructors iterate over the parameters")
+
+
+def optimizer_numbers(module: object, section: object, prefix: str = "") -> dict[str, float]:
+    """Return the hyperparameters, by name, of the torch optimizer that a section asks for; no model is needed.
+
+    Raises:
+        TypeError: if a value has the wrong type.
+        ValueError: if torch has no such optimizer, or it has no such parameter.
+    """
+    matrix = torch.nn.Parameter(torch.zeros(2, 2))  # some optimizers take nothing else
+    return numbers_of(_make(module, section, prefix, lambda: [matrix]).param_groups[0])
 
 
 class _ValuesAreGood(Exception):  # noqa: N818 - not an error
@@ -170,6 +214,13 @@ def _check_options(
             raise ParameterValueError(
                 f"{where}.max_grad_norm",
                 f": gradient clipping is not a parameter of an optimizer; set Trainer(gradient_clip_val={value!r})",
+            )
+        if key in ("muon_lr", "adam_lr"):
+            raise ParameterValueError(
+                f"{where}.{key}",
+                f": DeepSpeed's {optimizer_class.__name__} makes two optimizers of one section. torch's Muon takes"
+                " hidden matrices only: return Muon for them and AdamW for the rest from configure_optimizers, and give"
+                " LRSchedulerCallback a list with one schedule for each",
             )
         if key not in allowed:
             raise ParameterValueError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,18 +13,31 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_lrsched.config.deepspeed import Sections, type_and_params
+from lightning_lrsched.config.deepspeed import HUGGING_FACE, Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
 from lightning_lrsched.config.hints import FORM, explain, schedule_of
+from lightning_lrsched.config.hugging_face import from_hugging_face
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
 from lightning_lrsched.optim.torch_schedulers import torch_schedules
-from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, choice, count, key_path, short
+from lightning_lrsched.schedules.beside import BESIDE, Beside
+from lightning_lrsched.schedules.cool_down import COOL_DOWN, CoolDown, Cooled
+from lightning_lrsched.schedules.errors import (
+    ParameterError,
+    ParameterTypeError,
+    ParameterValueError,
+    choice,
+    count,
+    did_you_mean,
+    key_path,
+    short,
+)
 from lightning_lrsched.schedules.fields import REQUIRED, Params, written
 from lightning_lrsched.schedules.length import STEPS, UNITS, Horizon, Unit
 from lightning_lrsched.schedules.schedule import Findings, Own_, Schedule
 
-PARAMS = "scheduler.params."
+SECTION = "scheduler."
+PARAMS = f"{SECTION}params."
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -39,9 +52,14 @@ class SchedulerConfig:
         type: name of the schedule, one of :data:`~lightning_lrsched.VALID_LR_SCHEDULES`, or a class of
             ``torch.optim.lr_scheduler``.
         params: the hyperparameters under the names of the schedule's constructor. Numbers written as strings
-            (``"1e-5"``, as YAML reads ``1e-5``) become numbers.
+            (``"1e-5"``, as YAML reads ``1e-5``) become numbers. One more key, ``hyperparameters``, maps other
+            numbers in the optimizer's param groups (``weight_decay``, ``beta2``, ``eps``, ...) to what they do: a
+            number; ``{"ratio": 0.5}`` of each group's own; ``{"follows": "lr"}``, in proportion to the lr; or
+            ``{"phases": [{"steps": 0.1, "value": 0.95}]}``. A group whose weight decay is 0 keeps 0.
         unit: what the schedule's position and all its lengths count: ``"step"`` (optimizer steps), ``"sample"`` or
             ``"token"``. DeepSpeed has steps only.
+        cool_down: where and how the lr goes down, whatever the schedule is: the keys of
+            :class:`~lightning_lrsched.schedules.cool_down.CoolDown`; None: no cool-down.
         **hyperparameters: the same, one by one.
 
     Attributes:
@@ -72,6 +90,7 @@ class SchedulerConfig:
         type: str,  # noqa: A002 - DeepSpeed's key
         params: Mapping[str, Any] | None = None,
         unit: Unit = "step",
+        cool_down: Mapping[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
         if params is not None and not isinstance(params, Mapping):
@@ -80,22 +99,43 @@ class SchedulerConfig:
         kind = schedule_of(type)
         # DeepSpeed's files often give the position.
         position = given.pop(POSITION, -1) if type in SCHEDULERS else -1
+        beside = given.pop(BESIDE, None)
         known = kind.fields
         for key in given:
             if key not in known:
-                allowed = [*known, POSITION] if type in SCHEDULERS else list(known)
+                allowed = [*known, BESIDE, POSITION] if type in SCHEDULERS else [*known, BESIDE]
                 raise ParameterValueError(f"{PARAMS}{str(key)[:60]}", f": {explain(key, type, allowed)}")
         for key, one in known.items():
             if one.default is REQUIRED and key not in given:
                 raise ParameterValueError(f"{PARAMS}{key}", f"is missing: {type} needs it")
         with key_path(PARAMS):
             schedule = kind.parse(given)
+            if beside is not None:
+                schedule = Beside.of(schedule, beside)
             position = count(POSITION, position, at_least=-1)
             schedule.check_lists()
             schedule.check_together()
+        if cool_down is not None:
+            schedule = Cooled(schedule, _cool_down(cool_down))
         if unit != STEPS:
             _check_unit(unit, type)
         vars(self).update(type=type, schedule=schedule, unit=unit, last_batch_iteration=position)
+
+    def beside(self, hyperparameters: Mapping[str, Any]) -> SchedulerConfig:
+        """Return the same configuration with hyperparameters beside it, as the key ``hyperparameters`` gives them.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is out of range, or the configuration has hyperparameters already.
+        """
+        cooled = self.schedule if isinstance(self.schedule, Cooled) else None
+        inner = self.schedule if cooled is None else cooled.inner
+        if isinstance(inner, Beside):
+            raise ParameterValueError(BESIDE, "are given twice: as an argument, and in the schedule's params")
+        both = Beside.of(inner, hyperparameters)
+        made = self._with(both if cooled is None else replace(cooled, inner=both))
+        made.schedule.check_lists()
+        return made
 
     def _with(self, schedule: Schedule) -> SchedulerConfig:
         """Return the same with other values, which are not read again."""
@@ -128,7 +168,12 @@ class SchedulerConfig:
         if sections.prefix:
             with key_path(sections.prefix):
                 return cls.of_section(replace(sections, prefix=""))
-        return cls(*type_and_params("scheduler", sections.scheduler), sections.scheduler.get("unit", STEPS))
+        section = sections.scheduler
+        if isinstance(section, Mapping) and HUGGING_FACE in section:
+            with key_path(SECTION):
+                section = from_hugging_face(section)
+        name, params = type_and_params("scheduler", section)
+        return cls(name, params, section.get("unit", STEPS), section.get(COOL_DOWN))
 
     @classmethod
     def load(cls, path: str | Path) -> SchedulerConfig:
@@ -187,11 +232,12 @@ class SchedulerConfig:
     def to_dict(self) -> Params:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
 
-        There is a key ``"unit"`` too where that is not ``"step"``.
+        There is a key ``"unit"`` too where that is not ``"step"``, and ``"cool_down"`` where there is one.
         """
         position = {} if self.last_batch_iteration == -1 else {POSITION: self.last_batch_iteration}
         unit = {} if self.unit == STEPS else {"unit": self.unit}
-        return {"type": self.type, "params": {**self.schedule.given_params(), **position}, **unit}
+        params = {**self.schedule.given_params(), **position}
+        return {"type": self.type, "params": params, **unit, **self.schedule.section_keys}
 
     def __repr__(self) -> str:
         return f"SchedulerConfig({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"
@@ -236,7 +282,7 @@ class SchedulerConfig:
             {'total_num_steps': 1000, 'warmup_num_steps': 100}
         """
         run = self._horizon(horizon, total_steps, steps_per_epoch)
-        with key_path(PARAMS):
+        with section_path():
             schedule = self.schedule.resolve(run, findings, leave_unknown=leave_unknown)
         resolved = self._with(schedule)
         if optimizer is None or not schedule.waiting("optimizer"):
@@ -278,7 +324,7 @@ class SchedulerConfig:
                 f" {self.unit}s of a finished step>) of the schedule that build() returns, or use LRSchedulerCallback",
             )
         run = self._horizon(horizon, total_steps, steps_per_epoch)
-        with key_path(PARAMS):
+        with section_path():
             schedule = self.schedule.resolve(run, findings).completed()
             own = SCHEDULERS.get(self.type)
             make = ScheduledLR if own is None else own.of
@@ -304,6 +350,29 @@ class SchedulerConfig:
 
 # jsonargparse takes the types of a dataclass's arguments from its annotations, and `params` is no field.
 SchedulerConfig.__annotations__["params"] = "Mapping[str, Any] | None"
+SchedulerConfig.__annotations__["cool_down"] = "Mapping[str, Any] | None"
+
+
+@contextmanager
+def section_path() -> Iterator[None]:
+    """Put the path in its section before the key of a ParameterError that is raised inside."""
+    try:
+        yield
+    except ParameterError as error:
+        raise error.under(SECTION if error.key.startswith(COOL_DOWN) else PARAMS) from None
+
+
+def _cool_down(given: object) -> CoolDown:
+    path = f"{SECTION}{COOL_DOWN}"
+    if not isinstance(given, Mapping):
+        raise ParameterTypeError(path, f"must be a mapping, got {short(given)}")
+    for key in given:
+        if key not in CoolDown.fields:
+            hint = did_you_mean({"from": "start"}.get(key, key), CoolDown.fields)
+            raise ParameterValueError(
+                f"{path}.{str(key)[:60]}", f": there is no such key{hint}; it takes {', '.join(CoolDown.fields)}"
+            )
+    return CoolDown.parse(given, f"{path}.")
 
 
 def _check_unit(unit: object, type_name: str) -> None:

@@ -18,6 +18,9 @@ Group = dict[str, Any]
 
 LR, MOMENTUM = "lr", "momentum"
 
+BETAS = {MOMENTUM: 0, "beta2": 1, "beta3": 2}
+"""Name -> its place among the betas, where an optimizer has them."""
+
 BUFFER_FOR_EACH_BETA = ("AggMo",)
 """Optimizers that name their buffers after the betas: for another value there is no buffer."""
 
@@ -25,20 +28,22 @@ BUFFER_FOR_EACH_BETA = ("AggMo",)
 def key_of(name: str, group: Group) -> str | None:
     """Return the key under which ``group`` keeps a hyperparameter; None: it has none.
 
-    The momentum of an optimizer with ``betas`` is the first of them; everything else has its own name.
+    The momentum of an optimizer with ``betas`` is the first of them, ``beta2`` the second; everything else has its own
+    name.
     """
-    key = "betas" if name == MOMENTUM and "betas" in group else name
+    key = "betas" if name in BETAS and "betas" in group else name
     return key if key in group else None
 
 
 def read(name: str, group: Group) -> Any:
     """Return what ``group`` holds as a hyperparameter, a number or a tensor; None where it has none."""
-    return _held(group, key_of(name, group))
+    return _held(name, group, key_of(name, group))
 
 
-def _held(group: Group, key: str | None) -> Any:
+def _held(name: str, group: Group, key: str | None) -> Any:
     if key == "betas":
-        return group["betas"][0] if isinstance(group["betas"], (tuple, list)) else None
+        betas, place = group["betas"], BETAS[name]
+        return betas[place] if isinstance(betas, (tuple, list)) and place < len(betas) else None
     return None if key is None else group[key]
 
 
@@ -49,14 +54,29 @@ def write(name: str, group: Group, value: float) -> None:
         return
     if isinstance(held, Tensor):
         _fill(held, value)
+    elif key == "betas":
+        _set_beta(group, BETAS[name], value)
     else:
-        group[key] = (value, *group["betas"][1:]) if key == "betas" else value
+        group[key] = value
+
+
+def _set_beta(group: Group, place: int, value: float) -> None:
+    betas = group["betas"]
+    group["betas"] = (*betas[:place], value, *betas[place + 1 :])
 
 
 def read_number(name: str, group: Group) -> float | None:
     """Return a hyperparameter as a number; None where the group has none, or something else."""
-    value = _held(group, key_of(name, group))
-    return float(value) if isinstance(value, (int, float, Tensor)) else None
+    value = read(name, group)
+    is_number = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    return float(value) if is_number and not isinstance(value, bool) else None
+
+
+def numbers_of(group: Group) -> dict[str, float]:
+    """Return the hyperparameters of a group that are numbers, by name."""
+    names = [key for key in group if not key.startswith("initial_")] + [name for name in BETAS if name not in group]
+    found = ((name, read_number(name, group)) for name in names if name not in ("params", "betas"))
+    return {name: value for name, value in found if value is not None}
 
 
 def has_momentum(optimizer: Optimizer) -> bool:
@@ -144,16 +164,16 @@ class Binding:
         alike: dict[Any, list[Group]] = {}
         for group, number in zip(self.groups, set_of_group, strict=True):
             key = key_of(name, group)
-            held = _held(group, key)
+            held = _held(name, group, key)
             if isinstance(held, Tensor):
                 self._filled.append((name, group, held, number))
                 self._writers.append((name, number, partial(_fill, held)))
             elif key is not None and held is not None:
-                others = tuple(group["betas"][1:]) if key == "betas" else ()  # a list, after a distributed checkpoint
+                # A list, after a distributed checkpoint.
+                others = tuple(group["betas"][1:]) if key == "betas" and name == MOMENTUM else ()
                 alike.setdefault((number, key, others), []).append(group)
         for (number, key, others), groups in alike.items():
-            write = _betas_writer(groups, others) if key == "betas" else _writer(groups, key)
-            self._writers.append((name, number, write))
+            self._writers.append((name, number, _writer_of(name, key, groups, others)))
 
     def write(self, values: Mapping[str, Value]) -> bool:
         """Set the hyperparameters of every group.
@@ -168,6 +188,20 @@ class Binding:
                 value = values[name]
                 write(float(value[number]) if isinstance(value, np.ndarray) else value)
         return not self._filled or all(read(name, group) is tensor for name, group, tensor, _ in self._filled)
+
+
+def _writer_of(name: str, key: str, groups: list[Group], others: tuple[Any, ...]) -> Callable[[float], None]:
+    if key != "betas":
+        return _writer(groups, key)
+    if name == MOMENTUM:
+        return _betas_writer(groups, others)
+    place = BETAS[name]
+
+    def write(value: float) -> None:
+        for group in groups:
+            _set_beta(group, place, value)
+
+    return write
 
 
 def _writer(groups: list[Group], key: str) -> Callable[[float], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from lightning_lrsched.optim.hyperparameters import (
     check_lrs,
     has_momentum,
     holds_lrs,
+    numbers_of,
+    read,
     read_lrs,
-    read_number,
     torch_optimizer,
     write,
 )
-from lightning_lrsched.schedules.errors import ParameterValueError, count
+from lightning_lrsched.schedules.errors import ParameterValueError, count, did_you_mean
 from lightning_lrsched.schedules.fields import Params
 from lightning_lrsched.schedules.length import STEPS, Unit
 from lightning_lrsched.schedules.schedule import Schedule, Values
@@ -113,6 +114,7 @@ class ScheduledLR(LRScheduler):
         groups = self.optimizer.param_groups
         check_lrs(self.optimizer)
         names = {LR, *self.schedule.own_names}
+        check_names(self.schedule, type(self.optimizer).__name__, map(numbers_of, groups))
         # The values of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         # A group that was removed is forgotten: it may come back with another lr.
         keys = [_identity(number, group) for number, group in enumerate(groups)]
@@ -121,10 +123,11 @@ class ScheduledLR(LRScheduler):
         for key, group in zip(keys, groups, strict=True):
             if key not in own:
                 self._check_new(group)
-                own[key] = group["params"][:1], self._own_values(group, names)
+                own[key] = group["params"][:1], self._own_values(group)
                 new.append((group, own[key][1]))
             of_groups.append(own[key][1])
-        values = self.schedule.values({name: [known[name] for known in of_groups] for name in names})
+        # A momentum that an optimizer lacks is not written.
+        values = self.schedule.values({name: [known.get(name, 0.0) for known in of_groups] for name in names})
         scales = [group[SCALE] for group in groups if SCALE in group]
         if scales:
             values = values.scaled(LR, [float(group.get(SCALE, 1.0)) for group in groups])
@@ -137,21 +140,14 @@ class ScheduledLR(LRScheduler):
         self._own, self._values, self._at, self._binding, self._written = own, values, values.at, binding, written
         self.base_lrs = [known[LR] for known in of_groups]
         for group, known in new:
-            for name in names:
-                held = group[name]
+            for name in names & known.keys():
+                held = read(name, group)
                 group.setdefault(f"initial_{name}", held.clone() if isinstance(held, Tensor) else known[name])
         return binding
 
-    def _own_values(self, group: Group, names: set[str]) -> dict[str, float]:
-        """Return a group's own values, also that of the momentum, which is put back when it is no longer scheduled."""
-        own: dict[str, float] = {}
-        for name in (*names, MOMENTUM):
-            value = read_number(name, group) if name == MOMENTUM else group.get(f"initial_{name}", group.get(name))
-            if value is not None:
-                own[name] = float(value)
-            elif name != MOMENTUM:
-                raise ValueError(f"{self.name}: {type(self.optimizer).__name__} has no {name} that it could schedule")
-        return own
+    def _own_values(self, group: Group) -> dict[str, float]:
+        """Return a group's own values, also of what is not scheduled: a loaded state may hold others."""
+        return {name: float(group.get(f"initial_{name}", held)) for name, held in numbers_of(group).items()}
 
     def _written_names(self, values: Values) -> list[str]:
         """Return the hyperparameters that are written."""
@@ -351,6 +347,7 @@ class ScheduledLR(LRScheduler):
             "last_batch_iteration": position - 1,  # DeepSpeed's key, so that its schedulers can load this state
             "in_charge": self.is_active,
             "sets_momentum": self.momentum_at(0) is not None,
+            "sets": list(self._written),
             "own_lrs": self._own_lrs(),
             "hyperparameters": self.schedule.params(),
         }
@@ -383,12 +380,14 @@ class ScheduledLR(LRScheduler):
                 stacklevel=2,
             )
         self._clock.position_set()
-        if state_dict.get("sets_momentum") and self.momentum_at(0) is None:
-            # The loaded optimizer state holds a momentum from the middle of a cycle that is no longer wanted.
+        # The loaded optimizer state holds values from the middle of a course that is no longer wanted. Earlier versions
+        # saved only whether there was a momentum.
+        were_set = state_dict.get("sets") or [MOMENTUM] * bool(state_dict.get("sets_momentum"))
+        for name in set(were_set) - set(self._written):
             for number, group in enumerate(self.optimizer.param_groups):
-                own = self._own[_identity(number, group)][1].get(MOMENTUM)
+                own = self._own[_identity(number, group)][1].get(name)
                 if own is not None:
-                    write(MOMENTUM, group, own)
+                    write(name, group, own)
         # Loaded inside SequentialLR or ChainedScheduler, it must not overwrite the lr of the one whose turn it was.
         if state_dict.get("in_charge", True):
             self.set_position(position)
@@ -410,6 +409,25 @@ class ScheduledLR(LRScheduler):
         self._clock = Clock(self, watch=watching)
         if following:
             self._follow(self._amount)
+
+
+def check_names(schedule: Schedule, optimizer: str, groups: Iterable[Mapping[str, float]]) -> None:
+    """Raise ValueError where a schedule sets a hyperparameter that a param group does not have.
+
+    Args:
+        schedule: the schedule.
+        optimizer: name of the optimizer.
+        groups: the numbers in each of its param groups.
+    """
+    for number, numbers in enumerate(groups):
+        for name in schedule.names:
+            # An lr is checked before; a momentum that an optimizer lacks is left out with a warning.
+            if name not in numbers and name not in (LR, MOMENTUM):
+                allowed = [each for each in numbers if each not in (LR, SCALE)]
+                raise ValueError(
+                    f"{schedule.type}: {optimizer} has no {name}{did_you_mean(name, allowed)}; the numbers in its"
+                    f" param_groups[{number}] are {', '.join(numbers)}"
+                )
 
 
 def _identity(number: int, group: Group) -> int:

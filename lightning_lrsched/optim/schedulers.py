@@ -275,6 +275,7 @@ class PhasedLR(PublicScheduler):
         phases: Sequence[Mapping[str, Any]],
         start_lr: Lr | dict[str, float] = Phases.start_lr,
         start_momentum: Lr | None = Phases.start_momentum,
+        total_num_steps: int | None = Phases.total_num_steps,
         last_batch_iteration: int = -1,
     ) -> None:
         self._begin(optimizer, locals())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 
@@ -60,18 +61,42 @@ def cosine_decay(step: int, warmup_steps: int, total_steps: int) -> float:
     return (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2.0
 
 
-Shape = Literal["linear", "cosine", "1-sqrt", "exponential"]
+Shape = Literal["linear", "cosine", "1-sqrt", "exponential", "rex"]
 """How a value goes to another one."""
 
-FALLS: dict[str, Callable[[float], float]] = {
+AnyShape = Literal[Shape, "polynomial", "1-power", "inverse_sqrt", "power_law"]
+"""The same, with those that have arguments."""
+
+FALLS: dict[str, Callable[..., float]] = {
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2.0,
     "1-sqrt": lambda progress: 1.0 - math.sqrt(progress),
     "exponential": lambda progress: 2.0 * 0.5**progress - 1.0,
+    "rex": lambda progress: (1.0 - progress) / (1.0 - progress / 2.0),
+    "polynomial": lambda progress, power: (1.0 - progress) ** power,
+    "1-power": lambda progress, power: 1.0 - progress**power,
 }
 """Name of a shape -> fraction as a function of the progress in [0, 1]: 1 at its start, 0 at its end."""
 
+TAILS: dict[str, Callable[..., float]] = {
+    "inverse_sqrt": lambda steps, timescale: (1.0 + steps / timescale) ** -0.5,
+    "power_law": lambda steps, power, timescale: (1.0 + steps / timescale) ** -power,
+    "exponential": lambda steps, gamma: gamma**steps,
+}
+"""Name of a shape -> fraction as a function of the steps since its start: 1 there, and never 0."""
 
-def fall(position: int, num_steps: int, shape: str) -> float:
-    """Fraction: 1 at position 0, 0 from ``num_steps`` on; no steps: 0."""
-    return 0.0 if position >= num_steps else FALLS[shape](position / num_steps)
+NEEDS: dict[str, tuple[str, ...]] = {
+    "polynomial": ("power",),
+    "1-power": ("power",),
+    "inverse_sqrt": ("timescale",),
+    "power_law": ("power", "timescale"),
+}
+"""Name of a shape -> the arguments that it needs. "exponential" may have a gamma, and is then a tail."""
+
+
+def falling(num_steps: float, shape: str, **arguments: float) -> Callable[[float], float]:
+    """Return the fraction as a function of the steps since its start; if it is no tail, 0 from ``num_steps`` on."""
+    if shape in TAILS and arguments:
+        return partial(TAILS[shape], **arguments)
+    of_progress = partial(FALLS[shape], **arguments)
+    return lambda steps: 0.0 if steps >= num_steps else of_progress(steps / num_steps)

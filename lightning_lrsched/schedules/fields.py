@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -34,7 +34,7 @@ from lightning_lrsched.schedules.errors import (
     switch,
     to_number,
 )
-from lightning_lrsched.schedules.length import Epochs, Fraction, parse_length
+from lightning_lrsched.schedules.length import Epochs, Fraction, is_word, parse_length
 
 # Words: values that become numbers later ------------------------------------------------------------------------------
 
@@ -44,6 +44,9 @@ Params = dict[str, Any]
 AUTO = "auto"
 FROM_RANGE_TEST = "lr_range_test"
 """The word for a learning rate that an LR range test at the start of the fit finds."""
+
+REST = "rest"
+"""The word for the length, or the number of repeats, that fills the run."""
 
 RATIO = "ratio"
 """The key of a value that is a multiple of each param group's own: ``{"ratio": 0.1}``."""
@@ -195,10 +198,16 @@ class Count:
 
     at_least: int = 0
     optional: bool = False
+    rest: bool = False
 
-    def parse(self, key: str, value: object) -> int | None:
+    def parse(self, key: str, value: object) -> int | str | None:
         """Return ``value`` as an int, or raise ParameterError."""
-        return None if value is None and self.optional else count(key, _spelled(key, value), at_least=self.at_least)
+        if value is None and self.optional:
+            return None
+        if self.rest and is_word(value, REST):
+            return REST
+        or_else = _or_rest(value) if self.rest else ""
+        return count(key, _spelled(key, value), at_least=self.at_least, or_else=or_else)
 
 
 @dataclass(frozen=True)
@@ -210,20 +219,31 @@ class Steps:
         auto: the fraction of the run that ``"auto"`` means; None: the word is not allowed.
         follows: whether the length begins where that of the field before it ends.
         optional: whether None is a value.
+        rest: whether it may be ``"rest"``: what the other lengths leave.
+        aside: whether the length is no part of the schedule's course.
     """
 
     at_least: int = 0
     auto: float | None = None
     follows: bool = False
     optional: bool = False
+    rest: bool = False
+    aside: bool = False
 
-    def parse(self, key: str, value: object) -> int | Fraction | Epochs | None:
+    def parse(self, key: str, value: object) -> int | str | Fraction | Epochs | None:
         """Return ``value`` as an int or a length that the run decides, or raise ParameterError."""
         if value is None and self.optional:
             return None
+        if self.rest and is_word(value, REST):
+            return REST
         if self.auto is None:
             _spelled(key, value)
-        return parse_length(key, value, at_least=self.at_least, auto=self.auto)
+        or_else = _or_rest(value) if self.rest else ""
+        return parse_length(key, value, at_least=self.at_least, auto=self.auto, or_else=or_else)
+
+
+def _or_rest(value: object) -> str:
+    return f', or "{REST}"{did_you_mean(value, [REST]) if isinstance(value, str) else ""}'
 
 
 @dataclass(frozen=True)
@@ -246,11 +266,16 @@ class Choice:
         return choice(key, value, self.allowed)
 
 
+GROUP_KEYS = {"phases", "repeat"}
+"""An entry with one of these keys is a group of entries."""
+
+
 @dataclass(frozen=True)
 class ListOf:
-    """A list of mappings, each with the fields of ``entry``."""
+    """A list of mappings, each with the fields of ``entry``, or of ``group``: several entries."""
 
     entry: type[Fields]
+    group: type[Fields] | None = None
 
     def parse(self, key: str, value: object) -> tuple[Fields, ...]:
         """Return a tuple with an ``entry`` for each mapping, or raise ParameterError."""
@@ -265,12 +290,43 @@ class ListOf:
     def _entry(self, path: str, value: object) -> Fields:
         if not isinstance(value, Mapping):
             raise ParameterTypeError(path, f"must be a mapping, got {short(value)}")
-        known = self.entry.fields
+        kind = self.group if self.group is not None and GROUP_KEYS & set(value) else self.entry
+        known, others = list(kind.named_fields()), kind.others_rule()
         for key in value:
-            if key not in known:
-                problem = f"a {self.entry.__name__.lower()} has no such key{did_you_mean(key, known)}"
+            if key not in known and (others is None or others.nearest(key, known)):
+                problem = f"a {kind.__name__.lower()} has no such key{did_you_mean(key, known)}"
                 raise ParameterValueError(f"{path}.{str(key)[:60]}", f": {problem}; it takes {', '.join(known)}")
-        return self.entry.parse(value, f"{path}.")
+        return kind.parse(value, f"{path}.")
+
+
+Named = tuple[str, Any]
+"""A name that no field declares, and its value."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """All keys that are no field: hyperparameters that any optimizer may have, each a number.
+
+    Args:
+        known: name -> rule, of the usual ones.
+    """
+
+    known: Mapping[str, Number]
+
+    def rule(self, name: str) -> Number:
+        """Return which values a hyperparameter takes; of an optimizer's own ones, any number."""
+        return self.known.get(name) or Number(ratio=True, optional=True, per_group=True, of=name)
+
+    def parse(self, key: str, value: object) -> tuple[Named, ...]:
+        """Return name and value of each, or raise ParameterError; ``key`` is the path that leads to them."""
+        assert isinstance(value, Mapping)
+        return tuple((name, self.rule(name).parse(f"{key}{name}", one)) for name, one in value.items())
+
+    def nearest(self, name: object, fields: Iterable[str]) -> str:
+        """Return a hint where ``name`` is a misspelling, or no name; empty where it may be a hyperparameter."""
+        if name in self.known:
+            return ""
+        return did_you_mean(name, [*fields, *self.known]) or ("" if str(name).isidentifier() else " (no name)")
 
 
 @dataclass(frozen=True)
@@ -297,7 +353,7 @@ class AnyValue:
         return _spelled(key, value) if listed is None else tuple(_spelled(key, item) for item in listed)
 
 
-Rule = Number | Count | Steps | Switch | Choice | ListOf | Several | AnyValue
+Rule = Number | Count | Steps | Switch | Choice | ListOf | Several | Others | AnyValue
 
 
 def _listed(value: object) -> list[object] | None:
@@ -383,6 +439,20 @@ class Fields:
     given: ClassVar[frozenset[str]] = frozenset()
     """The fields that the user gave; the others have their defaults. An instance has its own."""
 
+    others_of: ClassVar[str] = ""
+    """The field that takes all keys that are no field, or an empty text."""
+
+    @classmethod
+    def others_rule(cls) -> Others | None:
+        """Return the rule for keys that are no field; None: there are no such keys."""
+        rule = cls.fields[cls.others_of].rule if cls.others_of else None
+        return rule if isinstance(rule, Others) else None
+
+    @classmethod
+    def named_fields(cls) -> Mapping[str, Field]:
+        """Return the fields that have a key of their own."""
+        return {name: field for name, field in cls.fields.items() if name != cls.others_of}
+
     @classmethod
     def parse(cls: type[Self], given: Mapping[str, object], path: str = "") -> Self:
         """Return the values that ``given`` means, each parsed once; keys that are no field are ignored.
@@ -391,9 +461,11 @@ class Fields:
             TypeError: if a value has the wrong type.
             ValueError: if a value is missing or out of range; the error begins with ``path`` and the key.
         """
-        values = {}
+        values: dict[str, object] = {}
         for name, known in cls.fields.items():
-            if name in given:
+            if isinstance(known.rule, Others):
+                values[name] = known.rule.parse(path, {k: v for k, v in given.items() if k not in cls.fields})
+            elif name in given:
                 values[name] = known.rule.parse(f"{path}{name}", given[name])
             elif known.default is REQUIRED:
                 raise ParameterValueError(f"{path}{name}", "is missing")
@@ -416,6 +488,8 @@ class Fields:
             elif isinstance(field.rule, Several):
                 item = Field(name, field.rule.rule)
                 found += [(f"{path}{name}[{index}]", item, entry) for index, entry in enumerate(value)]
+            elif isinstance(field.rule, Others):
+                found += [(f"{path}{key}", Field(key, field.rule.rule(key)), one) for key, one in value]
             else:
                 found.append((f"{path}{name}", field, value))
         if not path:
@@ -433,15 +507,23 @@ class Fields:
                 changed[name] = tuple(entry.with_leaves(values, f"{where}[{i}].") for i, entry in enumerate(value))
             elif isinstance(field.rule, Several):
                 changed[name] = tuple(values.get(f"{where}[{i}]", entry) for i, entry in enumerate(value))
+            elif isinstance(field.rule, Others):
+                changed[name] = tuple((key, values.get(f"{path}{key}", one)) for key, one in value)
             else:
                 changed[name] = values.get(where, value)
         copied = replace(self, **changed)  # type: ignore[type-var]  # the subclasses are dataclasses
         object.__setattr__(copied, "given", self.given)
         return copied
 
+    def with_auto(self: Self, name: str) -> Self:
+        """Return the same as if the user had given ``"auto"`` for a field."""
+        made = self.with_leaves({name: self.fields[name].rule.parse(name, AUTO)})
+        object.__setattr__(made, "given", self.given | {name})
+        return made
+
     def params(self) -> Params:
         """Return the values by name, as they stand in a configuration."""
-        return {name: written(getattr(self, name)) for name in self.fields}
+        return {name: written(getattr(self, name)) for name in self.named_fields()} | self._others()
 
     def given_params(self) -> Params:
         """Return the values that the user gave, by name, as they stand in a configuration."""
@@ -450,7 +532,11 @@ class Fields:
             value = getattr(self, name)
             listed = isinstance(self.fields[name].rule, ListOf)
             params[name] = [entry.given_params() for entry in value] if listed else written(value)
-        return params
+        return params | self._others()
+
+    def _others(self) -> Params:
+        """Return the values that no field declares, by name."""
+        return {key: written(one) for key, one in (getattr(self, self.others_of) if self.others_of else ())}
 
 
 def with_keys(known: Mapping[str, Field]) -> Iterator[tuple[str, Field]]:
@@ -458,7 +544,9 @@ def with_keys(known: Mapping[str, Field]) -> Iterator[tuple[str, Field]]:
     for name, field in known.items():
         yield name, field
         if isinstance(field.rule, ListOf):
-            yield from ((f"{name}[].{key}", inner) for key, inner in field.rule.entry.fields.items())
+            for entry in filter(None, (field.rule.entry, field.rule.group)):
+                shown = {key: "<name>" if key == entry.others_of else key for key in entry.fields}
+                yield from ((f"{name}[].{shown[key]}", inner) for key, inner in entry.fields.items())
 
 
 Declared = TypeVar("Declared", bound=type[Fields])
@@ -482,6 +570,7 @@ def declared(cls: Declared) -> Declared:
         )
         for f in fields(made)
     }
+    made.others_of = next((name for name, field in made.fields.items() if isinstance(field.rule, Others)), "")
     return made  # type: ignore[no-any-return]
 
 

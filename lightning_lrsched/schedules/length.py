@@ -23,6 +23,7 @@ Unit = Literal["step", "sample", "token"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 STEPS: Unit = UNITS[0]
 
+CEIL = re.compile(r" *ceil\((.*)\) *", re.IGNORECASE)
 EPOCHS = re.compile(r" *(\d+\.?\d*|\.\d+) *(ep|epochs?) *", re.IGNORECASE | re.ASCII)
 
 NOT_KNOWN = (
@@ -85,7 +86,8 @@ class Horizon:
             return length.number * self.per_epoch
         if self.total is None:
             raise ValueError(f"needs to know how long the run is, but {self.why_no_total}")
-        return length.fraction * self.total
+        steps = length.fraction * self.total
+        return math.ceil(steps) if length.up else steps
 
     def in_unit(self, unit: str) -> Horizon:
         """Return the same for a schedule that counts ``unit``: its reasons then speak of that."""
@@ -101,10 +103,14 @@ class Horizon:
 
 @dataclass(frozen=True)
 class Fraction:
-    """A fraction of the whole run, in (0, 1]; ``written`` is what the user wrote: 0.1, ``"10%"``, ``"auto"``."""
+    """A fraction of the whole run, in (0, 1]; ``written`` is what the user wrote: 0.1, ``"10%"``, ``"auto"``.
+
+    ``up``: whether it is rounded up (``"ceil(0.1)"``).
+    """
 
     fraction: float
     written: object = field(compare=False)
+    up: bool = field(default=False, repr=False)
 
     waits_for = "run"
 
@@ -119,14 +125,18 @@ class Epochs:
     waits_for = "run"
 
 
-def parse_length(key: str, value: object, *, at_least: int = 0, auto: float | None = None) -> int | Fraction | Epochs:
+def parse_length(
+    key: str, value: object, *, at_least: int = 0, auto: float | None = None, or_else: str = ""
+) -> int | Fraction | Epochs:
     """Return the length that ``value`` means.
 
     Args:
         key: name of the parameter, for messages.
-        value: a whole number, a fraction of the run (0.1, ``"10%"``), epochs (``"2ep"``) or ``"auto"``; also as text.
+        value: a whole number, a fraction of the run (0.1, ``"10%"``, or ``"ceil(0.1)"``, which is rounded up), epochs
+            (``"2ep"``) or ``"auto"``; also as text.
         at_least: the smallest number.
         auto: the fraction of the run that ``"auto"`` means; None: the word is not allowed.
+        or_else: what else is allowed, for messages.
 
     Raises:
         TypeError: if ``value`` has the wrong type.
@@ -143,6 +153,10 @@ def parse_length(key: str, value: object, *, at_least: int = 0, auto: float | No
         epochs = EPOCHS.fullmatch(value[:MAX_TEXT])
         if epochs and math.isfinite(float(epochs[1])):
             return Epochs(float(epochs[1]), written)
+        ceil = CEIL.fullmatch(value[:MAX_TEXT])
+        share = to_number(ceil[1]) if ceil else None
+        if share is not None and 0 < share < 1:
+            return Fraction(share, written, up=True)
         percent = to_number(text[:-1]) if text.endswith("%") else None
         if percent is not None:
             if not 0 < percent <= 100:
@@ -155,7 +169,7 @@ def parse_length(key: str, value: object, *, at_least: int = 0, auto: float | No
     if isinstance(value, float) and value == 1.0:
         raise ParameterValueError(key, 'must not be 1.0: write 1 for one step, or "100%" for the whole run')
     hint = "" if auto is None else did_you_mean(short(value), ["auto"])
-    return count(key, value, at_least=at_least, or_else=f"{_or_else(auto)}{hint}")
+    return count(key, value, at_least=at_least, or_else=f"{_or_else(auto)}{or_else}{hint}")
 
 
 def _or_else(auto: float | None) -> str:

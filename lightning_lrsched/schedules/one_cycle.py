@@ -101,6 +101,11 @@ class Cycle(Schedule):
         return keys, sum(getattr(self, key) for key in keys)
 
     @property
+    def highest_at(self) -> list[int]:
+        """The end of the first half."""
+        return [self.cycle_first_step_size]
+
+    @property
     def ends_low(self) -> bool:
         """Whether no decay follows the cycle."""
         return not (self.decay_step_size and self.decay_lr_rate)

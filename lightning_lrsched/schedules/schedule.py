@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, ClassVar, TypeVar
@@ -18,6 +19,7 @@ from lightning_lrsched.schedules.fields import (
     Number,
     OfOther,
     Own,
+    Params,
     Steps,
     Word,
 )
@@ -30,6 +32,26 @@ Formulas do with an array what they do with a number, and are written for number
 
 Curve = Callable[[int], dict[str, Value]]
 """position -> value by name of the hyperparameter (``"lr"``, ``"momentum"``, ...)."""
+
+HYPERPARAMETERS = {
+    name: Number(at_least=low, below=high, ratio=True, optional=True, per_group=True, of=name)
+    for name, low, high in (
+        ("weight_decay", 0.0, math.inf),
+        ("beta2", 0.0, 1.0),
+        ("beta3", 0.0, 1.0),
+        ("eps", 0.0, math.inf),
+        ("dampening", -math.inf, math.inf),
+        ("alpha", 0.0, math.inf),
+        ("rho", 0.0, 1.0),
+        ("lambd", 0.0, math.inf),
+        ("lr_decay", 0.0, math.inf),
+        ("momentum_decay", 0.0, math.inf),
+        ("beta2_decay", -math.inf, math.inf),
+    )
+}
+"""Which values the numbers in the param groups of torch's optimizers take; beta2 is the second of the betas.
+
+An optimizer may have others; those take any number."""
 
 Own_ = Mapping[str, Sequence[float]]
 """Name of a hyperparameter -> each param group's own value; ``"lr"`` is always there."""
@@ -89,9 +111,24 @@ class Schedule(Fields):
         ]
 
     @property
+    def section_keys(self) -> Params:
+        """What the user gave beside type and params of the schedule."""
+        return {}
+
+    @property
     def sets_momentum(self) -> bool:
         """Whether the momentum is scheduled too."""
         return False
+
+    @property
+    def names(self) -> list[str]:
+        """The hyperparameters that are scheduled."""
+        return ["lr", "momentum"] if self.sets_momentum else ["lr"]
+
+    @property
+    def highest_at(self) -> Sequence[int] | None:
+        """Positions at which the lr may be highest, or None where its highest value is not known beforehand."""
+        return None if self.length is None else range(self.length[1] + 1)
 
     @property
     def own_names(self) -> set[str]:
@@ -148,9 +185,10 @@ class Schedule(Fields):
         end = 0.0  # of the length before, unrounded: lengths that follow each other are rounded at their ends
         for path, field, value in self.leaves():
             if isinstance(field.rule, Steps):
-                begin = end = end if field.rule.follows else 0.0
+                begin = until = end if field.rule.follows else 0.0
                 if isinstance(value, (Fraction, Epochs)) and not (leave_unknown and not horizon.knows(value)):
-                    numbers[path], end = rounded(horizon, value, begin, key=path)
+                    numbers[path], until = rounded(horizon, value, begin, key=path)
+                end = end if field.rule.aside else until
             elif isinstance(value, FromRangeTest):
                 if findings is not None:
                     found = findings[value.finding]
@@ -271,6 +309,23 @@ class Values:
             found[name] = [of_sets[number] for number in self.set_of_group]
         return found
 
+    def joined(self, other: Values) -> Values:
+        """Return the values of both, for the same param groups."""
+        pairs = list(zip(self.set_of_group, other.set_of_group, strict=True))
+        distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        ways = [
+            (values.at, np.array(sets)) for values, sets in zip((self, other), zip(*distinct, strict=True), strict=True)
+        ]
+
+        def at(position: int) -> dict[str, Value]:
+            return {
+                name: value[sets] if isinstance(value, np.ndarray) else value
+                for values_at, sets in ways
+                for name, value in values_at(position).items()
+            }
+
+        return Values(at, len(distinct), [distinct[pair] for pair in pairs])
+
     def scaled(self, name: str, scales: Sequence[float]) -> Values:
         """Return the values with those of one hyperparameter multiplied by a number for each param group."""
         if set(scales) <= {1.0}:
@@ -287,6 +342,12 @@ class Values:
             return of_sets
 
         return Values(at, len(distinct), [distinct[pair] for pair in pairs])
+
+
+def without_zeros(values: Mapping[str, Value], own: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the values, but no weight decay for param groups that have none (biases, norms)."""
+    decay = {name: value * (own[name] > 0.0) for name, value in values.items() if name == "weight_decay"}
+    return {**values, **decay}
 
 
 def count_groups(number: int) -> str:

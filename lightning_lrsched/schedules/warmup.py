@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
-from lightning_lrsched.schedules.curves import Shape, cosine_decay, fall, linear_decay, warmup
+from lightning_lrsched.schedules.curves import Shape, cosine_decay, falling, linear_decay, warmup
 from lightning_lrsched.schedules.fields import OWN_LR, ZERO, Number, Steps, declared
 from lightning_lrsched.schedules.schedule import Curve, Schedule, Value
 
@@ -30,7 +30,19 @@ def effective_steps(warmup_num_steps: int) -> int:
     return max(2, warmup_num_steps) if warmup_num_steps else 0
 
 
-class _ToMaxLr(Schedule):
+class _WarmsUp(Schedule):
+    """What the schedules that begin with a warmup have in common."""
+
+    warmup_num_steps: int
+
+    @property
+    def highest_at(self) -> list[int]:
+        """The end of the warmup; a linear one ends a step later."""
+        rise = effective_steps(self.warmup_num_steps)
+        return [rise, rise + 1]
+
+
+class _ToMaxLr(_WarmsUp):
     """What the schedules that rise to ``warmup_max_lr`` have in common."""
 
     low_and_high: ClassVar[tuple[tuple[str, str], ...]] = (("warmup_min_lr", "warmup_max_lr"),)
@@ -50,11 +62,10 @@ class _ToMaxLr(Schedule):
         return remarks
 
 
-class _EndsAtTotal(Schedule):
+class _EndsAtTotal(_WarmsUp):
     """What the schedules that warm up and end low at ``total_num_steps`` have in common."""
 
     total_num_steps: int
-    warmup_num_steps: int
 
     def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
         """Return also a sentence about a warmup that is too long."""
@@ -249,7 +260,7 @@ class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
         warmup_num_steps: length of the warmup [optimizer steps]; 0: no warmup.
         warmup_type: ``"log"`` or ``"linear"``.
         decay_num_steps: length of the decay [optimizer steps]; 0: no decay; None: a fifth of ``total_num_steps``.
-        decay_type: ``"linear"``, ``"cosine"``, ``"1-sqrt"`` or ``"exponential"``.
+        decay_type: ``"linear"``, ``"cosine"``, ``"1-sqrt"``, ``"exponential"`` or ``"rex"``.
         decay_min_lr: lr at the end, and after it; one float, or one per param group.
 
     Source:
@@ -309,12 +320,13 @@ class WarmupStableDecay(_EndsAtTotal, _ToMaxLr):
         n, shape = effective_steps(self.warmup_num_steps), self.warmup_type
         total, decay, decay_shape = self.total_num_steps, self.decay_num_steps or 0, self.decay_type
         start = max(total - decay, n)
+        fraction = falling(total - start, decay_shape)
 
         def values(s: int) -> dict[str, Value]:
             if s < start or not decay:
                 low, f = min_lr, warmup(s, n, shape)
             else:
-                low, f = end_lr, fall(s - start, total - start, decay_shape)
+                low, f = end_lr, fraction(s - start)
             return {"lr": low * (1.0 - f) + max_lr * f}
 
         return values

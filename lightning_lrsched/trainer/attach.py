@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,10 @@ class Written:
             sections = Sections.find(content)
             rest = content if set(content) - {"type", "params", "unit"} else {}
             return cls(SchedulerConfig.of_section(sections), sections.optimizer, rest)
+
+    def beside(self, hyperparameters: Mapping[str, Any] | None) -> Written:
+        """Return the same with hyperparameters beside the schedule."""
+        return self if hyperparameters is None else replace(self, config=self.config.beside(hyperparameters))
 
 
 class Idle(LRScheduler):

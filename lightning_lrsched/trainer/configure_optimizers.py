@@ -10,7 +10,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import Sections, type_and_params
-from lightning_lrsched.config.optimizers import build_optimizer
+from lightning_lrsched.config.optimizers import build_optimizer, group_lines
 from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.schedules.errors import ParameterValueError
@@ -35,6 +35,7 @@ def configure_optimizers(
     *,
     params: Iterable[Any] | None = None,
     trainer: Any = None,
+    hyperparameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a LightningModule's ``configure_optimizers`` returns, from a DeepSpeed-style configuration.
 
@@ -51,10 +52,15 @@ def configure_optimizers(
     Args:
         module_or_optimizer: an optimizer, or a module: then ``config`` must hold an ``optimizer`` section too.
         config: a dictionary, or the path of a JSON or YAML file, with a ``scheduler`` section (or only such a section).
-            With an ``optimizer`` section but no scheduler, the optimizer alone is returned, as in DeepSpeed.
+            With an ``optimizer`` section but no scheduler, the optimizer alone is returned, as in DeepSpeed. In the
+            ``optimizer`` section, ``groups`` sorts the trainable parameters into param groups by patterns over their
+            names (``[{"match": "*.bias", "weight_decay": 0.0}, {"match": "backbone.*", "lr_ratio": 0.1}]``; the first
+            match counts), and ``layer_decay`` is the factor from the lr of a block to that of the block below it.
         params: parameters or param groups for the optimizer; None: what the module's ``param_groups()`` returns where
             it has such a method, else all its trainable parameters.
         trainer: the Trainer, for values such as ``"auto"``; None: the module's own.
+        hyperparameters: other numbers in the optimizer's param groups that go beside the schedule, such as
+            ``{"weight_decay": {"follows": "lr"}}``; the same as the key ``hyperparameters`` in the schedule's params.
 
     Returns:
         ``{"optimizer": ..., "lr_scheduler": {"scheduler": ..., "interval": "step", "frequency": 1}}``
@@ -79,25 +85,23 @@ def configure_optimizers(
     """
     content = config if isinstance(config, SchedulerConfig) else read_content(config)
     with in_file(config):
-        return _configure(module_or_optimizer, content, params, trainer)
+        return _configure(module_or_optimizer, content, params, trainer, hyperparameters)
 
 
-def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer: Any) -> dict[str, Any]:
+def _configure(
+    target: Any, content: Any, params: Iterable[Any] | None, trainer: Any, hyperparameters: Mapping[str, Any] | None
+) -> dict[str, Any]:
     if not isinstance(target, (Module, Optimizer)):
         raise TypeError(f"expected a module or an optimizer, got {type(target).__name__}")
     sections = Sections() if isinstance(content, SchedulerConfig) else Sections.find(content)
     schedule = None
     if isinstance(content, SchedulerConfig) or sections.scheduler is not None or sections.optimizer is None:
-        schedule = SchedulerConfig.of(content)
-        if schedule.unit != STEPS:
-            raise ParameterValueError(
-                "scheduler.unit",
-                f'="{schedule.unit}" needs LRSchedulerCallback, which sees the batches; configure_optimizers knows the'
-                " optimizer's steps only",
-            )
+        schedule = _schedule(content, hyperparameters)
+    elif hyperparameters is not None:
+        raise ValueError("hyperparameters: they go beside a schedule; add a 'scheduler' section")
     trainer = getattr(target, "_trainer", None) if trainer is None else trainer
     report = RunReport.join(trainer)
-    optimizer = _optimizer(target, sections, params, trainer, report)
+    optimizer = _optimizer(target, sections, params, trainer, report, scheduled=schedule is not None)
     if schedule is None:
         release(optimizer)
         return {"optimizer": optimizer}
@@ -121,8 +125,25 @@ def _configure(target: Any, content: Any, params: Iterable[Any] | None, trainer:
     return {"optimizer": optimizer, "lr_scheduler": entry}
 
 
+def _schedule(content: Any, hyperparameters: Mapping[str, Any] | None) -> SchedulerConfig:
+    schedule = SchedulerConfig.of(content)
+    if schedule.unit != STEPS:
+        raise ParameterValueError(
+            "scheduler.unit",
+            f'="{schedule.unit}" needs LRSchedulerCallback, which sees the batches; configure_optimizers knows the'
+            " optimizer's steps only",
+        )
+    return schedule if hyperparameters is None else schedule.beside(hyperparameters)
+
+
 def _optimizer(
-    target: Any, sections: Sections, params: Iterable[Any] | None, trainer: Any, report: RunReport | None
+    target: Any,
+    sections: Sections,
+    params: Iterable[Any] | None,
+    trainer: Any,
+    report: RunReport | None,
+    *,
+    scheduled: bool,
 ) -> Optimizer:
     if isinstance(target, Optimizer):
         if params is not None:
@@ -130,7 +151,9 @@ def _optimizer(
         return target
     if sections.optimizer is None:
         raise ValueError("no 'optimizer' section in the configuration: add one, or pass an optimizer, not a module")
-    optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix)
+    optimizer = build_optimizer(target, sections.optimizer, params, sections.prefix, scheduled=scheduled)
+    if report is not None and {"groups", "layer_decay"} & set(sections.optimizer):
+        log(trainer, f"Param groups of {name_of(optimizer)}:\n  " + "\n  ".join(group_lines(optimizer)))
     _, written = type_and_params("optimizer", sections.optimizer)
     auto = {key: value for key, value in written.items() if is_word(value, "auto")}
     if auto and report is not None:

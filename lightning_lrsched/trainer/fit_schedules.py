@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
@@ -63,6 +64,7 @@ class Order:
         tokens: what a sample or a batch counts.
         take_over: whether schedulers of the module give way.
         log: whether loggers show what is found.
+        hyperparameters: what goes beside 1Cycle where no schedule is given; it is in ``written`` where one is.
     """
 
     owner: str
@@ -73,6 +75,7 @@ class Order:
     tokens: Tokens | None
     take_over: bool
     log: bool
+    hyperparameters: Mapping[str, Any] | None = None
 
     @property
     def configs(self) -> list[SchedulerConfig]:
@@ -139,7 +142,10 @@ class FitSchedules:
                 f"scheduler lists {len(written)} schedules, but the module has {len(optimizers)} optimizers"
             )
         if written is None:
-            return [(index, Written(schedule_from_range_test(optimizers[index]))) for index in indices]
+            return [
+                (index, Written(schedule_from_range_test(optimizers[index])).beside(self._order.hyperparameters))
+                for index in indices
+            ]
         return [(index, each) for index, each in zip(indices, written, strict=True) if each is not None]
 
     def _attach(self, trainer: TrainerLike, index: int, written: Written) -> None:

@@ -109,8 +109,8 @@ class CurveLogger:
 
     For TensorBoard, whose writer thread takes turns with the training at every single value, points are collected and
     handed over together, one event for all values of a step: all in order, each with the time when it happened. Its
-    page of custom scalars has a chart with all lr, and one with all momentum. To other loggers each point goes at once.
-    A logger that raises is left out from then on, with one warning.
+    page of custom scalars has a chart with all lr, and one for each other hyperparameter. To other loggers each point
+    goes at once. A logger that raises is left out from then on, with one warning.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class CurveLogger:
             self._guard.send(logger, lambda to: _write_events(trainer, to, points))
             if not any(logger is other for other in self._laid_out):
                 self._laid_out.append(logger)
-                self._guard.send(logger, lambda to: _write_layout(to, momentum=_has_momentum(trainer)))
+                self._guard.send(logger, lambda to: _write_layout(to, _names_logged(trainer)))
 
 
 def _is_plain_tensorboard(logger: Logger) -> TypeGuard[TensorBoardLogger]:
@@ -170,7 +170,7 @@ def _write_events(trainer: TrainerLike, logger: TensorBoardLogger, points: list[
         writer.add_summary(Summary(value=scalars), point.at, point.wall_time)
 
 
-def _write_layout(logger: TensorBoardLogger, *, momentum: bool) -> None:
+def _write_layout(logger: TensorBoardLogger, names: list[str]) -> None:
     """Group the curves on the page of custom scalars, by patterns that also match groups and optimizers added later."""
     board = logger.experiment
     board.flush()
@@ -178,10 +178,12 @@ def _write_layout(logger: TensorBoardLogger, *, momentum: bool) -> None:
     if any(_has_layout(path) for path in Path(logger.log_dir).glob("events.out.tfevents.*")):
         return
     lr = f"{re.escape(_prefix(logger))}lr-.+"
-    others = "".join(f"(?<!-{name})" for name in ("momentum", "weight_decay", *(f"{unit}s" for unit in UNITS)))
+    others = "".join(
+        f"(?<!-{name})" for name in dict.fromkeys(("momentum", "weight_decay", *names, *(f"{u}s" for u in UNITS)))
+    )
     charts = {"lr": ["Multiline", [rf"{lr}{others}$"]]}
-    if momentum:
-        charts["momentum"] = ["Multiline", [rf"{lr}-momentum$"]]
+    for name in names:
+        charts[name] = ["Multiline", [rf"{lr}-{re.escape(name)}$"]]
     board.add_custom_scalars({"schedule": charts})
 
 
@@ -190,10 +192,11 @@ def _has_layout(path: Path) -> bool:
         return LAYOUT_TAG in file.read(MAX_BYTES)
 
 
-def _has_momentum(trainer: TrainerLike) -> bool:
-    """Return whether momentum is logged."""
+def _names_logged(trainer: TrainerLike) -> list[str]:
+    """Return the hyperparameters that are logged beside the lr."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return any(isinstance(each, ScheduledLR) and each.momentum_at(0) is not None for each in schedulers)
+    names = [name for each in schedulers if isinstance(each, ScheduledLR) for name in each.values_at(0) if name != LR]
+    return list(dict.fromkeys(names))
 
 
 def _prefix(logger: TensorBoardLogger) -> str:

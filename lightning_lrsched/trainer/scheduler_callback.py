@@ -5,7 +5,7 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -98,6 +98,9 @@ class LRSchedulerCallback(Callback):
         take_over: use the schedule in place of what the module returns for the same optimizer, and say so in the log.
             The optimizer's own lr and momentum are put back, and if the module steps its schedulers, nothing moves.
         log: send the lr and momentum curves to the trainer's loggers.
+        hyperparameters: other numbers in the optimizer's param groups that go beside the schedule, such as
+            ``{"weight_decay": {"follows": "lr"}}``; the same as the key ``hyperparameters`` in the schedule's params
+            (:class:`SchedulerConfig` has the forms). With several schedules, beside each of them.
 
     Raises:
         TypeError: if a value has the wrong type.
@@ -124,6 +127,7 @@ class LRSchedulerCallback(Callback):
         tokens: int | Callable[[Any], int] | None = None,
         take_over: bool = False,
         log: bool = True,
+        hyperparameters: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         one_for_each = isinstance(scheduler, Sequence) and not isinstance(scheduler, str)
@@ -131,8 +135,18 @@ class LRSchedulerCallback(Callback):
             raise ValueError("optimizer_index: not together with a list of schedulers, whose order already decides")
         listed: Any = scheduler if one_for_each else [scheduler]
         written = None if scheduler is None else [None if each is None else Written.read(each) for each in listed]
+        if written is not None and hyperparameters is not None:
+            written = [None if each is None else each.beside(hyperparameters) for each in written]
         self._order = Order(
-            type(self).__name__, written, optimizer_index, one_for_each, range_test, tokens, take_over, log
+            type(self).__name__,
+            written,
+            optimizer_index,
+            one_for_each,
+            range_test,
+            tokens,
+            take_over,
+            log,
+            hyperparameters,
         )
         _check_range_test(self._order)
         self._fit = FitSchedules(self._order)  # it checks tokens

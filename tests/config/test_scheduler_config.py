@@ -111,6 +111,12 @@ def test_numbers_written_as_strings_become_numbers():
         ("WarmupLR", {"warmup_type": "auto"}, "must be one of 'log', 'linear', got 'auto'"),
         ("LRRangeTest", {"lr_range_test_step_rate": "auto"}, '"auto" has no meaning here'),
         ("linear", {}, "did you mean 'WarmupDecayLR'"),
+        (
+            "cosine_with_restarts",
+            {},
+            r'did you mean \'PhasedLR\'\? With .* {"lr_scheduler_type": "cosine_with_restarts", ',
+        ),
+        ("reduce_lr_on_plateau", {}, r'scheduler\.type="reduce_lr_on_plateau": it follows a metric'),
         ("torch.optim.lr_scheduler.StepLR", {}, "did you mean 'StepLR'"),
         ("lr_rangetest", {}, "did you mean 'LRRangeTest'"),
         (
@@ -296,7 +302,7 @@ def test_a_unit_is_kept_wherever_a_configuration_goes():
         ),
         (
             {"steps": 3},
-            r"^scheduler\.steps: this section has only the keys type, params and unit; did you mean scheduler",
+            r"^scheduler\.steps: this section has only the keys type, params, unit and cool_down; did you mean",
         ),
     ],
 )

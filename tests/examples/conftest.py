@@ -36,3 +36,8 @@ def fabric_loop() -> ModuleType:
 @pytest.fixture(scope="session")
 def cooldown() -> ModuleType:
     return load(EXAMPLES, "cooldown")
+
+
+@pytest.fixture(scope="session")
+def weight_decay() -> ModuleType:
+    return load(EXAMPLES, "weight_decay")

@@ -70,6 +70,13 @@ BAD: dict[str, list[Any]] = {
         *[[{"steps": 3, "momentum": value}] for value in momentum_or_list if value is not None],
         *[[{"steps": 3, "shape": value}] for value in ["Linear", "sqrt", "", None, 1]],
         *[[{"steps": 3, key: 1}] for key in ["step", "shpae", "", 3]],
+        *[[{"steps": 3, "shape": "polynomial", "power": value}] for value in [*not_negative, 0, None]],
+        *[[{"steps": 3, "shape": "inverse_sqrt", "timescale": value}] for value in count_from_1],
+        *[[{"steps": 3, "shape": "exponential", "gamma": value}] for value in [*not_negative, 0, 1.1]],
+        *[[{"repeat": value, "phases": [{"steps": 3}]}] for value in [*count_from_1, 10_001]],
+        *[[{"repeat": 2, "phases": value}] for value in [None, 3, [], [3], [{}], {"steps": 3}]],
+        *[[{"repeat": 2, "phases": [{"steps": 3}], "length_factor": value}] for value in [*rate, 0]],
+        *[[{"repeat": 2, "phases": [{"steps": 3}], "peak_factor": value}] for value in [*rate, 1.1]],
     ],
     "start_lr": [*lr_or_list, {}, {"ratio": -1}, {"ratio": 1, "of": 2}],
     "start_momentum": [value for value in momentum_or_list if value is not None],
@@ -83,6 +90,7 @@ CASES = [
     for name, scheduler in SCHEDULERS.items()
     for key in [*scheduler.kind.fields, "last_batch_iteration"]
     for value in BAD[key]
+    if (name, key, value) != ("PhasedLR", "total_num_steps", None)  # the run
 ]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lightning_lrsched import SchedulerConfig
 from lightning_lrsched.optim.schedulers import SCHEDULERS, PhasedLR
 from lightning_lrsched.schedules.phases import Phases
-from tests.kit.phases import phased
+from tests.kit.phases import phased, repeated, written_out
 from tests.kit.schedules import SMALL, adamw, lrs, momenta, sgd, small, train_step
 
 
@@ -54,7 +54,7 @@ def test_within_a_phase_lr_and_momentum_go_one_way(params: dict[str, Any]) -> No
                 assert all((after - before) * sign >= -1e-15 * max(values) for before, after in pairwise(values))
 
 
-@given(phased(), st.integers(0, 60))
+@given(phased() | repeated(), st.integers(0, 60))
 def test_training_preview_and_a_resume_have_the_same_values(params: dict[str, Any], saved_at: int) -> None:
     schedule = make(params)
     numbers = Phases.parse(params).values({"lr": [0.1, 0.3]})  # what the preview shows; no optimizer
@@ -63,7 +63,7 @@ def test_training_preview_and_a_resume_have_the_same_values(params: dict[str, An
         if step:
             schedule.step()
         assert lrs(schedule.optimizer) == numbers.of_groups(step)["lr"]
-        assert momenta(schedule.optimizer) == numbers.of_groups(step)["momentum"]
+        assert momenta(schedule.optimizer) == numbers.of_groups(step).get("momentum", momenta(schedule.optimizer))
         if step == saved_at:
             resumed = make(params)
             resumed.load_state_dict(schedule.state_dict())
@@ -72,6 +72,90 @@ def test_training_preview_and_a_resume_have_the_same_values(params: dict[str, An
         if resumed is not None:
             assert lrs(resumed.optimizer) == lrs(schedule.optimizer)
             assert momenta(resumed.optimizer) == momenta(schedule.optimizer)
+
+
+# Repeats, and the rest of the run -----------------------------------------------------------------------------------
+
+
+@given(repeated())
+def test_repeats_are_the_same_phases_written_out(params: dict[str, Any]) -> None:
+    schedule, value, begin = make(params), params["start_lr"], 0
+    for phase in written_out(params):
+        length = phase.pop("cut", phase["steps"])
+        alone = make({"phases": [phase], "start_lr": value})
+        for step in range(length):
+            assert schedule.lr_at(begin + step) == pytest.approx(alone.lr_at(step), rel=1e-12, abs=1e-15)
+        value, begin = alone.lr_at(length)[0], begin + length
+    assert schedule.lr_at(begin) == pytest.approx([value, value], rel=1e-12, abs=1e-15)
+    assert schedule.schedule.length[1] == begin
+    assert schedule.lr_at(begin + 100) == schedule.lr_at(begin)
+
+
+CYCLE = [{"steps": 0, "lr": 1.0}, {"steps": "rest", "lr": 0.0}]
+
+
+def test_the_rest_is_what_the_others_leave_of_the_run() -> None:
+    config = SchedulerConfig("PhasedLR", phases=[{"steps": 0.1, "lr": 1.0}, {"steps": "REST"}, {"steps": 4, "lr": 0.0}])
+    assert config.needs_run == ["phases[0].steps", "total_num_steps"]
+    assert SchedulerConfig.of(config.to_dict()) == config
+    schedule: Any = config.build(sgd(), total_steps=20)
+    assert schedule.schedule.length == (["total_num_steps"], 20)
+    assert [schedule.lr_at(step)[0] for step in (0, 1, 2, 16, 17, 20)] == [0.0, 0.5, 1.0, 1.0, 0.75, 0.0]
+    resolved = config.resolve(None, total_steps=20)
+    assert resolved.to_dict()["params"]["total_num_steps"] == 20
+    assert SchedulerConfig.of(resolved.to_dict()).build(sgd()).lr_at(17) == [0.75]
+
+
+def test_several_rests_share_what_is_left() -> None:
+    phases = [{"steps": "rest", "lr": 1.0}, {"steps": 4}, {"steps": "rest", "lr": 0.0}]
+    assert Phases.parse({"phases": phases, "total_num_steps": 11}).turns == [4, 8, 11]
+    assert PhasedLR(sgd(), phases, total_num_steps=11).lr_at(9) == pytest.approx([2 / 3.5])
+
+
+def test_a_rest_within_a_repeat_fills_the_run_with_all_of_them() -> None:
+    schedule = PhasedLR(sgd(), [{"repeat": 3, "phases": CYCLE}], total_num_steps=10)
+    assert [round(schedule.lr_at(step)[0], 9) for step in range(11)] == [
+        *[1.0, 0.7, 0.4, 0.1, 0.8, 0.5, 0.2, 0.9, 0.6, 0.3, 0.0]
+    ]
+
+
+def test_a_rest_of_nothing_is_a_jump() -> None:
+    schedule = PhasedLR(sgd(), [{"steps": 8, "lr": 1.0}, {"steps": "rest", "lr": 0.0}], total_num_steps=5)
+    assert [schedule.lr_at(step)[0] for step in (7, 8, 9)] == [0.875, 0.0, 0.0]
+    assert schedule.schedule.length == (["phases[0].steps", "phases[1].steps"], 8)
+
+
+def test_the_peak_of_each_group_is_its_own() -> None:
+    cycle = [{"steps": 2, "lr": [1.0, 0.1]}, {"steps": 2, "lr": [0.5, 0.4]}]
+    schedule = PhasedLR(adamw(0.1, 0.3), [{"repeat": 2, "phases": cycle, "peak_factor": 0.25}])
+    assert [schedule.lr_at(step) for step in (2, 4, 6, 8)] == [[1.0, 0.1], [0.5, 0.4], [0.25, 0.1], [0.5, 0.1]]
+
+
+def test_the_course_is_known_before_the_peak_is() -> None:
+    cycle = [{"steps": 0, "lr": "auto"}, {"steps": 3, "lr": 0.0}]
+    config = SchedulerConfig("PhasedLR", phases=[{"repeat": 2, "phases": cycle, "peak_factor": 0.5}])
+    assert config.schedule.turns == [0, 3, 6]
+    assert config.build(adamw(0.1, 0.4)).lr_at(3) == [0.05, 0.2]
+
+
+def test_without_a_run_the_rest_needs_a_total() -> None:
+    with pytest.raises(ValueError, match=r"^total_num_steps='auto' needs to know how long the run is"):
+        PhasedLR(sgd(), [{"steps": "rest"}])
+
+
+def test_a_tail_goes_on_where_it_has_come_to() -> None:
+    tail = {"steps": 30, "lr": 0.0, "shape": "inverse_sqrt", "timescale": 10}
+    schedule = PhasedLR(sgd(), [tail, {"steps": 10, "lr": 0.0}], start_lr=1.0)
+    assert [schedule.lr_at(step)[0] for step in (0, 30, 35, 40)] == pytest.approx([1.0, 0.5, 0.25, 0.0])
+    assert not Phases.parse({"phases": [tail], "start_lr": 1.0}).ends_low
+
+
+def test_a_timescale_is_no_part_of_the_course() -> None:
+    tail = {"steps": 0.3, "lr": 1.0, "shape": "inverse_sqrt", "timescale": 0.5}
+    config = SchedulerConfig("PhasedLR", phases=[tail, {"steps": 0.6}, {"steps": 0.1}])
+    resolved = config.resolve(None, total_steps=66)
+    assert [phase["steps"] for phase in resolved.params["phases"]] == [20, 39, 7]
+    assert resolved.params["phases"][0]["timescale"] == 33
 
 
 # Other schedules, written as phases --------------------------------------------------------------------------------
@@ -199,11 +283,45 @@ def test_what_a_range_test_found_goes_into_the_phases() -> None:
         ({"steps": 3, "lr": {"ratio": "x"}}, r"phases\[1\]\.lr\.ratio must be a finite number"),
         ({"steps": 3, "lr": [0.1, -1]}, r"phases\[1\]\.lr\[1\] must be a finite number and at least 0, got -1"),
         (7, r"phases\[1\] must be a mapping, got 7"),
+        ({"steps": "rset"}, r'phases\[1\]\.steps must be a whole number.*, or "rest" \(did you mean \'rest\'\?\)'),
+        ({"steps": 3, "power": 2}, r'phases\[1\]\.power: the shape "linear" does not have it; polynomial, .* may'),
+        ({"steps": 3, "gamma": 0.9}, r'phases\[1\]\.gamma: the shape "linear" does not have it; exponential may'),
+        ({"steps": 3, "shape": "power_law", "power": 2}, r"phases\[1\]\.timescale is missing: the shape"),
+        ({"steps": 3, "shape": "inverse_sqrt", "timescale": 0}, r"phases\[1\]\.timescale must be a whole number"),
+        ({"steps": 3, "shape": "polynomia"}, r"phases\[1\]\.shape must be one of .* \(did you mean 'polynomial'\?\)"),
+        ({"repeat": 2}, r"phases\[1\]\.phases is missing"),
+        ({"phases": [{"steps": 1}]}, r"phases\[1\]\.repeat is missing"),
+        ({"repeat": 0, "phases": [{"steps": 1}]}, r'phases\[1\]\.repeat must be a whole number, at least 1.*or "rest"'),
+        ({"repeat": 10_001, "phases": [{"steps": 1}]}, r"phases\[1\]\.repeat must be at most 10000, got 10001"),
+        (
+            {"repaet": 2, "phases": [{"steps": 1}]},
+            r"phases\[1\]\.repaet: a repeat has no such key \(did you mean 'repeat'",
+        ),
+        ({"repeat": 2, "phases": [{"lr": 1}]}, r"phases\[1\]\.phases\[0\]\.steps is missing"),
+        (
+            {"repeat": 2, "phases": [{"steps": 1, "momentum": 0.5}]},
+            r"phases\[1\]\.phases\[0\]\.momentum needs start_mom",
+        ),
+        ({"repeat": 2000, "length_factor": 2, "phases": [{"steps": 1}]}, r"phases\[1\]\.length_factor must not make"),
+        (
+            {"repeat": "rest", "phases": [{"steps": "rest"}]},
+            r"phases\[1\]\.phases\[0\]\.steps: phases\[1\]\.repeat takes",
+        ),
     ],
 )
 def test_a_mistake_in_a_phase_is_named_by_its_path(phase: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=rf"^scheduler\.params\.{message}"):
         SchedulerConfig("PhasedLR", phases=[{"steps": 3}, phase])
+
+
+def test_a_total_that_nothing_fills_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'^total_num_steps has no effect: no phase takes the "rest"'):
+        PhasedLR(sgd(), [{"steps": 3}], total_num_steps=9)
+
+
+def test_repeats_that_never_fill_the_run_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'^phases\[0\]\.repeat="rest" does not fill the run with 10000 repeats'):
+        PhasedLR(sgd(), [{"repeat": "rest", "length_factor": 0.5, "phases": [{"steps": 1}]}], total_num_steps=9)
 
 
 def test_a_list_in_a_phase_has_one_value_for_each_group() -> None:
