@@ -83,8 +83,10 @@ class ConfigFile:
         """Return the optimizer's own values, for as many param groups as the lists in the schedule are for."""
         lists = [value for _, _, value in schedule.schedule.leaves() if isinstance(value, tuple)]
         groups, known = max(map(len, lists), default=1), self.known_lr()
-        numbers = {**self._numbers(), "lr": DEFAULT_BASE_LR if known is None else known}
-        for name in schedule.schedule.own_names - set(numbers):
+        needed = schedule.schedule.own_names - {"lr"}
+        # Only where they are needed: to make an optimizer loads torch's compiler, a second.
+        numbers = {**(self._numbers() if needed else {}), "lr": DEFAULT_BASE_LR if known is None else known}
+        for name in needed - set(numbers):
             raise ParameterValueError(
                 "", f": {name} begins with the optimizer's own value; the optimizer here has {', '.join(numbers)}"
             )

@@ -191,7 +191,7 @@ def _rule(argument: inspect.Parameter) -> Rule:
         return Switch()
     if argument.name == "milestones":
         return Several(Steps())
-    if argument.annotation not in COUNTS:
+    if argument.annotation not in COUNTS and argument.name not in LENGTHS:  # torch 2.4 does not annotate all of them
         return AnyValue()
     optional = argument.annotation in COUNTS[1::2] or argument.default is None
     auto = LENGTHS.get(argument.name)

@@ -113,6 +113,7 @@ def test_rules_are_checked_without_a_model() -> None:
         check_optimizer(object(), section(groups=[{"match": "*", "x": 1}]))
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 def test_the_muon_of_deepspeed_is_explained() -> None:
     muon = {"type": "Muon", "params": {"muon_lr": 0.02, "adam_lr": 1e-3}}
     with pytest.raises(ValueError, match="return Muon for them and AdamW for the rest"):

@@ -42,7 +42,7 @@ class Module(LightningModule):
         self.kept: Any = None
 
     def configure_model(self) -> None:
-        if self.sharded and not isinstance(next(self.parameters()), torch.distributed.tensor.DTensor):
+        if self.sharded and not hasattr(next(self.parameters()), "to_local"):
             from torch.distributed.fsdp import fully_shard
 
             for layer in (self.first, self.second):

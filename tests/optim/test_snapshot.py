@@ -122,7 +122,7 @@ def test_what_a_wrapper_has_set_up_stays_set_up():
 
 def test_a_second_module_is_loaded_with_its_versions():
     average, loaded = nn.BatchNorm1d(1), []
-    average.register_load_state_dict_pre_hook(lambda module, state, *args: loaded.append(state._metadata))
+    average._register_load_state_dict_pre_hook(lambda state, *args: loaded.append(state._metadata))
     before = average.state_dict()
     ModelSnapshot(nn.Linear(1, 1), [average]).restore()
     assert loaded == [before._metadata]

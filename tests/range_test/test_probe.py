@@ -112,6 +112,8 @@ def test_a_net_is_pretrained_if_a_trained_norm_has_left_its_first_values(norm):
 
 @pytest.mark.parametrize(("name", "factor"), [("AdamW", 1 / 8), ("Adafactor", 1.0), ("SGD", 1.0)])
 def test_in_a_wide_net_the_prior_of_steps_that_ignore_the_width_is_lower(name, factor):
+    if not hasattr(torch.optim, name):
+        pytest.skip(f"this torch has no {name}")
     optimizer = getattr(torch.optim, name)([nn.Parameter(torch.ones(1))], lr=0.1)
     assert prior_of(optimizer, 512) == pytest.approx(factor * prior_of(optimizer))
     assert prior_of(optimizer, 32) == prior_of(optimizer)
