@@ -67,16 +67,23 @@ def _set_beta(group: Group, place: int, value: float) -> None:
 
 def read_number(name: str, group: Group) -> float | None:
     """Return a hyperparameter as a number; None where the group has none, or something else."""
-    value = read(name, group)
-    is_number = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-    return float(value) if is_number and not isinstance(value, bool) else None
+    return _as_number(read(name, group))
+
+
+def _as_number(value: object) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def numbers_of(group: Group) -> dict[str, float]:
     """Return the hyperparameters of a group that are numbers, by name."""
-    names = [key for key in group if not key.startswith("initial_")] + [name for name in BETAS if name not in group]
-    found = ((name, read_number(name, group)) for name in names if name not in ("params", "betas"))
-    return {name: value for name, value in found if value is not None}
+    found = {name: held for name, held in group.items() if name[:8] != "initial_" and name not in ("params", "betas")}
+    betas = group.get("betas")
+    if isinstance(betas, (tuple, list)):
+        found.update(zip(BETAS, betas, strict=False))
+    numbers = {name: _as_number(held) for name, held in found.items() if held is not None and held is not False}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def has_momentum(optimizer: Optimizer) -> bool:

@@ -114,16 +114,17 @@ class ScheduledLR(LRScheduler):
         groups = self.optimizer.param_groups
         check_lrs(self.optimizer)
         names = {LR, *self.schedule.own_names}
-        check_names(self.schedule, type(self.optimizer).__name__, map(numbers_of, groups))
+        held = [numbers_of(group) for group in groups]
+        check_names(self.schedule, type(self.optimizer).__name__, held)
         # The values of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         # A group that was removed is forgotten: it may come back with another lr.
         keys = [_identity(number, group) for number, group in enumerate(groups)]
         own = {key: self._own[key] for key in keys if key in self._own}
         of_groups, new = [], []
-        for key, group in zip(keys, groups, strict=True):
+        for key, group, numbers in zip(keys, groups, held, strict=True):
             if key not in own:
                 self._check_new(group)
-                own[key] = group["params"][:1], self._own_values(group)
+                own[key] = group["params"][:1], self._own_values(group, numbers)
                 new.append((group, own[key][1]))
             of_groups.append(own[key][1])
         # A momentum that an optimizer lacks is not written.
@@ -141,13 +142,13 @@ class ScheduledLR(LRScheduler):
         self.base_lrs = [known[LR] for known in of_groups]
         for group, known in new:
             for name in names & known.keys():
-                held = read(name, group)
-                group.setdefault(f"initial_{name}", held.clone() if isinstance(held, Tensor) else known[name])
+                value = read(name, group)
+                group.setdefault(f"initial_{name}", value.clone() if isinstance(value, Tensor) else known[name])
         return binding
 
-    def _own_values(self, group: Group) -> dict[str, float]:
+    def _own_values(self, group: Group, numbers: dict[str, float]) -> dict[str, float]:
         """Return a group's own values, also of what is not scheduled: a loaded state may hold others."""
-        return {name: float(group.get(f"initial_{name}", held)) for name, held in numbers_of(group).items()}
+        return {name: float(group.get(f"initial_{name}", held)) for name, held in numbers.items()}
 
     def _written_names(self, values: Values) -> list[str]:
         """Return the hyperparameters that are written."""
