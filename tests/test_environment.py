@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from lightning.pytorch.trainer.connectors import callback_connector
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig
 from lightning_lrsched.environment import callbacks
@@ -22,6 +23,8 @@ def schedule(tmp_path, monkeypatch):
     path = tmp_path / "schedule.json"
     path.write_text(json.dumps(WARMUP), encoding="utf-8")
     monkeypatch.setenv(VARIABLE, str(path))
+    # Where the package is installed, Lightning calls the entry point as well; the tests call it themselves.
+    monkeypatch.setattr(callback_connector, "_load_external_callbacks", lambda group: [])
     return path
 
 
