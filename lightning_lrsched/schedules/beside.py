@@ -37,6 +37,7 @@ from lightning_lrsched.schedules.schedule import (
     Schedule,
     Value,
     Values,
+    Wrapping,
     without_zeros,
 )
 
@@ -120,7 +121,7 @@ Self = TypeVar("Self", bound="Beside")
 
 
 @dataclass(frozen=True)
-class Beside(Schedule):
+class Beside(Wrapping):
     """A schedule, and a course of its own for each of some other hyperparameters.
 
     It is resolved, previewed, saved and bound as any schedule is.
@@ -159,7 +160,8 @@ class Beside(Schedule):
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.inner, self.courses)
 
-    def _each(self: Self, change: Callable[[Schedule], Schedule]) -> Self:
+    def each(self: Self, change: Callable[[Any], Any]) -> Self:
+        """Return the same with the schedule and all courses changed alike."""
         return type(self)(change(self.inner), tuple((name, change(course)) for name, course in self.courses))
 
     # What it says ------------------------------------------------------------------------------------------------
@@ -187,17 +189,17 @@ class Beside(Schedule):
     @property
     def sets_momentum(self) -> bool:
         """Whether the momentum is scheduled too."""
-        return self.inner.sets_momentum or "momentum" in dict(self.courses)
+        return super().sets_momentum or "momentum" in dict(self.courses)
 
     @property
     def names(self) -> list[str]:
         """The hyperparameters that are scheduled."""
-        return [*self.inner.names, *dict(self.courses)]
+        return [*super().names, *dict(self.courses)]
 
     @property
     def own_names(self) -> set[str]:
         """Those of the schedule, and all beside it that depend on each group's own value."""
-        return self.inner.own_names.union(*(course.own_names for _, course in self.courses))
+        return super().own_names.union(*(course.own_names for _, course in self.courses))
 
     @property
     def length(self) -> tuple[list[str], int] | None:
@@ -226,18 +228,10 @@ class Beside(Schedule):
 
     def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
         """Return the schedule's, and one about a momentum that the optimizer does not have."""
-        of_momentum = super().remarks([], without_momentum) if "momentum" in dict(self.courses) else []
-        return self.inner.remarks(own_lrs, without_momentum) + of_momentum
-
-    def check_together(self) -> None:
-        """Raise ValueError where values of the schedule do not fit each other."""
-        self.inner.check_together()
+        of_momentum = Schedule.remarks(self, [], without_momentum) if "momentum" in dict(self.courses) else []
+        return super().remarks(own_lrs, without_momentum) + of_momentum
 
     # Words become numbers ------------------------------------------------------------------------------------------
-
-    def completed(self) -> Beside:
-        """Return the same with defaults that depend on other fields."""
-        return self._each(lambda each: each.completed())
 
     def resolve(self: Self, horizon: Horizon, findings: Findings | None = None, *, leave_unknown: bool = False) -> Self:
         """Return the same with numbers for all that depends on the run or on a range test."""
@@ -246,14 +240,6 @@ class Beside(Schedule):
             with key_path(f"{BESIDE}.{name}."):
                 courses.append((name, course.resolve(horizon, findings, leave_unknown=leave_unknown)))
         return type(self)(inner, tuple(courses))
-
-    def without_range_test(self: Self) -> Self:
-        """Return the same with ``"auto"`` in place of ``"lr_range_test"``."""
-        return self._each(lambda each: each.without_range_test())
-
-    def with_own(self: Self, own: Own_, *, only_auto: bool = False) -> Self:
-        """Return the same with numbers for multiples of each group's own values."""
-        return self._each(lambda each: each.with_own(own, only_auto=only_auto))
 
     # Values --------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -10,7 +10,7 @@ from lightning_lrsched.schedules.curves import Shape, falling
 from lightning_lrsched.schedules.errors import ParameterValueError, key_path
 from lightning_lrsched.schedules.fields import REST, Leaf, Number, Params, Steps, declared
 from lightning_lrsched.schedules.length import Horizon
-from lightning_lrsched.schedules.schedule import Findings, Own_, Schedule, Value, Values
+from lightning_lrsched.schedules.schedule import Findings, Own_, Schedule, Value, Values, Wrapping
 
 COOL_DOWN = "cool_down"
 """The key beside ``type`` and ``params``."""
@@ -72,7 +72,7 @@ Self = TypeVar("Self", bound="Cooled")
 
 
 @dataclass(frozen=True)
-class Cooled(Schedule):
+class Cooled(Wrapping):
     """A schedule that is cooled down: it wraps another one, of which it has the type and all parameters."""
 
     inner: Schedule
@@ -87,22 +87,15 @@ class Cooled(Schedule):
         """Return all values with their paths."""
         return self.inner.leaves(path) + self.cool_down.leaves(f"{COOL_DOWN}.")
 
-    def _each(self: Self, change: Callable[[Any], Any]) -> Self:
+    def each(self: Self, change: Callable[[Any], Any]) -> Self:
+        """Return the same with the schedule and the cool-down changed alike."""
         inner = change(self.inner)
         with key_path(f"{COOL_DOWN}."):
             return replace(self, inner=inner, cool_down=change(self.cool_down))
 
     def resolve(self: Self, horizon: Horizon, findings: Findings | None = None, *, leave_unknown: bool = False) -> Self:
         """Return the same with numbers for all that depends on the run or on a range test."""
-        return self._each(lambda each: each.resolve(horizon, findings, leave_unknown=leave_unknown))
-
-    def without_range_test(self: Self) -> Self:
-        """Return the same with ``"auto"`` in place of ``"lr_range_test"``."""
-        return self._each(lambda each: each.without_range_test())
-
-    def with_own(self: Self, own: Own_, *, only_auto: bool = False) -> Self:
-        """Return the same with numbers for multiples of each group's own values."""
-        return self._each(lambda each: each.with_own(own, only_auto=only_auto))
+        return self.each(lambda each: each.resolve(horizon, findings, leave_unknown=leave_unknown))
 
     def params(self) -> Params:
         """Return the values by name, as they stand in a configuration."""
@@ -116,33 +109,6 @@ class Cooled(Schedule):
     def section_keys(self) -> Params:
         """What the user gave beside type and params."""
         return {COOL_DOWN: self.cool_down.given_params()}
-
-    def completed(self: Self) -> Self:
-        """Return the same with defaults that depend on other fields."""
-        return self._each(lambda each: each.completed())
-
-    def check_together(self) -> None:
-        """Raise ValueError where values do not fit each other."""
-        self.inner.check_together()
-
-    def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
-        """Return a sentence for each setting that is valid but suspicious."""
-        return self.inner.remarks(own_lrs, without_momentum)
-
-    @property
-    def sets_momentum(self) -> bool:
-        """Whether the momentum is scheduled too."""
-        return self.inner.sets_momentum
-
-    @property
-    def names(self) -> list[str]:
-        """The hyperparameters that are scheduled."""
-        return self.inner.names
-
-    @property
-    def own_names(self) -> set[str]:
-        """The hyperparameters on whose own values the schedule depends."""
-        return self.inner.own_names
 
     @property
     def length(self) -> tuple[list[str], int]:

@@ -288,6 +288,54 @@ class Schedule(Fields):
         return Values(curve, len(distinct), [distinct[row] for row in rows])
 
 
+Wrapped = TypeVar("Wrapped", bound="Wrapping")
+
+
+class Wrapping(Schedule):
+    """Base of a schedule that wraps another one, and is known as it: what it does not change is the other one's."""
+
+    inner: Schedule
+
+    def each(self: Wrapped, change: Callable[[Any], Any]) -> Wrapped:
+        """Return the same with all schedules in it changed alike."""
+        raise NotImplementedError
+
+    def completed(self: Wrapped) -> Wrapped:
+        """Return the same with defaults that depend on other fields."""
+        return self.each(lambda schedule: schedule.completed())
+
+    def without_range_test(self: Wrapped) -> Wrapped:
+        """Return the same with ``"auto"`` in place of ``"lr_range_test"``."""
+        return self.each(lambda schedule: schedule.without_range_test())
+
+    def with_own(self: Wrapped, own: Own_, *, only_auto: bool = False) -> Wrapped:
+        """Return the same with numbers for multiples of each group's own values."""
+        return self.each(lambda schedule: schedule.with_own(own, only_auto=only_auto))
+
+    def check_together(self) -> None:
+        """Raise ValueError where values of the schedule do not fit each other."""
+        self.inner.check_together()
+
+    def remarks(self, own_lrs: Sequence[float], without_momentum: str | None) -> list[str]:
+        """Return a sentence for each setting that is valid but suspicious."""
+        return self.inner.remarks(own_lrs, without_momentum)
+
+    @property
+    def sets_momentum(self) -> bool:
+        """Whether the momentum is scheduled too."""
+        return self.inner.sets_momentum
+
+    @property
+    def names(self) -> list[str]:
+        """The hyperparameters that are scheduled."""
+        return self.inner.names
+
+    @property
+    def own_names(self) -> set[str]:
+        """The hyperparameters on whose own values the schedule depends."""
+        return self.inner.own_names
+
+
 class Values:
     """The values of every param group: groups with the same parameters share one computed value.
 
