@@ -104,8 +104,7 @@ class RunReport(Guest):
         self.schedules[index] = scheduled
         keys = config.needs_range_test + config.needs_run + config.needs_optimizer
         if keys:
-            given, numbers = config.values(), resolved.values()
-            as_written, values = {key: given[key] for key in keys}, {key: numbers[key] for key in keys}
+            as_written, values = config.values(keys), resolved.values(keys)
             if by_probe:  # nobody has written the word
                 as_written.update(dict.fromkeys(config.needs_range_test, "from the probe"))
             unit = "" if config.unit == STEPS else f" [{config.unit}s]"
