@@ -156,8 +156,8 @@ class RunReport(Guest):
             who = "max_time" if ends_early == ["Timer"] else ends_early[0]
             log(
                 trainer,
-                f"{name}: ends at {each.config.unit} {found[1]}; where {who} ends the run before, its lr is not yet"
-                " down, and the log has both numbers then",
+                f"{name}: the schedule ends at {each.config.unit} {found[1]}. If {who} ends the run earlier, the lr is"
+                " still above its last value; the log then shows both values",
             )
         # Under manual optimization only the loop knows how often an optimizer steps.
         if is_automatic(trainer):
@@ -409,9 +409,9 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     named, made = " + ".join(keys), position - scheduled.began_at
     if early and position < (1 - TOLERANCE) * length:
         return (
-            f"{config.type}: the run has ended at {unit} {position}, the schedule only at {unit} {length} ({named}):"
-            f" the lr was {max(schedule.lr_at(max(0, position - 1))):.3g} and at the end of the schedule it would have"
-            f" been {max(schedule.lr_at(length)):.3g}"
+            f"{config.type}: the run has ended at {unit} {position}, before the schedule, which ends at {unit} {length}"
+            f" ({named}). The last lr was {max(schedule.lr_at(max(0, position - 1))):.3g}; at the end of the schedule"
+            f" it is {max(schedule.lr_at(length)):.3g}"
         )
     # Whatever the steps are, samples and tokens count what each holds.
     near = [end for end in (length, scheduled.run.total) if end and abs(position - end) <= MANUAL_TOLERANCE * end]
@@ -422,6 +422,7 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     at = f"is at step {position} of {length}" if position < length else f"ended at step {length} of {position}"
     return (
         f"{config.type}: the optimizer made {made} steps in this fit, where one per batch would be {expected}; the"
-        f' schedule {at} ({named}). Lengths count this optimizer\'s own steps, and "auto", fractions and epochs assume'
-        " one step per batch unless a range test or a resumed run has shown otherwise: write numbers of optimizer steps"
+        f' schedule {at} ({named}). Lengths count the steps of this optimizer. "auto", fractions and epochs assume one'
+        " step per batch, unless a range test or a resumed run has shown another rate. Write the lengths as numbers of"
+        " optimizer steps"
     )
