@@ -185,8 +185,15 @@ class ProbeResult:
             before = rows[0][1]
             axes.plot(*zip(*rows[1:], strict=True), "o-", color=LOSS, linewidth=2.2, label="loss after the step")
             axes.axhline(before, color=LOSS, linewidth=0.8, alpha=0.6)
-            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
-            axes.annotate("before\nthe step", (1, before), xycoords=("axes fraction", "data"), fontsize=9, **beside)
+            axes.annotate(
+                "before\nthe step",
+                (1, before),
+                xytext=(4, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
             lowest = min(self.losses)
             shown = [loss for loss in self.losses if loss <= max(2 * before - lowest, before)]
             margin = 0.15 * (max(shown) - lowest)
