@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, Embedding, EmbeddingBag, GroupNorm, LayerNorm, Module
+from torch.nn import Embedding, EmbeddingBag, Module
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
@@ -224,7 +224,7 @@ class Weights:
         trained_share: trained parameters, as a fraction of all: a small one means adapters, or a head.
         matrices: number of trained weights of linear layers, convolutions and the like; embeddings do not count.
         width: geometric mean, by size, of the smaller side of these matrices; 1 where there is none.
-        pretrained: whether a trained norm has left the ones that it begins with.
+        pretrained: whether the weights of a trained norm differ: they begin with one value, 1 or 0.
     """
 
     trained_share: float = 1.0
@@ -249,7 +249,7 @@ class Weights:
             sum(weight.numel() for weight in trained) / max(1, sum(weight.numel() for weight in parameters)),
             len(matrices),
             round(math.exp(logs / max(1, sum(number for number, _ in sizes))), 1),
-            any(_has_learnt(part) for part in module.modules() if isinstance(part, NORMS)),
+            any(_has_learnt(part) for part in module.modules()),
         )
 
     @property
@@ -258,12 +258,16 @@ class Weights:
         return self.trained_share > 0.5
 
 
-NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm)
+def _has_learnt(part: Module) -> bool:
+    """Return whether the part is a norm, of torch or of a package, whose trained weights are not all the same.
 
-
-def _has_learnt(norm: Module) -> bool:
-    weight = norm.weight
-    return isinstance(weight, Tensor) and weight.requires_grad and bool((_local(weight.detach()) != 1).any())
+    All of them begin at 1, or at 0.
+    """
+    weight = getattr(part, "weight", None)
+    if "norm" not in type(part).__name__.lower() or not isinstance(weight, Tensor) or is_lazy(weight):
+        return False
+    values = _local(weight.detach())
+    return weight.requires_grad and values.dim() == 1 and bool((values != values[:1]).any())
 
 
 def peak_of(lowest: float | None, prior: float | None, weights: Weights, *, is_sgd: bool = False) -> tuple[float, str]:

@@ -10,13 +10,13 @@ import torch
 
 from lightning_lrsched import SchedulerConfig
 from tests.integration.two_ranks_samples import AUTO, EPOCHS, SAMPLES, TOKENS, loader, train
-from tests.kit.ranks import run_on_two_ranks
+from tests.kit.ranks import needs_fully_shard, run_on_two_ranks
 from tests.kit.runs import Save
 
 TOTAL = EPOCHS * SAMPLES
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+@pytest.fixture(scope="module", params=["ddp", pytest.param("fsdp2", marks=needs_fully_shard)])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The findings of both ranks, and the folder with the checkpoints that one process and two have saved."""
     folder = tmp_path_factory.mktemp("ranks")

@@ -9,15 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.fsdp
 
 from lightning_lrsched import LRSchedulerCallback, SchedulerConfig, configure_optimizers
 from tests.integration.two_ranks import CONFIG, EXPLODES_AT, HALF, STEPS, SWEEP_LENGTH, Module, data, make_trainer
-from tests.kit.ranks import run_on_two_ranks
+from tests.kit.ranks import needs_fully_shard, run_on_two_ranks
 
-needs_fully_shard = pytest.mark.skipif(
-    not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch.distributed.fsdp.fully_shard came with torch 2.6"
-)
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 STRATEGIES = [
     pytest.param(("ddp", "cpu"), id="ddp"),

@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch.distributed.fsdp
+
 ROOT = Path(__file__).parents[2]
+
+needs_fully_shard = pytest.mark.skipif(
+    not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch.distributed.fsdp.fully_shard came with torch 2.6"
+)
 
 
 def environment_of_ranks(processes: int) -> dict[str, str]:

@@ -100,11 +100,27 @@ def test_the_width_is_that_of_the_hidden_layers_and_not_of_the_input():
     assert Weights.of(nn.LayerNorm(4)).width == 1
 
 
-@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)])
-def test_a_net_is_pretrained_if_a_trained_norm_has_left_its_first_values(norm):
+class LlamaRMSNorm(nn.Module):
+    """As packages have them: a norm of their own, of which torch knows nothing; Gemma's begins with zeros."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((4,), start))
+
+
+ZERO_INITIALISED = nn.BatchNorm2d(4)  # the last norm of a residual block, in timm and in torchvision's ResNets
+nn.init.zeros_(ZERO_INITIALISED.weight)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4), ZERO_INITIALISED, LlamaRMSNorm(1.0), LlamaRMSNorm(0.0)],
+    ids=["layer", "group", "batch", "zero-initialised", "own", "own from zero"],
+)
+def test_a_net_is_pretrained_if_the_weights_of_a_trained_norm_differ(norm):
     net = nn.Sequential(nn.Linear(4, 4), norm, nn.LayerNorm(4, elementwise_affine=False))
     assert not Weights.of(net).pretrained
-    norm.weight.data[1] = 1.1
+    norm.weight.data[1] += 0.1
     assert Weights.of(net).pretrained
     norm.requires_grad_(False)
     assert not Weights.of(net).pretrained
