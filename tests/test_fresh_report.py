@@ -120,7 +120,7 @@ def table() -> list[dict[str, str]]:
 
 def test_the_table_is_made_from_the_store(benchmark):
     runs = json.loads((FOLDER / "fresh_report.json").read_text(encoding="utf-8"))
-    assert (FOLDER / "fresh_report.csv").read_bytes().decode() == benchmark.as_csv(runs), (
+    assert (FOLDER / "fresh_report.csv").read_text(encoding="utf-8") == benchmark.as_csv(runs), (
         "run python tests/benchmarks/fresh_report.py --csv"
     )
 

@@ -56,9 +56,9 @@ class LRRangeTestCallback(Callback):
 
     {sweeps}
 
-    During the test no validation runs (unless ``monitor`` needs it), what the module logs with ``self.log`` does not
-    reach the loggers, and callbacks that write checkpoints, stop the run or change weights or lr are disabled. Loss,
-    smoothed loss and lr go to the trainer's loggers under ``lr_range_test/``; at the end also a figure and a table.
+    During the test, no validation runs, unless ``monitor`` needs it. What the module logs with ``self.log`` does not
+    reach the loggers. Callbacks that write checkpoints, end the run, or change weights or lr are off. Loss, smoothed
+    loss and lr go to the trainer's loggers under ``lr_range_test/``; at the end, also a figure and a table.
 
     Args:
         {settings}
