@@ -186,7 +186,13 @@ class ProbeResult:
             axes.plot(*zip(*rows[1:], strict=True), "o-", color=LOSS, linewidth=2.2, label="loss after the step")
             axes.axhline(before, color=LOSS, linewidth=0.8, alpha=0.6)
             axes.annotate(
-                "before the step", (0.02, before), (0, 3), ("axes fraction", "data"), "offset points", fontsize=9
+                "before\nthe step",
+                (1, before),
+                xytext=(4, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
             )
             lowest = min(self.losses)
             shown = [loss for loss in self.losses if loss <= max(2 * before - lowest, before)]

@@ -32,7 +32,7 @@ from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limi
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import show_probe
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is_automatic, loaded_checkpoint, loss_in
-from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
+from lightning_lrsched.trainer.range_test_callback import SET_ASIDE, LRRangeTestCallback
 from lightning_lrsched.trainer.reporting import add_note, log
 
 
@@ -151,9 +151,9 @@ class RangeTestsInFit:
         if result is None:
             if loaded_checkpoint(trainer):
                 raise ValueError(
-                    f'{self._owner}: {keys} of optimizer {index} is "{FROM_RANGE_TEST}", and the checkpoint, which was'
-                    " saved without a test, cannot tell what it would have found: write numbers (LRRangeTestCallback"
-                    " finds them in a fit of its own)"
+                    f'{self._owner}: {keys} of optimizer {index} is "{FROM_RANGE_TEST}", but the checkpoint was saved'
+                    " without a test, so the value is not known: write numbers (LRRangeTestCallback finds them in a"
+                    " fit of its own)"
                 )
             return None
         try:
@@ -165,9 +165,9 @@ class RangeTestsInFit:
                 raise ValueError(f"{self._owner}: the LR range test shows no learning rate: {reason}") from None
             log(
                 trainer,
-                f"{self._owner}: the LR range test of optimizer {index} shows no learning rate, as happens where the"
-                f" losses of several optimizers oppose each other ({reason}); its own lr is used: {keys} as with"
-                ' "auto"',
+                f"{self._owner}: the LR range test of optimizer {index} shows no learning rate ({reason}). This happens"
+                " if the losses of several optimizers oppose each other. The optimizer's own lr is used instead:"
+                f' {keys} as with "auto"',
                 logging.WARNING,
             )
             return None
@@ -224,7 +224,7 @@ class LRProbe(Callback):
         try:
             left_out = self._state.set_aside(self, self._start_batch, self._started)
             if left_out:
-                log(trainer, f"LR probe: without {', '.join(left_out)}, which would stop it or change weights or lr")
+                log(trainer, f"LR probe: {SET_ASIDE}: {', '.join(left_out)}")
             self._state.capture(pl_module)
             self._state.set_data_aside()
             set_limits(trainer, min_epochs=None, min_steps=None, max_epochs=-1, max_steps=-1, limit_val_batches=0)

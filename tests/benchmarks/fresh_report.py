@@ -2,6 +2,7 @@
 
     python tests/benchmarks/fresh_report.py --seeds 0:5      (adds what is not stored yet, seed by seed)
     python tests/benchmarks/fresh_report.py --report         (prints the tables)
+    python tests/benchmarks/fresh_report.py --csv            (writes one row per training to fresh_report.csv)
 
 Each training of a task and seed starts from the same weights, sees the same batches and has the same number N of
 optimizer steps:
@@ -22,6 +23,8 @@ that of the grid; 1 where the training diverges or ends with an error.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import logging
 import math
@@ -357,6 +360,34 @@ def _middle(lrs: list[float]) -> str:
     return f"{math.exp(fmean(math.log(lr) for lr in lrs)):.2g}"
 
 
+COLUMNS = ("task", "kind", "optimizer", "steps", "seed", "way", "peak", "metric", "regret")
+BEST, UNTRAINED = "best of the grid", "untrained"
+"""The two ends of the regret, 0 and 1, beside the ways of training."""
+
+
+def as_csv(runs: dict[str, Row]) -> str:
+    """Return a row for each way of training in each complete task and seed; empty where there is no value."""
+    seeds = complete_seeds(runs)
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for name in TASKS:
+        for seed in seeds:
+            run = runs[f"{name}/{seed}"]
+            best = min(run["grid"], key=lambda lr: finite(run["grid"][lr]))
+            rows = [(BEST, best, run["grid"][best], 0.0), (UNTRAINED, None, run["untrained"], 1.0)]
+            for kind in (FIRST, *ROWS):
+                if kind in run["rows"]:
+                    row = run["rows"][kind]
+                    peak = None if row.get("peak") is None else f"{row['peak']:.6g}"
+                    rows.append((kind, peak, row["metric"], regret(run, kind)))
+            for kind, peak, metric, share in rows:
+                table.writerow(
+                    (name, run["kind"], run["optimizer"], run["steps"], seed, kind, peak, metric, f"{share:.4f}")
+                )
+    return file.getvalue()
+
+
 def report(runs: dict[str, Row]) -> str:
     seeds = complete_seeds(runs)
     by_task = {name: [runs[f"{name}/{seed}"] for seed in seeds] for name in TASKS}
@@ -376,8 +407,12 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, help="beside the grid")
     parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--report", action="store_true", help="print the tables of what is stored, and train nothing")
+    parser.add_argument("--csv", action="store_true", help="write the stored runs beside the store, and train nothing")
     args = parser.parse_args()
     store = Store(args.store)
+    if args.csv:
+        args.store.with_suffix(".csv").write_text(as_csv(store.runs), encoding="utf-8", newline="\n")
+        return
     if args.report:
         print(report(store.runs))
         return

@@ -228,6 +228,18 @@ def test_a_notebook_shows_the_probe_as_a_table():
     }
 
 
+@pytest.mark.parametrize("peak", [0.001, 0.02, 0.3])
+def test_the_words_for_the_loss_before_the_step_stand_where_no_line_is(peak):
+    pytest.importorskip("matplotlib")
+    figure = ProbeResult(peak, "", 0.15, 0.1, [0.0, 0.001, 0.01, 0.1, 0.3], [1.0, 0.99, 0.9, 0.8, 0.99]).plot()
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    [words] = axes.texts
+    assert words.get_text().split() == ["before", "the", "step"]
+    assert words.get_window_extent().x0 > axes.get_window_extent().x1
+    assert words.get_window_extent().x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize("decades", [0.3, 0.8, 1.2, 1.5, 1.9, 2.1, 4.0, 7.0])
 @pytest.mark.parametrize("low", [1.3e-5, 0.004])
 def test_the_labels_of_the_lr_axis_do_not_overlap(low, decades):

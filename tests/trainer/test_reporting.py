@@ -423,5 +423,5 @@ def test_at_the_end_a_schedule_far_from_where_its_lengths_put_it_is_reported(lin
         "WarmupDecayLR: the optimizer made 6 steps in this fit, where one per batch would be 30; the schedule is at"
         " step 6 of 30 (total_num_steps)."
     )
-    assert "write numbers of optimizer steps" in line
+    assert "Write the lengths as numbers of optimizer steps" in line
     assert lines(section(total_num_steps=6), ByHand()) == []  # numbers that only the author of the loop can know
