@@ -148,8 +148,7 @@ class RangeTestResult:
         Raises:
             ValueError: if the record shows no suggestions at all.
         """
-        growth = self.update_growth if self.coarse is None else self.coarse.update_growth
-        own = [suggest.OWN_SCHEDULE] if growth is not None and growth < suggest.SURE_GROWTH else []
+        own = [suggest.OWN_SCHEDULE] if report.has_own_schedule(self) else []
         return [*own, *suggest.caveats(self.curve())]
 
     def learning_rates(self) -> Findings:

@@ -97,7 +97,7 @@ class FitSchedules:
 
     def __init__(self, order: Order) -> None:
         self._order, self._owner = order, order.owner
-        self.tests = RangeTestsInFit(order.owner, order.range_test, may_probe=order.written is None, log=order.log)
+        self.tests = RangeTestsInFit(order.owner, order.range_test, one_line=order.written is None, log=order.log)
         self.scheduled: list[Scheduled] = []
         self.is_attached = self._began = False
         self._counters = make_counters({config.unit for config in order.configs}, order.tokens)
@@ -119,7 +119,7 @@ class FitSchedules:
         for index, _ in targets:
             check_optimizer(trainer, index, self._owner, take_over=self._order.take_over)
         self._start = Start.of(trainer)
-        self.tests.begin(trainer, [written.config for _, written in targets])
+        self.tests.begin(trainer, {index: written.config for index, written in targets})
         needs_run = any(written.config.needs_run for _, written in targets)
         with train_loaders(trainer) if needs_run else nullcontext():  # made once for all
             for index, written in targets:

@@ -40,8 +40,8 @@ class LRSchedulerCallback(Callback):
     the probe, with at most a third of the run's steps; in runs of fewer than 270 steps the peak is the prior.
 
     An LR range test (``range_test=LRRangeTestCallback()``, up to 300 steps) trains between the bounds that it finds.
-    Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
-    happens in a GAN, whose losses oppose each other, the optimizer's own lr is used, and a warning says so. The same in
+    Each of several optimizers gets a test and a schedule of its own. Where the test of one shows no learning rate, as
+    happens in a GAN, whose losses oppose each other, all of them keep their own lr, and a warning says so. The same in
     any configuration: the word ``"lr_range_test"`` for a learning rate stands for what the test finds.
 
     Before the first batch the schedule's first values are set; after every finished optimizer step the next ones. Not

@@ -471,6 +471,61 @@ def test_each_of_several_optimizers_gets_a_test_and_a_schedule(make_trainer):
         _ = callback.range_test_result
 
 
+class Opposed(Gan):
+    """The loss of the generator rises, whatever its lr: the critic learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def training_step(self, batch, batch_idx):
+        first, second = self.optimizers()
+        for optimizer, net, used in zip((first, second), (self.critic, self.generator), self.used, strict=True):
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.zero_grad()
+            inputs = batch[0][:, : net.in_features]
+            loss = (net(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+            rises = torch.tensor(1.0 + 0.01 * self.steps)
+            self.manual_backward(loss if optimizer is first else 0.0 * loss + rises)
+            optimizer.step()
+        self.steps += 1
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.critic.parameters(), 4e-4), torch.optim.Adam(self.generator.parameters(), 2e-4)]
+
+
+@pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])
+def test_where_the_test_of_one_optimizer_shows_nothing_all_keep_their_own_lr(make_trainer, caplog, finder):
+    module, callback = Opposed(), finder()
+    with caplog.at_level(logging.INFO):
+        make_trainer(callback, max_epochs=30).fit(module, data())
+    highest = [max(used[-300:]) for used in module.used]
+    assert highest == pytest.approx([4e-4, 2e-4])
+    [line] = [text for text in caplog.messages if "keep their own lr" in text]
+    assert line == (
+        "LRSchedulerCallback: the LR range test of optimizer 1 (Adam) shows no learning rate, because its loss never"
+        " fell. This is usual where the losses of several optimizers oppose each other. All 2 optimizers keep their own"
+        " lr, and with it the balance between them: 1Cycle goes up to it"
+    )
+    told = [text for text in caplog.messages if text.startswith("LR range test")]
+    assert all(
+        text.startswith(("LR range test of optimizer 0 (Adam): ", "LR range test of optimizer 1 (Adam): "))
+        for text in told
+    )
+    nothing = [text for text in told if text.startswith("LR range test of optimizer 1 (Adam)")]
+    assert any("it shows no learning rate, because its loss never fell; weights" in text for text in nothing)
+    assert not any(word in text for text in nothing for word in ("lower lr", "Look for the cause", "prior"))
+
+
+def test_a_resume_keeps_the_balance_that_the_fit_has_kept(make_trainer, tmp_path):
+    trainer = make_trainer(LRSchedulerCallback(), max_epochs=30)
+    trainer.fit(Opposed(), data())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    callback = LRSchedulerCallback()
+    make_trainer(callback, max_epochs=30).fit(Opposed(), data(), ckpt_path=tmp_path / "saved.ckpt")
+    assert [s.hyperparameters["cycle_max_lr"] for s in callback.schedulers] == pytest.approx([4e-4, 2e-4])
+
+
 def test_the_losses_of_each_optimizer_are_its_own(make_trainer):
     class Constant(Gan):
         """The losses of the two are 1 and 2, whatever the weights are."""
