@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from lightning_lrsched.optim.snapshot import global_states
 from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
 from lightning_lrsched.range_test.report import OWN_UPDATES, has_own_schedule, why_nothing_among_several
-from lightning_lrsched.range_test.suggest import OWN_SCHEDULE, SURE_GROWTH
+from lightning_lrsched.range_test.suggest import OWN_SCHEDULE, SURE_GROWTH, largest_lr
 from lightning_lrsched.range_test.sweep import SHARE_OF_RUN, SHORTEST
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Scheduled
@@ -35,6 +36,10 @@ from lightning_lrsched.trainer.loggers import show_probe
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is_automatic, loaded_checkpoint, loss_in
 from lightning_lrsched.trainer.range_test_callback import SET_ASIDE, LRRangeTestCallback
 from lightning_lrsched.trainer.reporting import add_note, log, name_of
+
+
+KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
+"""Why a probe leads to no other peak than that."""
 
 
 def schedule_from_range_test(optimizer: Optimizer) -> SchedulerConfig:
@@ -146,6 +151,17 @@ class RangeTestsInFit:
         sweeps = [sweep for sweep in (test.result.coarse, test.result) if sweep is not None]
         self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.due)
         return test.result
+
+    def source(self, trainer: TrainerLike, index: int) -> str | None:
+        """Return where the bounds of 1Cycle come from, where nobody has written the word ``"lr_range_test"``."""
+        result = self.results.get(index)
+        if not self._one_line:
+            return None
+        if result is None or self._nothing(trainer) or getattr(result, "because", "") == KEEPS_OWN:
+            return "own lr"
+        if isinstance(result, RangeTestResult):
+            return "from the test"
+        return "from the probe" if result.steps else "the prior"
 
     def findings(self, trainer: TrainerLike, scheduled: Scheduled) -> Findings | None:
         """Return the learning rates that the test of a schedule has found; None: the optimizer's own lr counts.
@@ -280,6 +296,7 @@ class LRProbe(Callback):
             log(trainer, f"LR probe: {what}, which counts as a loss that is not finite")
         if self._probe.growth is not None and self._probe.growth < SURE_GROWTH:
             log(trainer, f"LR probe: {OWN_SCHEDULE}", logging.WARNING)
+            result = replace(result, peak=largest_lr(trainer.optimizers[0])[0], because=KEEPS_OWN)
         log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
         if log_result:
             show_probe(trainer, result)

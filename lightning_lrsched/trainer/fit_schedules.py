@@ -205,7 +205,7 @@ class FitSchedules:
         scheduled.build(config, trainer.optimizers[index], clock_of(trainer), findings)
         _list(trainer, scheduled.schedule, earlier)
         if self._report is not None:
-            self._report.add(trainer, scheduled, by_probe=isinstance(found, ProbeResult))
+            self._report.add(trainer, scheduled, source=self.tests.source(trainer, index))
             if scheduled.config.needs_range_test and found is not None:
                 name = "lr_probe" if isinstance(found, ProbeResult) else "lr_range_test"
                 name = f"{name}_{index}" if index else name

@@ -91,13 +91,13 @@ class RunReport(Guest):
             trainer.callbacks.append(reports[0])
         return reports[0]
 
-    def add(self, trainer: TrainerLike, scheduled: Scheduled, *, by_probe: bool = False) -> None:
+    def add(self, trainer: TrainerLike, scheduled: Scheduled, *, source: str | None = None) -> None:
         """Report a schedule that was built; the values that depend on the run or a range test are logged at once.
 
         Args:
             trainer: whose fit it is.
             scheduled: the schedule.
-            by_probe: whether a probe has found what a range test would.
+            source: what has found the values that wait for a range test; None: what the user has written says it.
         """
         config, resolved, index = scheduled.config, scheduled.resolved, scheduled.index
         assert resolved is not None
@@ -105,8 +105,8 @@ class RunReport(Guest):
         keys = config.needs_range_test + config.needs_run + config.needs_optimizer
         if keys:
             as_written, values = config.values(keys), resolved.values(keys)
-            if by_probe:  # nobody has written the word
-                as_written.update(dict.fromkeys(config.needs_range_test, "from the probe"))
+            if source is not None:  # nobody has written the word
+                as_written.update(dict.fromkeys(config.needs_range_test, source))
             unit = "" if config.unit == STEPS else f" [{config.unit}s]"
             name = name_of(scheduled.schedule.optimizer, index if len(trainer.optimizers) > 1 else None)
             log(trainer, f"Schedule of {name}:\n{resolution_table(config.type + unit, as_written, values)}")

@@ -405,6 +405,20 @@ def test_an_optimizer_that_does_not_follow_the_lr_is_reported(make_trainer, capl
 
 
 @finders
+def test_such_an_optimizer_keeps_its_own_lr(make_trainer, caplog, finder):
+    callback = finder()
+    with caplog.at_level("INFO"):
+        fit(make_trainer, Regression(lambda parameters: Own(parameters, lr=0.02)), callback, max_epochs=30)
+    schedule = callback.schedulers[0]
+    assert max(schedule.lr_at(step)[0] for step in range(300)) == pytest.approx(0.02)
+    assert "updates did not grow with the lr" in caplog.text
+    assert "own lr" in caplog.text
+    assert "from the probe" not in caplog.text
+    if finder is LRSchedulerCallback:
+        assert callback.probe_result.peak == 0.02
+
+
+@finders
 def test_an_optimizer_without_an_lr_is_refused_by_name(make_trainer, finder):
     def without_lr(parameters: Any) -> torch.optim.Optimizer:
         optimizer = torch.optim.SGD(parameters, lr=0.1)
