@@ -37,7 +37,6 @@ from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is
 from lightning_lrsched.trainer.range_test_callback import SET_ASIDE, LRRangeTestCallback
 from lightning_lrsched.trainer.reporting import add_note, log, name_of
 
-
 KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
 """Why a probe leads to no other peak than that."""
 

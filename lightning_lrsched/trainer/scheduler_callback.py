@@ -182,7 +182,7 @@ class LRSchedulerCallback(Callback):
         Raises:
             RuntimeError: if there was none, or one for each of several optimizers.
         """
-        return _only(self.range_test_results, "range_test_results", "LR range test")
+        return _only(self.range_test_results, "range_test_result", self.probe_results, "probe_result")
 
     @property
     def probe_result(self) -> ProbeResult:
@@ -191,7 +191,7 @@ class LRSchedulerCallback(Callback):
         Raises:
             RuntimeError: if there was none, or one for each of several optimizers.
         """
-        return _only(self.probe_results, "probe_results", "LR probe")
+        return _only(self.probe_results, "probe_result", self.range_test_results, "range_test_result")
 
     # Before training --------------------------------------------------------------------------------------------------
 
@@ -279,12 +279,22 @@ def _check_range_test(order: Order) -> None:
         )
 
 
-def _only(results: dict[int, Result], name: str, test: str) -> Result:
+FOUND_BY = {"probe_result": "LR probe", "range_test_result": "LR range test"}
+"""Property -> what has made its result; with an s, it has those of several optimizers."""
+
+
+def _only(results: Mapping[int, Result], name: str, others: Mapping[int, object], other: str) -> Result:
+    """Return the only result; where there is another number of them, say where to look."""
     if len(results) == 1:
         return next(iter(results.values()))
     if results:
-        raise RuntimeError(f"there are {len(results)} results, one per optimizer: see {name}")
+        raise RuntimeError(f"there are {len(results)} results, one per optimizer: see {name}s")
+    made = f"this fit made no {FOUND_BY[name]}"
+    if len(others) == 1:
+        raise RuntimeError(f"{made}, but an {FOUND_BY[other]}: see {other}")
+    if others:
+        raise RuntimeError(f"{made}, but {len(others)} {FOUND_BY[other]}s, one per optimizer: see {other}s")
     raise RuntimeError(
-        f"this fit made no {test}; if another package makes the Trainer and has given it a copy of this callback, look"
-        " among trainer.callbacks"
+        f"{made}; if another package makes the Trainer and has given it a copy of this callback, look among"
+        " trainer.callbacks"
     )

@@ -435,6 +435,18 @@ def test_a_callback_that_was_copied_says_where_to_look():
             getattr(LRSchedulerCallback(), name)
 
 
+def test_who_asks_for_the_wrong_kind_of_result_is_told_where_the_right_one_is(make_trainer):
+    probed, _ = fit(make_trainer, Regression(adam))
+    with pytest.raises(RuntimeError, match=r"made no LR range test, but an LR probe: see probe_result$"):
+        _ = probed.range_test_result
+    tested, _ = fit(make_trainer, Regression(adam), with_range_test())
+    with pytest.raises(RuntimeError, match=r"made no LR probe, but an LR range test: see range_test_result$"):
+        _ = tested.probe_result
+    both, _ = fit(make_trainer, Gan(), with_range_test())
+    with pytest.raises(RuntimeError, match=r"but 2 LR range tests, one per optimizer: see range_test_results$"):
+        _ = both.probe_result
+
+
 # The range test -------------------------------------------------------------------------------------------------------
 
 
