@@ -37,6 +37,11 @@ from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is
 from lightning_lrsched.trainer.range_test_callback import SET_ASIDE, LRRangeTestCallback
 from lightning_lrsched.trainer.reporting import add_note, log, name_of
 
+AS_PLANNED = (
+    '{"type": "WarmupDecayLR", "params": {"warmup_max_lr": "auto", "warmup_num_steps": 0, "total_num_steps": "auto"}}'
+)
+"""A schedule that needs no test, and no step of a warmup that a resumed run has behind it."""
+
 KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
 """Why a probe leads to no other peak than that."""
 
@@ -177,6 +182,13 @@ class RangeTestsInFit:
             return None
         result = self.results.get(index)
         if result is None:
+            if loaded_checkpoint(trainer) and self._one_line:
+                raise ValueError(
+                    f"{self._owner}: the checkpoint was saved by a fit without {self._owner}, so it holds no peak for"
+                    " 1Cycle, and in the middle of a training none is looked for. Give a schedule, such as"
+                    f" {self._owner}({AS_PLANNED}), whose lr falls from the optimizer's own to 0. Or begin a new run"
+                    " with these weights: load them into the module, and fit without ckpt_path"
+                )
             if loaded_checkpoint(trainer):
                 raise ValueError(
                     f'{self._owner}: {keys} of optimizer {index} is "{FROM_RANGE_TEST}", but the checkpoint was saved'

@@ -794,8 +794,28 @@ def test_a_checkpoint_without_a_test_cannot_tell_what_it_would_have_found(make_t
     trainer = make_trainer(max_epochs=2)
     trainer.fit(Regression(), data())
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    with pytest.raises(ValueError, match=r"saved without a test.*write numbers"):
-        make_trainer(with_range_test(), max_epochs=EPOCHS).fit(Regression(), data(), ckpt_path=tmp_path / "saved.ckpt")
+    word = LRSchedulerCallback(DECAY)
+    with pytest.raises(ValueError, match=r"warmup_max_lr of optimizer 0 is.*saved without a test.*write numbers"):
+        make_trainer(word, max_epochs=EPOCHS).fit(Regression(), data(), ckpt_path=tmp_path / "saved.ckpt")
+
+
+@finders
+def test_one_line_on_a_plain_checkpoint_says_what_to_write_and_that_works(make_trainer, tmp_path, finder):
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(Regression(), data())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    module = Regression()
+    with pytest.raises(ValueError, match="saved by a fit without LRSchedulerCallback") as told:
+        make_trainer(finder(), max_epochs=EPOCHS).fit(module, data(), ckpt_path=tmp_path / "saved.ckpt")
+    assert module.seen == []
+    assert "lr_range_test" not in str(told.value)
+    advised = json.loads(str(told.value).partition("LRSchedulerCallback({")[2].partition("), whose")[0].join(("{", "")))
+    callback = LRSchedulerCallback(advised)
+    with pytest.warns(UserWarning, match="the schedule continues from step 20"):
+        make_trainer(callback, max_epochs=EPOCHS).fit(module, data(), ckpt_path=tmp_path / "saved.ckpt")
+    used = [lr for lr, _ in module.seen]
+    assert used == [callback.schedulers[0].lr_at(step)[0] for step in range(20, STEPS)]
+    assert 0.01 > used[0] > used[-1] > 0.0
 
 
 def test_a_second_fit_tests_again_from_where_the_module_is(make_trainer):
