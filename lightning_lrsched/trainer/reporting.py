@@ -250,7 +250,7 @@ def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str,
     try:
         asked_for = trainer_arguments(config, world_size=trainer.world_size)
     except ParameterError as error:
-        log(trainer, f"{owner}: the rest of the configuration cannot be used: {error}")
+        log(trainer, f"{owner}: the rest of the configuration cannot be used: {error}", logging.WARNING)
         return
     missing = {key: value for key, value in asked_for.items() if getattr(trainer, key) != value}
     if missing:
