@@ -227,6 +227,16 @@ class SchedulerConfig:
         """The keys whose values an LR range test at the start of the fit finds."""
         return self.schedule.waiting("range test")
 
+    @property
+    def given_paths(self) -> list[str]:
+        """The paths of the values that the user gave, and of those that wait for the run, the optimizer or a test."""
+        given, waiting = self.to_dict()["params"], self.needs_run + self.needs_optimizer + self.needs_range_test
+        return [
+            path
+            for path, field, value in self.schedule.leaves()
+            if path in given or path in waiting or (not path.isidentifier() and value != field.default)
+        ]
+
     def values(self, paths: Collection[str]) -> Params:
         """Return values as they stand in a configuration, by their paths: ``phases[0].steps``."""
         return {path: written(value) for path, _, value in self.schedule.leaves() if path in paths}
