@@ -112,7 +112,9 @@ class RangeTestsInFit:
         for scheduled in waiting:
             if trainer.fast_dev_run:
                 keys = ", ".join(scheduled.written.config.needs_range_test)
-                log(trainer, f'{self._owner}: a fast_dev_run makes no LR range test; {keys} means "auto"')
+                test = "LR probe" if self._may_probe and obstacle(trainer) is None else "LR range test"
+                what = "1Cycle goes up to the optimizer's own lr" if self._one_line else f'{keys} means "auto"'
+                log(trainer, f"{self._owner}: a fast_dev_run makes no {test}{_of(trainer, scheduled.index)}; {what}")
             else:
                 several, index = len(waiting) > 1, scheduled.index
                 self.results[index] = self._run_one(trainer, pl_module, index, started, several=several)
@@ -155,6 +157,13 @@ class RangeTestsInFit:
         sweeps = [sweep for sweep in (test.result.coarse, test.result) if sweep is not None]
         self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.due)
         return test.result
+
+    def made(self, index: int) -> str | None:
+        """Return whether steps of an optimizer were made in a ``"probe"`` or a ``"range test"``; None: in neither."""
+        result = self.results.get(index)
+        if isinstance(result, ProbeResult):
+            return "probe" if result.steps else None
+        return None if result is None else "range test"
 
     def source(self, trainer: TrainerLike, index: int) -> str | None:
         """Return where the bounds of 1Cycle come from, where nobody has written the word ``"lr_range_test"``."""

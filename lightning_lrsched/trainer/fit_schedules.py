@@ -281,8 +281,7 @@ class FitSchedules:
         if rate and before is not None:
             scheduled.run = self._horizon(trainer, scheduled, self._start, rate=rate)
             if scheduled.run.total != before:
-                found = self.tests.results.get(scheduled.index)
-                where = "probe" if isinstance(found, ProbeResult) else "range test"
+                where = self.tests.made(scheduled.index)
                 per = "step that was due" if is_automatic(trainer) else "batch"
                 what = f"optimizer {scheduled.index} made {rate:.3g} steps per {per} in its {where}"
                 log(trainer, f"{self._owner}: {what}: the run is {scheduled.run.total} steps long, not {before}")
@@ -328,7 +327,8 @@ class FitSchedules:
             if always or scheduled.groups.have_changed:
                 changes = scheduled.groups.update(finetuned=bool(callbacks_named(trainer, "BaseFinetuning")))
                 if changes:
-                    unseen = "; the range test did not train them" if scheduled.index in self.tests.results else ""
+                    by = self.tests.made(scheduled.index)
+                    unseen = f"; the {by} did not train them" if by else ""
                     log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
 
     def check_lrs(self, trainer: TrainerLike, optimizer: Optimizer) -> None:

@@ -843,6 +843,19 @@ def test_a_fast_dev_run_makes_no_test_and_says_so(make_trainer, caplog):
         _ = callback.range_test_result
 
 
+def test_a_fast_dev_run_speaks_of_the_probe_that_it_does_not_make(make_trainer, caplog):
+    with caplog.at_level(logging.INFO):
+        make_trainer(LRSchedulerCallback(), fast_dev_run=True).fit(Regression(), data())
+    told = "LRSchedulerCallback: a fast_dev_run makes no LR probe; 1Cycle goes up to the optimizer's own lr"
+    assert told in caplog.messages
+    assert "lr_range_test" not in caplog.text
+
+
+def test_two_callbacks_for_one_optimizer_are_refused_in_words_of_the_user(make_trainer):
+    with pytest.raises(ValueError, match="already schedules optimizer 0; keep one of them"):
+        make_trainer(LRSchedulerCallback(), LRSchedulerCallback()).fit(Regression(), data())
+
+
 def test_a_fit_that_has_nothing_to_do_makes_no_test(make_trainer):
     for options in ({"max_epochs": 0}, {"max_steps": 0}, {"limit_train_batches": 0}):
         module = Regression()
