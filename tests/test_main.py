@@ -90,13 +90,13 @@ def test_check_tells_misspelt_keys_of_deepspeed(write, capsys):
     section = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}
     good = write({"gradient_accumulation_steps": 2, "scheduler": section}, "good.json")
     bad = write({"gradient_acumulation_steps": 2, "scheduler": section}, "bad.json")
-    worse = write({"optimizer": {"type": "SGD", "parms": {"lr": 0.1}}, "scheduler": section}, "worse.json")
+    worse = write({"optimizer": {"type": "SGD", "parameters": {"lr": 0.1}}, "scheduler": section}, "worse.json")
     assert main(["check", str(good), str(bad), str(worse)]) == 1
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.endswith("set Trainer(accumulate_grad_batches=2)")
     misspelt = "gradient_acumulation_steps: DeepSpeed ignores this key (did you mean 'gradient_accumulation_steps'?)"
     assert second.endswith(f"warning: {misspelt}")
-    assert "optimizer.parms: this section has only the keys" in third
+    assert "optimizer.parameters: this section has only the keys" in third
     assert "did you mean optimizer.params?" in third
 
 

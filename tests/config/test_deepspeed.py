@@ -83,7 +83,7 @@ def test_a_misspelt_key_is_told_because_deepspeed_ignores_it(key, meant, nested)
         trainer_arguments({"deepspeed": config} if nested else config)
 
 
-@pytest.mark.parametrize("key", ["schedulr", "shceduler", "Scheduler", "optimzer", "optmizer"])
+@pytest.mark.parametrize("key", ["schedulr", "schedulerr", "Scheduler", "optimizr", "optimizzer"])
 def test_a_misspelt_section_is_told(key):
     sections = {"scheduler": {"type": "WarmupLR"}, key: {"type": "SGD", "params": {"lr": 0.1}}}
     with pytest.raises(ValueError, match=f"^{key}: DeepSpeed ignores this section"):
