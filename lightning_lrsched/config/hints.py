@@ -77,9 +77,9 @@ def nearest_types(name: str) -> str:
     >>> nearest_types("cosine")
     " (did you mean 'WarmupCosineLR' or 'CosineAnnealingLR'?)"
     """
-    found = []
+    found: list[str] = []
+    meant = OTHER_TYPES.get(name.lower(), "")
     for known in (SCHEDULES, torch_schedules()):
-        meant = OTHER_TYPES.get(name.lower())
         near = get_close_matches(name.lower(), [each.lower() for each in known], n=1)
         holding = [each for each in known if len(name) > 3 and name.lower() in each.lower()]
         similar = [each for each in known if each.lower() in near]
