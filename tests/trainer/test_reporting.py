@@ -61,12 +61,12 @@ def test_a_table_names_its_optimizer_by_number_where_there_are_several(told):
     assert told(TwoOptimizers(), LRSchedulerCallback([WARMUP, WARMUP])) == [
         "Schedule of optimizer 0 (SGD):\n"
         "WarmupLR         | as written | in this run\n"
-        "warmup_num_steps | auto       | 3\n"
-        "warmup_max_lr    | auto       | 0.01",
+        "warmup_max_lr    | auto       | 0.01\n"
+        "warmup_num_steps | auto       | 3",
         "Schedule of optimizer 1 (AdamW):\n"
         "WarmupLR         | as written | in this run\n"
-        "warmup_num_steps | auto       | 3\n"
-        "warmup_max_lr    | auto       | 0.02",
+        "warmup_max_lr    | auto       | 0.02\n"
+        "warmup_num_steps | auto       | 3",
     ]
     [table] = told(Regression(), LRSchedulerCallback({"scheduler": WARMUP, "fp16": {}}))
     assert table.startswith("Schedule of SGD:\n")
