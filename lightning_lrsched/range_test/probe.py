@@ -42,7 +42,12 @@ DOUBTFUL = 0.5
 ROUNDING = 1e-6
 """A fall by less than this fraction of the loss is none: a float32 has seven digits."""
 
-SHORTEST_RUN = 3 * (STEPS + MORE_BATCHES)
+SHORT_RUN = 600
+"""[optimizer steps] In shorter runs one such step must do: what ten cost there is more than what they show."""
+
+STEPS_OF_SHORT_RUN = 3
+
+SHORTEST_RUN = 3 * (STEPS_OF_SHORT_RUN + MORE_BATCHES)
 """[optimizer steps] In shorter runs, of which a probe may take more than a third, the peak is the prior."""
 
 MAX_SKIPPED_STEPS = 20
@@ -352,8 +357,9 @@ class Probe:
 
     An optimizer moves its parameters by the lr times a direction. One step shows the direction; some forward passes of
     the same batch show how far along it the loss falls. That lr has seen optimizer, width, initialisation and the scale
-    of the loss. A first search sets the scale, its step is undone; ten small steps follow, then the search that counts.
-    Where a search shows no fall, or one far below the prior, two more batches are searched, and the median counts.
+    of the loss. A first search sets the scale, and its step is undone. Ten small steps follow, in a short run only one,
+    and then the search that counts. Where a search shows no fall, or one far below the prior, two more batches are
+    searched, and the median counts.
 
     A loop drives it: :meth:`before_step` before each step, :meth:`after_step` after it, until :attr:`is_over`.
     Whatever the probe changes, the loop puts back.
@@ -361,6 +367,7 @@ class Probe:
     Args:
         module: the module that is trained.
         optimizer: its optimizer.
+        run: length of the training [optimizer steps]; None: not known.
 
     Attributes:
         is_over: whether all steps have been made.
@@ -371,7 +378,9 @@ class Probe:
         refused: the first lr in a search at which the module raised an error, and the error; None: it raised none.
     """
 
-    def __init__(self, module: Module, optimizer: Optimizer) -> None:
+    def __init__(self, module: Module, optimizer: Optimizer, run: float | None = None) -> None:
+        # The last step is the search that counts; first come one that sets the scale, and small ones.
+        self._last = (STEPS if run is None or run >= SHORT_RUN else STEPS_OF_SHORT_RUN) - 1
         self._module, self._optimizer, self._weights = module, optimizer, Weights.of(module)
         own_lr, self._ratios = largest_lr(optimizer)
         self.prior = prior_of(optimizer, self._weights.width)
@@ -399,12 +408,12 @@ class Probe:
 
     @property
     def _searches(self) -> bool:
-        return self._steps in (0, STEPS - 1)
+        return self._steps in (0, self._last)
 
     @property
     def _measures(self) -> bool:
         """Whether the size of this small step is to be compared with that of the next one."""
-        return self._steps == STEPS - 2
+        return self._steps == self._last - 1
 
     def after_step(self, loss: Callable[[], Tensor]) -> None:
         """Search along the step that has been made.
