@@ -423,20 +423,20 @@ class Probe:
         """
         before, self._before = self._before, []
         moves = [(parameter, start, parameter.detach() - start) for parameter, start in before]
-        if moves and self._measures:  # where it may be lost in rounding
-            self._small = _size(moves)
-        elif moves and not self._have_moved(moves):
+        if self._searches and not (moves and self._have_moved(moves)):
             self._skipped += 1
             self.is_over = self._skipped == MAX_SKIPPED_STEPS
             return
-        elif moves:
-            if self._small is not None and self.growth is None:
-                sizes = [float(size) for size in (self._small, _size(moves))]
-                self.growth = math.log(sizes[1] / sizes[0]) / -math.log(WARM_SHARE) if all(sizes) else None
-            self._search(moves, loss)
         self._made += 1
-        if not moves or self._measures:
+        if not self._searches:
+            if moves:  # measured even where it may be lost in rounding
+                self._small = _size(moves)
             self._steps += 1
+            return
+        if self._small is not None and self.growth is None:
+            sizes = [float(size) for size in (self._small, _size(moves))]
+            self.growth = math.log(sizes[1] / sizes[0]) / -math.log(WARM_SHARE) if all(sizes) else None
+        self._search(moves, loss)
 
     def _have_moved(self, moves: list[Move]) -> bool:
         counts = [_local(move).count_nonzero().float() for _, _, move in moves]

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig, configure_optimizers
-from lightning_lrsched.range_test.probe import STEPS as PROBE_STEPS
+from lightning_lrsched.range_test.probe import STEPS_OF_SHORT_RUN as PROBE_STEPS
 from tests.kit.modules import Notes, Regression, ValidatedRegression, data
 from tests.kit.runs import RestoresLater, with_range_test
 

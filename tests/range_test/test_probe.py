@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from lightning_lrsched.range_test.probe import (
+    SHORT_RUN,
     STEPS,
+    STEPS_OF_SHORT_RUN,
     WARM_STEPS,
     Probe,
     ProbeResult,
@@ -194,13 +196,13 @@ def test_an_optimizer_that_never_moves_leads_to_the_prior():
     assert "falls nowhere" in found.because
 
 
-def probe_of(losses: Any) -> Any:
+def probe_of(losses: Any, run: int | None = None) -> Any:
     """A probe with SGD at lr 1 of one weight, whose loss at each batch is a function of the weight."""
     weight = nn.Parameter(torch.zeros(1))
     module = nn.Module()
     module.weight = weight
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    probe, number = Probe(module, optimizer), 0
+    probe, number = Probe(module, optimizer, run), 0
     while not probe.is_over:
         if probe.rewinds:
             probe.rewinds = False
@@ -249,6 +251,12 @@ def test_the_first_search_asks_another_batch_where_it_finds_nothing():
     first = [*RISES, lambda weight: weight * torch.nan, *[falls_to(2.0)] * (WARM_STEPS + 1)]
     found = probe_of([*first, falls_to(2.5, 2 * WARM_STEPS / 64)])
     assert (found.lowest, found.steps) == (pytest.approx(2.5, rel=1e-3), STEPS + 2)
+
+
+@pytest.mark.parametrize(("run", "steps"), [(SHORT_RUN - 1, STEPS_OF_SHORT_RUN), (SHORT_RUN, STEPS), (None, STEPS)])
+def test_a_short_run_has_one_small_step_before_the_search_that_counts(run, steps):
+    found = probe_of([falls_to(2.0)] * (steps - 1) + [falls_to(2.5, 2 * (steps - 2) / 64)], run)
+    assert (found.lowest, found.steps) == (pytest.approx(2.5, rel=1e-3), steps)
 
 
 def test_a_loss_that_is_never_finite_is_said():
