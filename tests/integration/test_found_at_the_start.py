@@ -202,7 +202,7 @@ def test_a_resume_finds_nothing_anew_and_goes_on_with_what_was_found(
 def test_after_an_exception_the_trainer_is_as_it_was(make_trainer, finder, error):
     class Failing(Regression):
         def training_step(self, batch, batch_idx):
-            if self.trainer.global_step == 8:
+            if self.trainer.global_step == 2:
                 raise error
             return super().training_step(batch, batch_idx)
 
@@ -277,11 +277,11 @@ def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(ma
 def test_a_short_run_takes_the_prior(make_trainer, caplog):
     with caplog.at_level("INFO"):
         module = Regression(adam)
-        callback, trainer = fit(make_trainer, module, max_epochs=2)
+        callback, trainer = fit(make_trainer, module, max_epochs=1)
     found = callback.probe_results[0]
     assert (found.peak, found.prior, found.steps) == (0.006, 0.006, 0)
-    assert len(module.seen) == trainer.global_step == 20
-    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 20 steps" in caplog.text
+    assert len(module.seen) == trainer.global_step == 10
+    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 10 steps" in caplog.text
 
 
 @pytest.mark.parametrize("epochs", [26, 27])
