@@ -140,7 +140,7 @@ class RangeTestsInFit:
                     log(trainer, f"LR probe{_of(trainer, index)}: {known}")
                     return known
             if probes:
-                probe = LRProbe(self._start, started)
+                probe = LRProbe(self._start, started, steps)
                 result = probe.run(trainer, pl_module, log_result=self._log)
                 self.rates[index] = probe.rate
                 return result
@@ -267,14 +267,15 @@ class LRProbe(Callback):
     Args:
         start: the random states with which the fit began.
         started: the callbacks whose ``on_train_start`` has run.
+        length: of the fit [optimizer steps]; None: not known.
 
     Attributes:
         rate: how many steps the optimizer has made for each that Lightning was due to make; 1 unless the module skips
             some in its ``optimizer_step``.
     """
 
-    def __init__(self, start: RandomStates, started: Sequence[Callback]) -> None:
-        self._start, self._started = start, started
+    def __init__(self, start: RandomStates, started: Sequence[Callback], length: int | None) -> None:
+        self._start, self._started, self._length = start, started, length
         self.rate = 1.0
         self._probe: Any = None
         self._calls: list[tuple[tuple[object, ...], list[Callable[[], object]]]] = []
@@ -295,7 +296,7 @@ class LRProbe(Callback):
             self._state.capture(pl_module)
             self._state.set_data_aside()
             set_limits(trainer, min_epochs=None, min_steps=None, max_epochs=-1, max_steps=-1, limit_val_batches=0)
-            self._probe, self._marked = Probe(pl_module, trainer.optimizers[0]), False
+            self._probe, self._marked = Probe(pl_module, trainer.optimizers[0], self._length), False
             self._training_step = trainer.strategy.training_step
             trainer.strategy.training_step = self._note_call  # type: ignore[method-assign]
             trainer.fit_loop.run()

@@ -32,10 +32,11 @@ Result = TypeVar("Result", RangeTestResult, ProbeResult)
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
-    Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how
-    far along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is
-    put back, and the training follows 1Cycle from a tenth of the peak up to it, until the run ends. In runs of fewer
-    than 42 steps the peak is the prior, the usual peak for this kind of optimizer. Where a loss cannot be computed
+    Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps, or of 3
+    in a run of fewer than 600, finds how far along the optimizer's own update the loss of a batch falls
+    (:class:`ProbeResult` has the rule). Everything is put back, and the training follows 1Cycle from a tenth of the
+    peak up to it, until the run ends. In runs of fewer than 15 steps the peak is the prior, the usual peak for this
+    kind of optimizer. Where a loss cannot be computed
     again outside its step (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of
     the probe, with at most a third of the run's steps; in runs of fewer than 270 steps the peak is the prior.
 

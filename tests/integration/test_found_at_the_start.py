@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig, configure_optimizers
-from lightning_lrsched.range_test.probe import STEPS as PROBE_STEPS
+from lightning_lrsched.range_test.probe import STEPS_OF_SHORT_RUN as PROBE_STEPS
 from tests.kit.modules import Notes, Regression, ValidatedRegression, data
 from tests.kit.runs import RestoresLater, with_range_test
 
@@ -202,7 +202,7 @@ def test_a_resume_finds_nothing_anew_and_goes_on_with_what_was_found(
 def test_after_an_exception_the_trainer_is_as_it_was(make_trainer, finder, error):
     class Failing(Regression):
         def training_step(self, batch, batch_idx):
-            if self.trainer.global_step == 8:
+            if self.trainer.global_step == 2:
                 raise error
             return super().training_step(batch, batch_idx)
 
@@ -221,7 +221,8 @@ def test_after_an_exception_the_trainer_is_as_it_was(make_trainer, finder, error
 # The probe ------------------------------------------------------------------------------------------------------------
 
 
-def test_it_costs_a_dozen_steps_and_about_as_many_forward_passes(make_trainer):
+@pytest.mark.parametrize(("epochs", "steps"), [(59, 3), (60, 12)])
+def test_it_costs_few_steps_and_about_as_many_forward_passes(make_trainer, epochs, steps):
     class Counts(Regression):
         passes = steps = 0
 
@@ -232,9 +233,9 @@ def test_it_costs_a_dozen_steps_and_about_as_many_forward_passes(make_trainer):
         def on_before_optimizer_step(self, optimizer: Any) -> None:
             Counts.steps += 1
 
-    callback, trainer = fit(make_trainer, Counts(adam))
+    callback, trainer = fit(make_trainer, Counts(adam), max_epochs=epochs)
     found = callback.probe_results[0]
-    assert Counts.steps - trainer.global_step == found.steps == PROBE_STEPS
+    assert Counts.steps - trainer.global_step == found.steps == steps
     assert Counts.passes - Counts.steps == found.forwards < 30
 
 
@@ -277,11 +278,11 @@ def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(ma
 def test_a_short_run_takes_the_prior(make_trainer, caplog):
     with caplog.at_level("INFO"):
         module = Regression(adam)
-        callback, trainer = fit(make_trainer, module, max_epochs=2)
+        callback, trainer = fit(make_trainer, module, max_epochs=1)
     found = callback.probe_results[0]
     assert (found.peak, found.prior, found.steps) == (0.006, 0.006, 0)
-    assert len(module.seen) == trainer.global_step == 20
-    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 20 steps" in caplog.text
+    assert len(module.seen) == trainer.global_step == 10
+    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 10 steps" in caplog.text
 
 
 @pytest.mark.parametrize("epochs", [26, 27])
