@@ -51,8 +51,8 @@ class RangeTestResult:
             or None: it has none.
         coarse: the record of the coarse sweep that found the range of this one, its steps counted from 0, too; None:
             there was one sweep.
-        prior: the peak of 1Cycle that is likely for this kind of optimizer; the suggestions are drawn to it, the more
-            the less the record says. None: they follow the record alone.
+        prior: the peak of 1Cycle that is likely for this kind of optimizer; a noisy record draws the suggestions to it.
+            None: they follow the record alone.
         update_growth: the power of the lr with which the size of the optimizer's updates grew: about 1, but 0 where
             they did not follow the lr at all; None: not measured.
 
