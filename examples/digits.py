@@ -1,7 +1,7 @@
 """One line against a default: LRSchedulerCallback() on scikit-learn's handwritten digits.
 
 For each seed, a small convolutional network is trained three times from the same weights, for the same number of
-steps: with LRSchedulerCallback(), which makes a probe of 12 steps at the start of the fit and then follows 1Cycle
+steps: with LRSchedulerCallback(), which makes a probe of 3 steps at the start of the fit and then follows 1Cycle
 (cyclical momentum included); at the learning rate that Lightning's own finder suggests; and at torch's default
 learning rate.
 

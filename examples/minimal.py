@@ -28,7 +28,7 @@ inputs = torch.randn(4096, 8)
 targets = torch.sin(inputs).sum(dim=1, keepdim=True)
 data = DataLoader(TensorDataset(inputs, targets), batch_size=32, shuffle=True)
 
-schedule = LRSchedulerCallback()  # finds the peak of the lr in a dozen steps, then trains with 1Cycle
+schedule = LRSchedulerCallback()  # finds the peak of the lr in a few steps, then trains with 1Cycle
 trainer = Trainer(max_epochs=10, callbacks=[schedule], log_every_n_steps=10, enable_checkpointing=False)
 trainer.fit(Model(), data)
 

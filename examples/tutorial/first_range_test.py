@@ -129,7 +129,7 @@ print(f"accuracy before: {before:.1%}, after: {after:.1%}")
 # %% [markdown]
 # ## In one line
 #
-# Without arguments, the callback makes a probe of a dozen steps in place of the range test. Then it follows 1Cycle.
+# Without arguments, the callback makes a probe of a few steps in place of the range test. Then it follows 1Cycle.
 # `LRSchedulerCallback(range_test=LRRangeTestCallback())` makes the same test as above inside the fit.
 
 # %%

@@ -1,4 +1,4 @@
-"""Probe: a peak for 1Cycle from a dozen steps, and from how far along the optimizer's own update the loss falls."""
+"""Probe: a peak for 1Cycle from a few steps, and from how far along the optimizer's own update the loss falls."""
 
 from __future__ import annotations
 

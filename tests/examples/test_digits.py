@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_lrsched import ProbeResult, SchedulerConfig
-from lightning_lrsched.range_test.probe import STEPS
+from lightning_lrsched.range_test.probe import STEPS_OF_SHORT_RUN
 from lightning_lrsched.range_test.record import one_cycle
 
 ROOT = Path(__file__).parents[2]
@@ -90,9 +90,9 @@ def test_the_event_files_hold_the_probe(demo):
     assert len(events.Images("lr_probe/loss_vs_lr")) == 1
 
 
-def test_what_was_found_is_a_dozen_steps_work(demo):
+def test_what_was_found_is_the_work_of_a_few_steps(demo):
     result = result_of(demo[0])
-    assert result.steps == STEPS
-    assert result.forwards < 2 * STEPS
+    assert result.steps == STEPS_OF_SHORT_RUN
+    assert result.forwards < 20
     assert min(result.losses) < result.losses[0]  # the first is that before the update
     assert "the loss of a batch is lowest" in result.because
