@@ -39,6 +39,7 @@ from lightning_lrsched import (  # noqa: E402
 )
 from lightning_lrsched.range_test.probe import LOW  # noqa: E402
 from lightning_lrsched.range_test.record import one_cycle  # noqa: E402
+from lightning_lrsched.range_test.report import scale_lrs  # noqa: E402
 
 GREY, BLUE, ORANGE, GREEN = "#808080", "#3a86c8", "#d9731a", "#2f9e44"
 SVG = {
@@ -89,9 +90,12 @@ def draw_probe(axes: Any, result: ProbeResult) -> None:
         (result.peak, f"peak {result.peak:.2g}", GREEN),
         (result.lowest, f"lowest {result.lowest:.2g}", BLUE),
     ]
-    for lr, words, colour in marks:
+    for side, (lr, words, colour) in zip(
+        ("right", "center", "left"), sorted(marks), strict=True
+    ):  # away from each other
         axes.axvline(lr, color=colour, linewidth=0.8, linestyle="--")
-        axes.text(lr, 1.03, words, transform=above, ha="center", color=colour, fontsize=9)
+        axes.text(lr, 1.03, words, transform=above, ha=side, color=colour, fontsize=9)
+    scale_lrs(axes)
     # At the right end, which is twice as far as the last line.
     below = {"xytext": (0, -3), "textcoords": "offset points", "ha": "right", "va": "top"}
     axes.annotate("before\nthe step", (axes.get_xlim()[1], before), color=GREY, fontsize=9, **below)
