@@ -33,6 +33,14 @@ FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightn
 FRAMEWORK_CLASSES = ("Trainer", "Fabric", "Strategy", "Callback", "Logger", "LightningDataModule")
 """Whatever package the user's own subclass is in."""
 
+PARTS = [name for name, value in vars(Module()).items() if isinstance(value, (dict, set))]
+"""Where torch keeps what a module consists of: parameters, buffers, submodules, hooks."""
+
+TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+ENGINES = ("torch.distributed", "deepspeed", "lightning.", "pytorch_lightning.", "lightning_fabric.")
+"""The hooks of these say how far they are set up, with the first batch at the latest: they stay."""
+
 WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "_FabricModule")
 """Modules around the user's, whose attributes say how far they are set up: that is not undone after a trial."""
 
@@ -75,7 +83,7 @@ class ModelSnapshot:
         self.copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
         known = {} if earlier is None else earlier.copies
         parts = list(module.modules())
-        self._tensors = [ModuleTensors(part, self.copies, known) for part in parts]
+        self._parts = [ModuleParts(part, self.copies, known) for part in parts]
         packages = {_package_of(part) for part in (*parts, *beside)}
         self._contents = Contents([*optimizers, *parts, *module.parameters(), *module.buffers()], packages)
         owners = [part for part in (*parts, *beside) if not is_one_of(part, *WRAPPERS)]
@@ -92,8 +100,8 @@ class ModelSnapshot:
         for reset in self._attributes:
             reset()
         self._contents.restore()
-        for tensors in self._tensors:
-            tensors.restore()
+        for part in self._parts:
+            part.restore()
         for optimizer, state in self._optimizers:
             if isinstance(optimizer, Optimizer) and "param_groups" in state:
                 del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
@@ -101,12 +109,12 @@ class ModelSnapshot:
             optimizer.load_state_dict(original_of(state, keep=keep))
         self._module.zero_grad(set_to_none=True)
         if not keep:
-            self._tensors, self._attributes, self._optimizers, self.copies = [], [], [], {}
+            self._parts, self._attributes, self._optimizers, self.copies = [], [], [], {}
             self._contents = Contents()
 
 
-class ModuleTensors:
-    """The parameters and buffers that one module holds itself: which they are, and their values in host memory.
+class ModuleParts:
+    """What one module consists of: its class, submodules and hooks, parameters and buffers, and the values of these.
 
     Args:
         module: the module.
@@ -115,27 +123,40 @@ class ModuleTensors:
     """
 
     def __init__(self, module: Module, copies: dict[int, HostCopy], known: dict[int, HostCopy]) -> None:
-        self._module, self._training = module, module.training
-        # Also those that are None: a buffer may be filled later.
-        self._held: dict[str, dict[str, Tensor | None]]
-        self._held = {"_parameters": {**module._parameters}, "_buffers": {**module._buffers}}
-        tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
+        self._module, self._class, self._training = module, type(module), module.training
+        # Also parameters and buffers that are None: they may be filled later.
+        self._held = [(getattr(module, name), copy(getattr(module, name))) for name in PARTS]
+        held = [*module._parameters.values(), *module._buffers.values()]
+        tensors = [tensor for tensor in held if tensor is not None]
         for tensor in tensors:
             if id(tensor) not in copies:
                 copies[id(tensor)] = HostCopy(tensor, known.get(id(tensor)))
-        self._values = [(copies[id(tensor)], tensor, tensor.requires_grad) for tensor in tensors]
+        self._values = [(copies[id(tensor)], tensor, tensor.requires_grad, _hooks_of(tensor)) for tensor in tensors]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the same tensors back into their places, and their values into them."""
+        """Put the same parts back into their places, and their values into the tensors."""
+        if type(self._module) is not self._class:  # a parametrization gives a module a class of its own
+            self._module.__class__ = self._class
         self._module.training = self._training
-        for kind, held in self._held.items():
-            places = getattr(self._module, kind)
-            places.clear()
-            places.update(held)
-        for value, tensor, requires_grad in self._values:
+        for places, held in self._held:
+            _refill(places, held, keep=_is_of_engine)
+        for value, tensor, requires_grad, hooks in self._values:
             value.write_into(tensor)
             tensor.requires_grad_(requires_grad)
+            for name, held in hooks.items():
+                if getattr(tensor, name) is not None:
+                    _refill(getattr(tensor, name), held, keep=_is_of_engine)
+
+
+def _hooks_of(tensor: Tensor) -> dict[str, dict[int, object]]:
+    return {name: copy(getattr(tensor, name, None) or {}) for name in TENSOR_HOOKS}
+
+
+def _is_of_engine(part: object) -> bool:
+    """Return whether what has come into a module is a hook of what shards it; True stands beside such hooks."""
+    home = getattr(getattr(part, "func", part), "__module__", None) or ""
+    return part is True or (not isinstance(part, Module) and home.startswith(ENGINES))
 
 
 class HostCopy:
@@ -330,7 +351,10 @@ def _package_of(thing: object) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
-def _refill(container: Any, content: Any) -> None:
+def _refill(container: Any, content: Any, keep: Callable[[object], bool] | None = None) -> None:
+    """Give a container its content again; in a mapping, beside what has come since and is to be kept."""
+    if keep is not None and isinstance(container, dict):
+        content = {**content, **{key: value for key, value in container.items() if key not in content and keep(value)}}
     container.clear()
     (container.extend if isinstance(container, (list, deque)) else container.update)(content)
 

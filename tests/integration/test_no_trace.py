@@ -263,6 +263,45 @@ class DrawsNoise(Kind):
         return super().loss((batch[0] + 0.1 * draw, batch[1]))
 
 
+class HooksIn(Kind):
+    """Has hooks of torch, in modules and tensors, that its own hooks register."""
+
+    def on_train_start(self) -> None:
+        self.net[0].register_forward_hook(lambda module, inputs, output: 1.5 * output)
+        self.net[0].weight.register_hook(lambda gradient: 0.25 * gradient)
+        self.net[2].weight.register_post_accumulate_grad_hook(self.halve)
+
+    def halve(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        parameter.grad.mul_(0.5)
+
+
+class Parametrizes(Kind):
+    def on_train_start(self) -> None:
+        nn.utils.parametrize.register_parametrization(self.net[0], "weight", nn.Tanh())
+
+
+class Grows(Kind):
+    """Has parts that come and are replaced as the training goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList()
+        self.best = torchmetrics.MetricTracker(torchmetrics.MeanSquaredError(), maximize=False)
+
+    def on_train_epoch_start(self) -> None:
+        self.best.increment()
+        self.parts.append(nn.Identity())
+        self.net[1] = nn.Tanh() if self.current_epoch % 2 else nn.Sigmoid()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.best.update(self.net(batch[0]), batch[1])
+        return self.loss(batch) / len(self.parts)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("best", self.best.best_metric())
+
+
 class AveragesItself(Kind):
     def __init__(self) -> None:
         super().__init__()
@@ -404,7 +443,7 @@ KINDS: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
     **{cls.__name__: (cls, [], {}) for cls in (
         Everything, SetsUpInHooks, LogsMetrics, DrawsNoise, AveragesItself, Normalizes, EvaluatesItsNorm,
         CarriesItsState, SpectralNorm, RenormsItsEmbedding, Anneals, Replays, ClipsByItsHistory, Validates, Rarely,
-        WithMomentum, TwoGroups, ByHand,
+        WithMomentum, TwoGroups, ByHand, HooksIn, Parametrizes, Grows,
     )},
     "MixUp": (DrawsNoise, [MixesUp], {}),
     "pruned gradients": (Normalizes, [PrunesGradients], {}),
