@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.optim.hyperparameters import LR, write
 from lightning_lrsched.optim.snapshot import reshard
-from lightning_lrsched.range_test.loss_watch import mean_over_ranks
+from lightning_lrsched.range_test.loss_watch import device_of, mean_over_ranks
 from lightning_lrsched.range_test.record import Findings, for_groups
 from lightning_lrsched.range_test.report import COARSE, LOSS, TAKEN, add_legend, as_html, new_figure, scale_lrs
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
@@ -346,7 +346,7 @@ class Probe:
         own_lr, self._ratios = largest_lr(optimizer)
         self.prior = prior_of(optimizer, self._weights.width)
         self.lr = self._guess = self.prior or own_lr or 1e-3
-        self._device = optimizer.param_groups[0]["params"][0].device
+        self._device = device_of(optimizer)
         self._before: list[tuple[Tensor, Tensor]] = []
         self._lowest: float | None = None
         self._tried: dict[float, float] = {}
@@ -358,7 +358,7 @@ class Probe:
 
     def before_step(self) -> None:
         """Set the lr of the step that is about to be made, and remember where the parameters are."""
-        searches = self._searches
+        searches = self.searches
         self.lr = self._guess if searches else WARM_SHARE * self._guess
         for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=False):
             write(LR, group, ratio * self.lr)
@@ -369,7 +369,8 @@ class Probe:
             self._before = [(each, each.detach().clone()) for group in groups for each in group["params"]]
 
     @property
-    def _searches(self) -> bool:
+    def searches(self) -> bool:
+        """Whether losses will be computed again after the step that is being made."""
         return self._steps in (0, STEPS - 1)
 
     @property
@@ -467,7 +468,7 @@ def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult 
 
 
 def _size(moves: list[Move]) -> Tensor:
-    sizes = torch.stack([_local(move).float().norm().cpu() for _, _, move in moves])
+    sizes = torch.stack([_local(move).abs().float().norm().cpu() for _, _, move in moves])  # of complex ones, too
     size: Tensor = torch.linalg.vector_norm(sizes)
     return size
 

@@ -116,6 +116,9 @@ class FitState:
         trainer: the trainer that is about to make the trial.
         at_start: the random states with which the fit began, where the trial is made inside the fit that it is for: it
             begins with them, too; None: the trial is a fit of its own.
+
+    Attributes:
+        refused: the first error that the module has raised at the end of an epoch, in words; None: it has raised none.
     """
 
     def __init__(self, trainer: TrainerLike, at_start: RandomStates | None = None) -> None:
@@ -132,6 +135,8 @@ class FitState:
         self._marked: ModelSnapshot | None = None
         self._engine: EngineState | None = None
         self._schedulers: list[tuple[LRSchedulerConfig, Checkpoint]] = []
+        self._hooks: dict[str, object] = {}
+        self.refused: str | None = None
         self.logs_hyperparameters = autologs(trainer)
         self._resume_autolog: Callable[[], None] | None = None
 
@@ -161,15 +166,46 @@ class FitState:
                 for c in self._participants
             ]
         trainer.callbacks = [First(start_batch), *others, test]
+        self._quieten(trainer.lightning_module)
         # Loggers keep the first hyperparameters of a run: at the end of the trial they get them with its findings.
         self._resume_autolog = pause_autolog(trainer)
         # What the module logs would stand among the values of the training.
-        trainer._logger_connector.log_metrics = _log_nothing  # type: ignore[method-assign]
+        trainer._logger_connector.log_metrics = _do_nothing  # type: ignore[method-assign]
         return [
             type(each).__name__
             for each in self._callbacks
             if not takes_part(each) and not is_a(each, *SILENT) and hooks_of(each, BATCH_HOOKS)
         ]
+
+    def _quieten(self, module: LightningModule) -> None:
+        """Let epochs of the trial end without a validation; inside a fit, its own end is not that of the training.
+
+        A module may read at the end of an epoch what its validation has found. What it raises for another reason it
+        will raise again.
+        """
+        attributes, epoch_ends = vars(module), module.on_train_epoch_end
+
+        def end_epoch() -> None:
+            try:
+                epoch_ends()
+            except Exception as error:
+                if self._trainer.limit_val_batches:
+                    raise
+                self.refused = self.refused or f"{type(module).__name__}.on_train_epoch_end has raised {error!r}"
+
+        hooks: dict[str, Callable[[], None]] = {"on_train_epoch_end": end_epoch}
+        if self._at_start is not None:
+            hooks["on_train_end"] = _do_nothing
+        self._hooks = {name: attributes.get(name) for name in hooks}
+        attributes.update(hooks)
+
+    def _restore_hooks(self) -> None:
+        attributes = vars(self._trainer.lightning_module)
+        for name, hook in self._hooks.items():
+            attributes[name] = hook
+            if hook is None:  # the class has it
+                del attributes[name]
+        self._hooks = {}
 
     def had_progress_bar(self) -> bool:
         """Return whether the trainer shows a progress bar."""
@@ -182,6 +218,7 @@ class FitState:
         trainer, loop = self._trainer, self._trainer.fit_loop
         if self._before is not None:  # the module's own on_train_end came after the end of the trial
             self._before.restore()
+        self._restore_hooks()
         trainer.callbacks = self._callbacks
         loop.load_state_dict(self._loops)
         for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
@@ -305,5 +342,5 @@ def _owners(trainer: TrainerLike) -> list[tuple[object, tuple[str, ...]]]:
     return [(loop, LOOP_LIMITS), (loop.epoch_loop, EPOCH_LOOP_LIMITS), (trainer, TRAINER_LIMITS)]
 
 
-def _log_nothing(*_: object, **__: object) -> None:
-    """Replace the logger connector's log_metrics."""
+def _do_nothing(*_: object, **__: object) -> None:
+    """Replace what a trial must not do: log metrics, hear of the end of the training."""

@@ -375,6 +375,8 @@ class LRRangeTestCallback(Callback):
         if result is None:
             return
         self._child_result.leave(trainer, result)
+        if state.refused:
+            rank_zero_info(f"LR range test: {state.refused}, and no validation was made: this had no effect")
         restored = "weights, optimizers and Trainer restored"
         if result.stop_reason == StopReason.INTERRUPTED or trainer.fast_dev_run:
             why = "interrupted" if result.stop_reason == StopReason.INTERRUPTED else "ended by fast_dev_run"
