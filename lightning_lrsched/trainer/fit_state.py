@@ -4,12 +4,14 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from os import PathLike
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn import Module
 from torch.utils.data import DataLoader
@@ -87,6 +89,59 @@ class First(Callback):
         self._start_batch()
 
 
+# Loggers --------------------------------------------------------------------------------------------------------------
+
+
+class Silent:
+    """Stands for the experiment of a muted logger, and for what it holds: to call or to change it does nothing.
+
+    Args:
+        thing: what it stands for; its texts and numbers, such as the path of a folder, can be read.
+    """
+
+    def __init__(self, thing: object) -> None:
+        self.__dict__["_thing"] = thing
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._thing, name, None)
+        return value if isinstance(value, (str, int, float, PathLike)) else Silent(value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Change nothing."""
+
+    def __call__(self, *_: object, **__: object) -> Silent:
+        return Silent(None)
+
+    def __getitem__(self, key: object) -> Silent:
+        return Silent(None)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Change nothing."""
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(())
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+def muted(logger: Logger) -> Logger:
+    """Return a logger of the same class, with the same name and folder, that writes nothing."""
+    cls = type(logger)
+    writes = [name for name in dir(cls) if name.startswith("log_") or name in ("save", "finalize", "watch")]
+    nothing = {name: _do_nothing for name in writes if callable(getattr(cls, name))}
+    experiment = property(lambda _: Silent(logger.experiment))  # type: ignore[attr-defined]
+    try:
+        silent: Logger = object.__new__(type(cls.__name__, (cls,), {**nothing, "experiment": experiment}))
+        silent.__dict__ = vars(logger)  # what is set later, too
+    except TypeError:  # a class that is not made in Python
+        return logger
+    return silent
+
+
 # The fit --------------------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +173,7 @@ class FitState:
             begins with them, too; None: the trial is a fit of its own.
 
     Attributes:
+        loggers: the trainer's, which write nothing during the trial.
         refused: the first error that the module has raised at the end of an epoch, in words; None: it has raised none.
     """
 
@@ -135,6 +191,7 @@ class FitState:
         self._marked: ModelSnapshot | None = None
         self._engine: EngineState | None = None
         self._schedulers: list[tuple[LRSchedulerConfig, Checkpoint]] = []
+        self.loggers = list(trainer.loggers)
         self._hooks: dict[str, object] = {}
         self.refused: str | None = None
         self.logs_hyperparameters = autologs(trainer)
@@ -169,7 +226,8 @@ class FitState:
         self._quieten(trainer.lightning_module)
         # Loggers keep the first hyperparameters of a run: at the end of the trial they get them with its findings.
         self._resume_autolog = pause_autolog(trainer)
-        # What the module logs would stand among the values of the training.
+        # What the module logs, itself or by Lightning, would stand among the values of the training.
+        trainer.loggers = list(map(muted, self.loggers))
         trainer._logger_connector.log_metrics = _do_nothing  # type: ignore[method-assign]
         return [
             type(each).__name__
@@ -219,7 +277,7 @@ class FitState:
         if self._before is not None:  # the module's own on_train_end came after the end of the trial
             self._before.restore()
         self._restore_hooks()
-        trainer.callbacks = self._callbacks
+        trainer.callbacks, trainer.loggers = self._callbacks, self.loggers
         loop.load_state_dict(self._loops)
         for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
             mark_as_fresh(part)
@@ -300,7 +358,8 @@ class FitState:
         self._restore(self._marked, keep=True)
 
     def restore(self) -> None:
-        """Restore weights, buffers, metrics, optimizer states and schedulers."""
+        """Restore weights, buffers, metrics, optimizer states, schedulers and loggers."""
+        self._trainer.loggers = self.loggers
         before, self._before, self._marked = self._before, None, None
         # Inside a fit, and under an engine, nothing comes after.
         again = self._at_start is None and self._engine is None and _does_more_at_the_end(self._module)

@@ -204,7 +204,7 @@ class LRRangeTestCallback(Callback):
             set_limits(trainer, max_epochs=-1, max_steps=-1)
         self._board = Board(
             trainer,
-            log=self._log,
+            loggers=self._state.loggers if self._log else [],
             bar=self._state.had_progress_bar(),
             steps=settings.max_steps,
             run_steps=run_steps,

@@ -469,6 +469,34 @@ def test_a_module_that_needs_its_validation_at_the_end_of_an_epoch_trains(make_t
     assert "KeyError('val_loss')" in line
 
 
+class LogsItself(Regression):
+    """Writes to its loggers without Lightning, also beside the folder that they have."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = self.loss(batch)
+        board, table = self.loggers
+        board.experiment.add_scalar("direct", loss.item(), self.trainer.global_step)
+        board.log_hyperparams({"batches": batch_idx})
+        table.log_metrics({"direct": loss.item()}, step=self.trainer.global_step)
+        self.folders = Path(table.log_dir), Path(self.trainer.log_dir), Path(board.experiment.log_dir)
+        assert isinstance(board, TensorBoardLogger)
+        return loss
+
+
+@finders
+def test_what_a_module_writes_to_its_loggers_itself_is_that_of_the_training(make_trainer, tmp_path, finder):
+    loggers, module = [TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "table")], LogsItself()
+    make_trainer(finder(), max_epochs=30, logger=loggers, log_every_n_steps=1).fit(module, data())
+    folder = Path(loggers[1].log_dir)
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["direct"]] == list(range(300))
+    events = EventAccumulator(loggers[0].log_dir)
+    events.Reload()
+    assert [event.step for event in events.Scalars("direct")] == list(range(300))
+    assert module.folders == (folder, Path(loggers[0].log_dir), Path(loggers[0].log_dir))
+
+
 class Own(torch.optim.SGD):
     """Moves by what it thinks right, whatever lr is set."""
 
