@@ -37,9 +37,12 @@ PARTS = [name for name, value in vars(Module()).items() if isinstance(value, (di
 """Where torch keeps what a module consists of: parameters, buffers, submodules, hooks."""
 
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
-ENGINES = ("torch.distributed", "deepspeed", "lightning.", "pytorch_lightning.", "lightning_fabric.")
-"""The hooks of these say how far they are set up, with the first batch at the latest: they stay."""
+STAYING = (
+    *("lightning_lrsched.", "torch.distributed", "deepspeed", "lightning.", "pytorch_lightning.", "lightning_fabric."),
+)
+"""The hooks of these, which they add with the first batch at the latest, stay: else they would be half set up."""
 
 WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "_FabricModule")
 """Modules around the user's, whose attributes say how far they are set up: that is not undone after a trial."""
@@ -88,7 +91,10 @@ class ModelSnapshot:
         self._contents = Contents([*optimizers, *parts, *module.parameters(), *module.buffers()], packages)
         owners = [part for part in (*parts, *beside) if not is_one_of(part, *WRAPPERS)]
         self._attributes = [self._contents.attributes_of(owner) for owner in owners]
-        self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
+        self._optimizers = [
+            (optimizer, copy_of_state(optimizer.state_dict()), _hooks_of(optimizer, OPTIMIZER_HOOKS))
+            for optimizer in optimizers
+        ]
 
     def restore(self, *, keep: bool = False) -> None:
         """Put everything back.
@@ -102,7 +108,8 @@ class ModelSnapshot:
         self._contents.restore()
         for part in self._parts:
             part.restore()
-        for optimizer, state in self._optimizers:
+        for optimizer, state, restore_hooks in self._optimizers:
+            restore_hooks()
             if isinstance(optimizer, Optimizer) and "param_groups" in state:
                 del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
                 optimizer.state.clear()  # before the device gets the old one: it may not hold both
@@ -131,7 +138,9 @@ class ModuleParts:
         for tensor in tensors:
             if id(tensor) not in copies:
                 copies[id(tensor)] = HostCopy(tensor, known.get(id(tensor)))
-        self._values = [(copies[id(tensor)], tensor, tensor.requires_grad, _hooks_of(tensor)) for tensor in tensors]
+        self._values = [
+            (copies[id(tensor)], tensor, tensor.requires_grad, _hooks_of(tensor, TENSOR_HOOKS)) for tensor in tensors
+        ]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -140,23 +149,29 @@ class ModuleParts:
             self._module.__class__ = self._class
         self._module.training = self._training
         for places, held in self._held:
-            _refill(places, held, keep=_is_of_engine)
-        for value, tensor, requires_grad, hooks in self._values:
+            _refill(places, held, keep=_stays)
+        for value, tensor, requires_grad, restore_hooks in self._values:
             value.write_into(tensor)
             tensor.requires_grad_(requires_grad)
-            for name, held in hooks.items():
-                if getattr(tensor, name) is not None:
-                    _refill(getattr(tensor, name), held, keep=_is_of_engine)
+            restore_hooks()
 
 
-def _hooks_of(tensor: Tensor) -> dict[str, dict[int, object]]:
-    return {name: copy(getattr(tensor, name, None) or {}) for name in TENSOR_HOOKS}
+def _hooks_of(thing: object, names: Iterable[str]) -> Reset:
+    """Remember the hooks of a tensor or an optimizer; return what removes those that have come since."""
+    held = {name: copy(getattr(thing, name, None) or {}) for name in names}
+
+    def reset() -> None:
+        for name, hooks in held.items():
+            if getattr(thing, name, None) is not None:
+                _refill(getattr(thing, name), hooks, keep=_stays)
+
+    return reset
 
 
-def _is_of_engine(part: object) -> bool:
-    """Return whether what has come into a module is a hook of what shards it; True stands beside such hooks."""
+def _stays(part: object) -> bool:
+    """Return whether what has come into a module or an optimizer is such a hook, or True, which stands beside it."""
     home = getattr(getattr(part, "func", part), "__module__", None) or ""
-    return part is True or (not isinstance(part, Module) and home.startswith(ENGINES))
+    return part is True or (not isinstance(part, Module) and home.startswith(STAYING))
 
 
 class HostCopy:

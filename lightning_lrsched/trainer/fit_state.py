@@ -338,6 +338,7 @@ class FitState:
         self._before = self._marked = None  # two copies of it need not fit
         self._engine = None if engine is None else EngineState(engine, module)
         self._module = module
+        self._optimizers = list(trainer.optimizers)  # the module may take new ones
         # DeepSpeed's optimizers have shards; the precision plugin has the state of a gradient scaler.
         self._saved = [*([] if engine else trainer.optimizers), trainer.precision_plugin]
         self._before = self._marked = self._snapshot()
@@ -370,6 +371,8 @@ class FitState:
         if self._engine is not None:
             self._engine.release_gathered()
         if snapshot is not None:
+            if any(now is not before for now, before in zip(self._trainer.optimizers, self._optimizers, strict=False)):
+                self._trainer.optimizers = self._optimizers
             snapshot.restore(keep=keep)
         if self._engine is not None:
             self._engine.restore(keep=keep)

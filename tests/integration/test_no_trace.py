@@ -270,6 +270,11 @@ class HooksIn(Kind):
         self.net[0].register_forward_hook(lambda module, inputs, output: 1.5 * output)
         self.net[0].weight.register_hook(lambda gradient: 0.25 * gradient)
         self.net[2].weight.register_post_accumulate_grad_hook(self.halve)
+        self.optimizers().optimizer.register_step_post_hook(self.shrink)
+
+    def shrink(self, *_: Any) -> None:
+        with torch.no_grad():
+            self.net[2].weight.mul_(0.99)
 
     def halve(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
@@ -279,6 +284,12 @@ class HooksIn(Kind):
 class Parametrizes(Kind):
     def on_train_start(self) -> None:
         nn.utils.parametrize.register_parametrization(self.net[0], "weight", nn.Tanh())
+
+
+class TakesANewOptimizer(Kind):
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.trainer.optimizers = [self.configure_optimizers()]
 
 
 class Grows(Kind):
@@ -444,6 +455,7 @@ KINDS: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
         Everything, SetsUpInHooks, LogsMetrics, DrawsNoise, AveragesItself, Normalizes, EvaluatesItsNorm,
         CarriesItsState, SpectralNorm, RenormsItsEmbedding, Anneals, Replays, ClipsByItsHistory, Validates, Rarely,
         WithMomentum, TwoGroups, ByHand, HooksIn, Parametrizes, Grows,
+        TakesANewOptimizer,
     )},
     "MixUp": (DrawsNoise, [MixesUp], {}),
     "pruned gradients": (Normalizes, [PrunesGradients], {}),
