@@ -23,13 +23,16 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 MAX_ITEMS = 100
 """Containers with more entries hold data: they get their entries back, but what is inside of these is not looked at."""
 
+MAX_ENTRIES = 10**6
+"""Containers of data with more entries do not get them back."""
+
 MAX_BYTES = 2**30
 """A larger tensor or array among a module's attributes is data, not a state."""
 
 NOT_OF_THE_USER = {*vars(Module()), "_current_fx_name", "_trainer", "_fabric"}
 """Attributes that torch and Lightning keep up to date themselves."""
 
-FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "builtins")
+FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "numpy", "builtins")
 FRAMEWORK_CLASSES = ("Trainer", "Fabric", "Strategy", "Callback", "Logger", "LightningDataModule")
 """Whatever package the user's own subclass is in."""
 
@@ -416,29 +419,58 @@ def global_states() -> list[Reset]:
 
 
 def generator_states(source: object) -> list[Reset]:
-    """Remember the generators of loaders, samplers and datasets; return a function for each that restores it.
+    """Remember where loaders, samplers and datasets are; return functions that restore it.
 
     They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
-    its old RandomState) and of Python's random, and loaders with a ``state_dict``.
+    its old RandomState) and of Python's random, loaders with a ``state_dict``, and what data of the user's own package
+    count or shuffle in place.
     """
-    return [reset for thing in _walk(source) if (reset := _reset_of(thing)) is not None]
+    found = [_reset_of(thing) or (_counts_of(thing) if own else None) for thing, own in _walk(source)]
+    return [reset for reset in found if reset is not None]
 
 
 def loaders_in(source: object) -> list[DataLoader[Any]]:
     """Return the loaders in ``source``, its attributes and containers, each once."""
-    return [thing for thing in _walk(source) if isinstance(thing, DataLoader)]
+    return [thing for thing, _ in _walk(source) if isinstance(thing, DataLoader)]
 
 
-def _walk(source: object) -> Iterator[object]:
-    """Return everything that may belong to data, each once."""
+def _walk(source: object) -> Iterator[tuple[Any, bool]]:
+    """Return everything that may belong to data, each once, and whether it is data of the user's own package."""
     seen: set[int] = set()
-    waiting = [source, *getattr(source, "__dict__", {}).values()]
+    packages: set[str] = set()
+    # What a module or its data hold beside data is put back with their attributes.
+    holds_more = isinstance(source, Module) or is_one_of(source, "LightningDataModule")
+    waiting = [*((each, False) for each in getattr(source, "__dict__", {}).values()), (source, not holds_more)]
     while waiting:
-        thing = waiting.pop()
+        thing, within = waiting.pop()
         if id(thing) not in seen:
             seen.add(id(thing))
-            yield thing
-            waiting.extend(_parts(thing))
+            is_data, parts = isinstance(thing, (DataLoader, Sampler, Dataset)), [*_parts(thing)]
+            within |= is_data
+            if is_data or thing is source:
+                packages.update({_package_of(each) for each in (thing, *parts)} - {*FRAMEWORKS})
+            own = within and hasattr(thing, "__dict__") and _package_of(thing) in packages
+            yield thing, own
+            waiting.extend((part, within) for part in (*(vars(thing).values() if own else ()), *parts))
+
+
+def _counts_of(data: Any) -> Reset:
+    """Return what restores the numbers and containers of data: a sampler may count its passes, or shuffle its list."""
+    attributes, sampler = vars(data), isinstance(data, Sampler)
+    held = {name: value for name, value in attributes.items() if type(value) in (int, float, *CONTAINERS)}
+    contents = [
+        (value, copy(value)) for value in held.values() if type(value) in CONTAINERS and len(value) <= MAX_ENTRIES
+    ]
+    arrays = [_reset_of_values(value) or _nothing for value in attributes.values() if sampler]
+
+    def reset() -> None:
+        attributes.update(held)
+        for container, content in contents:
+            _refill(container, content)
+        for restore in arrays:
+            restore()
+
+    return reset
 
 
 def _reset_of(thing: Any) -> Reset | None:
@@ -460,7 +492,7 @@ def _reset_of(thing: Any) -> Reset | None:
 def _parts(thing: Any) -> Iterable[Any]:
     """Return the parts of ``thing`` that may hold a generator."""
     if isinstance(thing, DataLoader):
-        return thing.generator, thing.sampler, thing.batch_sampler, thing.dataset
+        return thing.generator, thing.sampler, thing.batch_sampler, thing.dataset, thing.collate_fn
     if isinstance(thing, (list, tuple)):
         return thing if len(thing) <= MAX_ITEMS else ()
     if isinstance(thing, dict):

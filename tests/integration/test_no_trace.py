@@ -20,11 +20,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, se
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest
 from lightning_lrsched.range_test.record import one_cycle
-from tests.kit.modules import Notes
+from tests.kit.modules import Notes, data
 from tests.kit.runs import with_range_test
 from tests.kit.traces import Everything, data_trace, noisy_data, plain, trace
 
@@ -194,6 +194,30 @@ def test_workers_that_stay_have_the_batches_of_a_fit_without_a_test(make_trainer
         trainer = make_trainer(LRSchedulerCallback(schedule, **test), rows, max_epochs=2)
         trainer.fit(Everything(), loader())
         found.append([batch for _, _, batch, _ in rows.rows[-20:]])
+    assert found[0] == found[1]
+
+
+class Passes(Sampler):
+    """Has another order in each pass, as it counts them."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return 80
+
+    def __iter__(self) -> Any:
+        self.passes += 1
+        return iter(random.Random(self.passes).sample(range(80), 80))
+
+
+@pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])
+def test_a_sampler_that_counts_its_passes_gives_the_training_the_batches_that_it_would_have_had(make_trainer, finder):
+    found = []
+    for callback in (finder(), LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}})):
+        rows = Rows()
+        make_trainer(callback, rows, max_epochs=30).fit(Kind(), DataLoader(data().dataset, 8, sampler=Passes()))
+        found.append([batch for _, _, batch, _ in rows.rows])
     assert found[0] == found[1]
 
 
