@@ -861,6 +861,13 @@ def test_a_fit_that_has_nothing_to_do_makes_no_test(make_trainer):
         assert module.seen == []
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `.*Loader` across ranks is zero")
+def test_a_loader_without_batches_is_no_error(make_trainer):  # but a warning of Lightning's
+    module = Regression()
+    make_trainer(LRSchedulerCallback()).fit(module, DataLoader(data().dataset, 8, sampler=[]))
+    assert module.seen == []
+
+
 def test_a_training_shorter_than_its_test_is_reported(make_trainer, caplog):
     module, callback = Regression(), with_range_test()
     with caplog.at_level(logging.WARNING):
