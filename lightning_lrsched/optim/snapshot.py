@@ -32,6 +32,9 @@ MAX_BYTES = 2**30
 NOT_OF_THE_USER = {*vars(Module()), "_current_fx_name", "_trainer", "_fabric"}
 """Attributes that torch and Lightning keep up to date themselves."""
 
+OF_PYTHON = ("__dict__", "__weakref__")
+"""Slots that hold no attribute."""
+
 FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "numpy", "builtins")
 FRAMEWORK_CLASSES = ("Trainer", "Fabric", "Strategy", "Callback", "Logger", "LightningDataModule")
 """Whatever package the user's own subclass is in."""
@@ -340,8 +343,26 @@ class Contents:
         if callable(getattr(thing, "state_dict", None)) and hasattr(thing, "load_state_dict"):
             state = copy_of_state(thing.state_dict())
             return lambda: thing.load_state_dict(original_of(state, keep=True))
-        of_the_user = hasattr(thing, "__dict__") and _package_of(thing) in self._packages
-        return self.attributes_of(thing) if of_the_user or isinstance(thing, (SimpleNamespace, Namespace)) else None
+        of_the_user = _package_of(thing) in self._packages
+        slots = self._slots_of(thing) if of_the_user else _nothing
+        if not hasattr(thing, "__dict__") or not (of_the_user or isinstance(thing, (SimpleNamespace, Namespace))):
+            return slots
+        attributes = self.attributes_of(thing)
+        return lambda: (attributes(), slots())
+
+    def _slots_of(self, thing: object) -> Reset:
+        """Remember what an object holds in ``__slots__``; return what sets them again."""
+        listed = [vars(cls).get("__slots__", ()) for cls in type(thing).__mro__]
+        names = [name for slots in listed for name in ([slots] if isinstance(slots, str) else slots)]
+        held = {name: getattr(thing, name) for name in names if name not in OF_PYTHON and hasattr(thing, name)}
+        for value in held.values():
+            self.add(value)
+
+        def reset() -> None:
+            for name, value in held.items():
+                object.__setattr__(thing, name, value)  # it may be frozen
+
+        return reset
 
 
 def _reset_of_values(thing: object) -> Reset | None:

@@ -280,6 +280,8 @@ class LRRangeTestCallback(Callback):
         automatic = pl_module.automatic_optimization
         self.due += not (automatic and trainer.fit_loop._should_accumulate())
         sweep, skipped = self._run.sweep, self._has_skipped(trainer, automatic=automatic)
+        if len(trainer.optimizers) == 1 and sweep.schedule.last_epoch > sweep.finished:
+            self._losses.step_unheard()
         for loss in self._losses_of_batch(trainer, pl_module, outputs):
             sweep.add(loss)
         if sweep.advance():
@@ -411,6 +413,11 @@ class BackwardLosses:
         self._stepped = True
         if swept:
             self._of_batch += self._losses
+
+    def step_unheard(self) -> None:
+        """Note a step of the only optimizer, if none was heard of: a module may step torch's, without Lightning's."""
+        if self._losses and not self._stepped:
+            self.step(swept=True)
 
     def of_batch(self) -> list[Tensor]:
         """Return the losses of the steps since the last call."""

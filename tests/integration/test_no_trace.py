@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import csv
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -277,6 +278,24 @@ class LogsMetrics(Kind):
         return loss
 
 
+@dataclasses.dataclass(slots=True)
+class Record:
+    batches: int = 0
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+
+class KeepsARecordInSlots(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [Record()]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.seen[0].batches += 1
+        self.seen[0].losses.append(float(loss.detach()))
+        return loss * (1 + 0.01 * self.seen[0].batches + 0.001 * len(self.seen[0].losses))
+
+
 class DrawsNoise(Kind):
     def __init__(self) -> None:
         super().__init__()
@@ -479,7 +498,7 @@ KINDS: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
         Everything, SetsUpInHooks, LogsMetrics, DrawsNoise, AveragesItself, Normalizes, EvaluatesItsNorm,
         CarriesItsState, SpectralNorm, RenormsItsEmbedding, Anneals, Replays, ClipsByItsHistory, Validates, Rarely,
         WithMomentum, TwoGroups, ByHand, HooksIn, Parametrizes, Grows,
-        TakesANewOptimizer,
+        TakesANewOptimizer, KeepsARecordInSlots,
     )},
     "MixUp": (DrawsNoise, [MixesUp], {}),
     "pruned gradients": (Normalizes, [PrunesGradients], {}),
