@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 if find_spec("jsonargparse") is None:
-    raise ImportError("LRSchedulerCLI needs jsonargparse: pip install 'lightning-lrsched[cli]'")
+    raise ImportError("LRSchedulerCLI needs jsonargparse: pip install 'jsonargparse[signatures]'")
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -29,16 +29,16 @@ from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
 from lightning_lrsched.trainer.scheduler_callback import LRSchedulerCallback
 
 SCHEDULER_HELP = (
-    "the schedule: type and params in DeepSpeed's form, or the path of a JSON or YAML file that has them. Single values"
-    " of a section in a --config file may be overridden (--scheduler.params.warmup_num_steps 100); lengths may be"
-    f' "auto", a fraction of the run, or epochs ("2ep"). Types: {", ".join(VALID_LR_SCHEDULES)}, and those of torch. A'
-    " key that a type does not have is an error that lists those that it has."
+    "the schedule: type and params as in DeepSpeed, or the path of a JSON or YAML file that has them. Flags override"
+    " single values of a section in a --config file (--scheduler.params.warmup_num_steps 100). A length is a number of"
+    ' optimizer steps, a fraction of the run, epochs ("2ep") or "auto". Types:'
+    f" {', '.join(VALID_LR_SCHEDULES)}, and those of torch. If a type does not have a key, the error lists its keys."
 )
 
 NO_SCHEDULE = (
-    "LRSchedulerCLI: there is no section scheduler, so the learning rate is what the optimizer and the module make of"
-    " it. To schedule it, add --scheduler FILE, or lightning_lrsched.LRSchedulerCallback to trainer.callbacks, which"
-    " also finds the learning rates"
+    "LRSchedulerCLI: there is no section scheduler, so only the module and its optimizer set the learning rate. To"
+    " schedule it, add --scheduler FILE. To find it, too, add lightning_lrsched.LRSchedulerCallback to"
+    " trainer.callbacks"
 )
 
 

@@ -333,5 +333,5 @@ def test_without_jsonargparse_the_message_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "lightning_lrsched.cli")
-    with pytest.raises(ImportError, match=r"pip install 'lightning-lrsched\[cli\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'jsonargparse\[signatures\]'"):
         importlib.import_module("lightning_lrsched.cli")

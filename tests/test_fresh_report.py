@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import math
@@ -109,6 +110,55 @@ def test_what_is_stored_is_not_trained_again(benchmark, tmp_path, monkeypatch, c
     assert again.runs == store.runs
     assert benchmark.complete_seeds(again.runs) == []  # of the other tasks nothing is known
     capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def table() -> list[dict[str, str]]:
+    with (FOLDER / "fresh_report.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_is_made_from_the_store(benchmark):
+    runs = json.loads((FOLDER / "fresh_report.json").read_text(encoding="utf-8"))
+    assert (FOLDER / "fresh_report.csv").read_text(encoding="utf-8") == benchmark.as_csv(runs), (
+        "run python tests/benchmarks/fresh_report.py --csv"
+    )
+
+
+def test_the_tables_regrets_follow_from_its_metrics(table):
+    by_run: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in table:
+        by_run.setdefault((row["task"], row["seed"]), {})[row["way"]] = row
+    assert {task for task, _ in by_run} == set(NAMES)
+    for ways in by_run.values():
+        best, untrained = (float(ways[end]["metric"]) for end in ("best of the grid", "untrained"))
+        assert {"one line", "the prior", "schedule-free", "Prodigy", "habit", "AdamW 3e-4"} <= set(ways)
+        for row in ways.values():
+            share = (float(row["metric"]) - best) / (untrained - best) if row["metric"] else 1.0
+            assert float(row["regret"]) == pytest.approx(min(1.0, share), abs=1e-4)
+
+
+def test_a_row_of_the_table_is_the_stores(table):
+    runs = json.loads((FOLDER / "fresh_report.json").read_text(encoding="utf-8"))
+    for row in table:
+        run = runs[f"{row['task']}/{row['seed']}"]
+        assert (row["kind"], row["optimizer"], int(row["steps"])) == (run["kind"], run["optimizer"], run["steps"])
+        if row["way"] in run["rows"]:
+            stored = run["rows"][row["way"]]
+            assert row["metric"] == ("" if stored["metric"] is None else str(stored["metric"]))
+            assert bool(row["peak"]) == ("peak" in stored)
+
+
+def test_a_training_without_a_number_has_an_empty_field(benchmark, monkeypatch):
+    row = {"metric": 1.0, "peak": 0.1}
+    found = {
+        "kind": "from scratch", "optimizer": "Adam", "steps": 10, "untrained": 2.0, "grid": {"0.1": 1.0, "0.2": None},
+        "rows": {**dict.fromkeys(benchmark.ROWS, row), "Prodigy": {"metric": None}},
+    }  # fmt: skip
+    monkeypatch.setattr(benchmark, "TASKS", {"name": None})
+    lines = benchmark.as_csv({"name/3": found}).splitlines()
+    assert "name,from scratch,Adam,10,3,Prodigy,,,1.0000" in lines
+    assert "name,from scratch,Adam,10,3,one line,0.1,1.0,0.0000" in lines
 
 
 def test_the_stored_report_is_of_these_tasks(benchmark):

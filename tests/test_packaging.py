@@ -166,6 +166,35 @@ print(schedulers.OneCycle(optimizer, cycle_min_lr=0.1, cycle_max_lr=1.0, cycle_m
     assert lrs == "[1.0]"
 
 
+def test_without_tensorboard_every_module_is_imported_and_other_loggers_work(unpacked, tmp_path):
+    code = f"""
+import importlib, pkgutil, sys
+sys.modules["tensorboard"] = None  # an import of it fails
+import torch, {PACKAGE}
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
+    importlib.import_module(module.name)
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+    def training_step(self, batch):
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01, momentum=0.9)
+data = torch.utils.data.DataLoader(torch.randn(64, 4))
+for callback in ({PACKAGE}.LRSchedulerCallback(), {PACKAGE}.LRRangeTestCallback(num_steps=10)):
+    logger = CSVLogger({str(tmp_path)!r})
+    quiet = dict(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    Trainer(max_epochs=1, logger=logger, callbacks=[callback], log_every_n_steps=1, **quiet).fit(Module(), data)
+"""
+    run_from(unpacked, code)
+    curves = [path.read_text("utf-8").splitlines()[0] for path in sorted(tmp_path.rglob("metrics.csv"))]
+    assert len(curves) == 2
+    assert "lr-SGD" in curves[0]
+
+
 def test_every_trainer_asks_the_wheel_for_callbacks(unpacked, tmp_path):
     schedule = tmp_path / "schedule.json"
     schedule.write_text('{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}', encoding="utf-8")

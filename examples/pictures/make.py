@@ -92,9 +92,9 @@ def draw_probe(axes: Any, result: ProbeResult) -> None:
     for lr, words, colour in marks:
         axes.axvline(lr, color=colour, linewidth=0.8, linestyle="--")
         axes.text(lr, 1.03, words, transform=above, ha="center", color=colour, fontsize=9)
-    axes.annotate(
-        "before the step", (axes.get_xlim()[0], before), (4, 3), textcoords="offset points", color=GREY, fontsize=9
-    )
+    # At the right end, which is twice as far as the last line.
+    below = {"xytext": (0, -3), "textcoords": "offset points", "ha": "right", "va": "top"}
+    axes.annotate("before\nthe step", (axes.get_xlim()[1], before), color=GREY, fontsize=9, **below)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -84,11 +84,15 @@ def build_optimizer(
 def group_lines(optimizer: Optimizer) -> list[str]:
     """Return a line for each param group: its name, number of parameters, lr and weight decay."""
     return [
-        f"{group.get('name', f'group {number}')}: {sum(p.numel() for p in group['params'])} numbers in"
-        f" {len(group['params'])} parameters, lr {float(group['lr']) * float(group.get(SCALE, 1.0)):.4g}"
+        f"{group.get('name', f'group {number}')}: {_counted(sum(p.numel() for p in group['params']), 'number')} in"
+        f" {_counted(len(group['params']), 'parameter')}, lr {float(group['lr']) * float(group.get(SCALE, 1.0)):.4g}"
         + (f", weight decay {group['weight_decay']:.4g}" if "weight_decay" in group else "")
         for number, group in enumerate(optimizer.param_groups)
     ]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def check_optimizer(module: object, section: object, prefix: str = "") -> tuple[str, bool]:

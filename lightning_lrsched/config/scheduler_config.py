@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -140,6 +140,8 @@ class SchedulerConfig:
     def _with(self, schedule: Schedule) -> SchedulerConfig:
         """Return the same with other values, which are not read again."""
         made = copy(self)
+        for name in ("needs_run", "needs_optimizer", "needs_range_test"):
+            vars(made).pop(name, None)  # cached; they follow from the schedule
         vars(made).update(schedule=schedule)
         return made
 
@@ -225,9 +227,9 @@ class SchedulerConfig:
         """The keys whose values an LR range test at the start of the fit finds."""
         return self.schedule.waiting("range test")
 
-    def values(self) -> Params:
-        """Return every value as it stands in a configuration, by its path: ``phases[0].steps``."""
-        return {path: written(value) for path, _, value in self.schedule.leaves()}
+    def values(self, paths: Collection[str]) -> Params:
+        """Return values as they stand in a configuration, by their paths: ``phases[0].steps``."""
+        return {path: written(value) for path, _, value in self.schedule.leaves() if path in paths}
 
     def to_dict(self) -> Params:
         """Return the ``{"type", "params"}`` dictionary; DeepSpeed accepts it once nothing in it depends on the run.
@@ -283,11 +285,14 @@ class SchedulerConfig:
         """
         run = self._horizon(horizon, total_steps, steps_per_epoch)
         with section_path():
-            schedule = self.schedule.resolve(run, findings, leave_unknown=leave_unknown)
-        resolved = self._with(schedule)
-        if optimizer is None or not schedule.waiting("optimizer"):
-            return resolved
-        return resolved.with_own({"lr": [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]})
+            resolved = self._with(self.schedule.resolve(run, findings, leave_unknown=leave_unknown))
+        return resolved if optimizer is None else resolved.with_own_of(optimizer)
+
+    def with_own_of(self, optimizer: Optimizer) -> SchedulerConfig:
+        """Return the same configuration with numbers for ``"auto"``, from each param group's own lr."""
+        if not self.needs_optimizer:
+            return self
+        return self.with_own({"lr": [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]})
 
     def with_own(self, own: Own_) -> SchedulerConfig:
         """Return the same configuration with numbers for ``"auto"``, from each param group's own values by name."""
@@ -325,13 +330,16 @@ class SchedulerConfig:
             )
         run = self._horizon(horizon, total_steps, steps_per_epoch)
         with section_path():
-            schedule = self.schedule.resolve(run, findings).completed()
-            own = SCHEDULERS.get(self.type)
-            make = ScheduledLR if own is None else own.of
-            scheduled = make(optimizer, schedule, self.last_batch_iteration, self.unit)
+            scheduled = self._with(self.schedule.resolve(run, findings)).bind(optimizer)
         if follow:
             scheduled.follow_optimizer()
         return scheduled
+
+    def bind(self, optimizer: Optimizer) -> ScheduledLR:
+        """Make the schedule for ``optimizer``, where nothing depends on the run any more; write its first values."""
+        own = SCHEDULERS.get(self.type)
+        make = ScheduledLR if own is None else own.of
+        return make(optimizer, self.schedule.completed(), self.last_batch_iteration, self.unit)
 
     def _horizon(self, horizon: Horizon | None, total_steps: int | None, steps_per_epoch: int | None) -> Horizon:
         """Return the horizon, or the one that the two numbers mean."""

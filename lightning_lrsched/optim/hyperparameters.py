@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -67,23 +68,19 @@ def _set_beta(group: Group, place: int, value: float) -> None:
 
 def read_number(name: str, group: Group) -> float | None:
     """Return a hyperparameter as a number; None where the group has none, or something else."""
-    return _as_number(read(name, group))
-
-
-def _as_number(value: object) -> float | None:
-    if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return numbers_of(group).get(name)
 
 
 def numbers_of(group: Group) -> dict[str, float]:
     """Return the hyperparameters of a group that are numbers, by name."""
-    found = {name: held for name, held in group.items() if name[:8] != "initial_" and name not in ("params", "betas")}
     betas = group.get("betas")
-    if isinstance(betas, (tuple, list)):
-        found.update(zip(BETAS, betas, strict=False))
-    numbers = {name: _as_number(held) for name, held in found.items() if held is not None and held is not False}
-    return {name: number for name, number in numbers.items() if number is not None}
+    of_betas = zip(BETAS, betas, strict=False) if isinstance(betas, (tuple, list)) else ()
+    numbers = {}
+    for name, held in chain(group.items(), of_betas):
+        value = held.item() if isinstance(held, Tensor) and held.numel() == 1 else held
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and name[:8] != "initial_":
+            numbers[name] = float(value)
+    return numbers
 
 
 def has_momentum(optimizer: Optimizer) -> bool:

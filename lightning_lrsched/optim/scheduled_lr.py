@@ -114,19 +114,21 @@ class ScheduledLR(LRScheduler):
         groups = self.optimizer.param_groups
         check_lrs(self.optimizer)
         names = {LR, *self.schedule.own_names}
-        held = [numbers_of(group) for group in groups]
-        check_names(self.schedule, type(self.optimizer).__name__, held)
         # The values of known groups were fixed at construction: a loaded checkpoint must not bring back old ones.
         # A group that was removed is forgotten: it may come back with another lr.
-        keys = [_identity(number, group) for number, group in enumerate(groups)]
-        own = {key: self._own[key] for key in keys if key in self._own}
-        of_groups, new = [], []
-        for key, group, numbers in zip(keys, groups, held, strict=True):
-            if key not in own:
+        own: dict[int, tuple[Any, dict[str, float]]] = {}
+        held, of_groups, new = [], [], []
+        for number, group in enumerate(groups):
+            key, numbers = _identity(number, group), numbers_of(group)
+            held.append(numbers)
+            if key in self._own:
+                own[key] = self._own[key]
+            elif key not in own:
                 self._check_new(group)
                 own[key] = group["params"][:1], self._own_values(group, numbers)
                 new.append((group, own[key][1]))
             of_groups.append(own[key][1])
+        check_names(self.schedule, type(self.optimizer).__name__, held)
         # A momentum that an optimizer lacks is not written.
         values = self.schedule.values({name: [known.get(name, 0.0) for known in of_groups] for name in names})
         scales = [group[SCALE] for group in groups if SCALE in group]

@@ -33,14 +33,31 @@ WARM_SHARE = 1 / 64
 STEPS = WARM_STEPS + 2
 """[optimizer steps] Length of a probe; about as many forward passes come on top."""
 
-SHORTEST_RUN = 42
-"""[optimizer steps] In shorter runs, of which a probe would take a third, the peak is the prior."""
+MORE_BATCHES = 2
+"""So many more batches are searched where one shows no fall, or a doubtful one; a step each."""
+
+DOUBTFUL = 0.5
+"""A lowest loss below this fraction of the prior is doubted: one batch may mislead."""
+
+ROUNDING = 1e-6
+"""A fall by less than this fraction of the loss is none: a float32 has seven digits."""
+
+SHORT_RUN = 600
+"""[optimizer steps] In shorter runs one such step must do: what ten cost there is more than what they show."""
+
+STEPS_OF_SHORT_RUN = 3
+
+SHORTEST_RUN = 3 * (STEPS_OF_SHORT_RUN + MORE_BATCHES)
+"""[optimizer steps] In shorter runs, of which a probe may take more than a third, the peak is the prior."""
 
 MAX_SKIPPED_STEPS = 20
 """The probe ends without a result after this many steps that moved no parameter; a gradient scaler skips a few."""
 
 FURTHEST = 24
 """Doublings or halvings in search of the lowest loss."""
+
+FURTHEST_FROM_FIRST = 12
+"""The same, once a first search has set the scale."""
 
 LOW = 0.1
 """1Cycle's low bound, as a fraction of its peak."""
@@ -70,10 +87,17 @@ WITHOUT_PRIOR = 0.75
 # Searching ------------------------------------------------------------------------------------------------------------
 
 
-def lowest_along(loss_at: Callable[[float], float], start: float) -> tuple[float | None, dict[float, float]]:
+def lowest_along(
+    loss_at: Callable[[float], float], start: float, furthest: int = FURTHEST
+) -> tuple[float | None, dict[float, float]]:
     """Return where a loss is lowest along a line that begins at 0, and the loss at all places that were tried.
 
     Far out a loss may have other valleys, so the search begins where it is lower than at 0. None: that is nowhere.
+
+    Args:
+        loss_at: the loss at a place.
+        start: the first place beside 0.
+        furthest: how often it is doubled or halved at most.
 
     >>> lowest, tried = lowest_along(lambda place: (place - 2.5) ** 2, start=1.0)
     >>> round(lowest, 2), sorted(tried)
@@ -87,10 +111,14 @@ def lowest_along(loss_at: Callable[[float], float], start: float) -> tuple[float
             tried[place] = loss if math.isfinite(loss) else math.inf
         return tried[place]
 
-    place, most, least = start, start * 2.0**FURTHEST, start * 2.0**-FURTHEST
-    while not at(place) < at(0.0):
-        place /= 2
-        if place < least:
+    place, most, least = start, start * 2.0**furthest, start * 2.0**-furthest
+    beginning = at(0.0)
+    rounding = ROUNDING * abs(beginning) if math.isfinite(beginning) else 0.0
+    has_risen = False
+    while not at(place) < beginning - rounding:
+        has_risen |= at(place) > beginning + rounding
+        place = place / 2 if has_risen else place * 2
+        if not least <= place <= most:
             return None, tried
     while place < most and at(2 * place) < at(place):
         place *= 2
@@ -186,7 +214,13 @@ class ProbeResult:
             axes.plot(*zip(*rows[1:], strict=True), "o-", color=LOSS, linewidth=2.2, label="loss after the step")
             axes.axhline(before, color=LOSS, linewidth=0.8, alpha=0.6)
             axes.annotate(
-                "before the step", (0.02, before), (0, 3), ("axes fraction", "data"), "offset points", fontsize=9
+                "before\nthe step",
+                (1, before),
+                xytext=(4, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
             )
             lowest = min(self.losses)
             shown = [loss for loss in self.losses if loss <= max(2 * before - lowest, before)]
@@ -323,7 +357,9 @@ class Probe:
 
     An optimizer moves its parameters by the lr times a direction. One step shows the direction; some forward passes of
     the same batch show how far along it the loss falls. That lr has seen optimizer, width, initialisation and the scale
-    of the loss. A first search sets the scale, its step is undone; ten small steps follow, then the search that counts.
+    of the loss. A first search sets the scale, and its step is undone. Ten small steps follow, in a short run only one,
+    and then the search that counts. Where a search shows no fall, or one far below the prior, two more batches are
+    searched, and the median counts.
 
     A loop drives it: :meth:`before_step` before each step, :meth:`after_step` after it, until :attr:`is_over`.
     Whatever the probe changes, the loop puts back.
@@ -331,6 +367,7 @@ class Probe:
     Args:
         module: the module that is trained.
         optimizer: its optimizer.
+        run: length of the training [optimizer steps]; None: not known.
 
     Attributes:
         is_over: whether all steps have been made.
@@ -341,16 +378,17 @@ class Probe:
         refused: the first lr in a search at which the module raised an error, and the error; None: it raised none.
     """
 
-    def __init__(self, module: Module, optimizer: Optimizer) -> None:
+    def __init__(self, module: Module, optimizer: Optimizer, run: float | None = None) -> None:
+        # The last step is the search that counts; first come one that sets the scale, and small ones.
+        self._last = (STEPS if run is None or run >= SHORT_RUN else STEPS_OF_SHORT_RUN) - 1
         self._module, self._optimizer, self._weights = module, optimizer, Weights.of(module)
         own_lr, self._ratios = largest_lr(optimizer)
         self.prior = prior_of(optimizer, self._weights.width)
         self.lr = self._guess = self.prior or own_lr or 1e-3
         self._device = device_of(optimizer)
         self._before: list[tuple[Tensor, Tensor]] = []
-        self._lowest: float | None = None
-        self._tried: dict[float, float] = {}
-        self._steps = self._skipped = self.forwards = 0
+        self._found: list[tuple[float | None, dict[float, float]]] = []
+        self._steps = self._made = self._skipped = self.forwards = 0
         self.is_over = self.rewinds = False
         self.refused: tuple[float, Exception] | None = None
         self._small: Tensor | None = None
@@ -371,12 +409,12 @@ class Probe:
     @property
     def searches(self) -> bool:
         """Whether losses will be computed again after the step that is being made."""
-        return self._steps in (0, STEPS - 1)
+        return self._steps in (0, self._last)
 
     @property
     def _measures(self) -> bool:
         """Whether the size of this small step is to be compared with that of the next one."""
-        return self._steps == STEPS - 2
+        return self._steps == self._last - 1
 
     def after_step(self, loss: Callable[[], Tensor]) -> None:
         """Search along the step that has been made.
@@ -386,19 +424,20 @@ class Probe:
         """
         before, self._before = self._before, []
         moves = [(parameter, start, parameter.detach() - start) for parameter, start in before]
-        if moves and self._measures:  # where it may be lost in rounding
-            self._small = _size(moves)
-        elif moves and not self._have_moved(moves):
+        if self.searches and not (moves and self._have_moved(moves)):
             self._skipped += 1
             self.is_over = self._skipped == MAX_SKIPPED_STEPS
             return
-        elif moves:
-            if self._small is not None:
-                sizes = [float(size) for size in (self._small, _size(moves))]
-                self.growth = math.log(sizes[1] / sizes[0]) / -math.log(WARM_SHARE) if all(sizes) else None
-            self._search(moves, loss)
-        self._steps += 1
-        self.is_over |= self._steps == STEPS
+        self._made += 1
+        if not self.searches:
+            if moves:  # measured even where it may be lost in rounding
+                self._small = _size(moves)
+            self._steps += 1
+            return
+        if self._small is not None and self.growth is None:
+            sizes = [float(size) for size in (self._small, _size(moves))]
+            self.growth = math.log(sizes[1] / sizes[0]) / -math.log(WARM_SHARE) if all(sizes) else None
+        self._search(moves, loss)
 
     def _have_moved(self, moves: list[Move]) -> bool:
         counts = [_local(move).count_nonzero().float() for _, _, move in moves]
@@ -414,13 +453,20 @@ class Probe:
             self.forwards += 1
             return float(mean_over_ranks(self._loss_or_infinity(loss, place)))
 
-        self._lowest, self._tried = lowest_along(loss_at, self.lr)
+        is_first = self._steps == 0
+        lowest, tried = lowest_along(loss_at, self.lr, FURTHEST if is_first else FURTHEST_FROM_FIRST)
         reshard(self._module)
-        self.rewinds = self._steps == 0
-        if self._lowest is None:
-            self.is_over = True
-        else:
-            self._guess = self._lowest
+        self._found.append((lowest, tried))
+        self.rewinds = is_first
+        if is_first and lowest is not None:
+            self._guess, self._found, self._steps = lowest, [], 1
+            return
+        is_sure = lowest is not None and (self.prior is None or lowest >= DOUBTFUL * self.prior)
+        self.is_over = is_sure if len(self._found) == 1 else len(self._found) > MORE_BATCHES
+        if not is_first and not self.is_over:
+            with torch.no_grad():
+                for parameter, start, _ in moves:
+                    parameter.copy_(start)
 
     def _loss_or_infinity(self, loss: Callable[[], Tensor], place: float) -> Tensor:
         """Return a loss, infinity where the module refuses the parameters: it may check what it computes."""
@@ -438,24 +484,15 @@ class Probe:
         Raises:
             ValueError: if that is nothing, and this kind of optimizer has no prior.
         """
-        peak, because = peak_of(
-            self._lowest if self._steps == STEPS else None,
-            self.prior,
-            self._weights,
-            is_sgd=any(cls.__name__ == "SGD" for cls in type(self._optimizer).__mro__),
-        )
-        lrs = sorted(self._tried)
-        return ProbeResult(
-            peak,
-            because,
-            self.prior,
-            self._lowest,
-            lrs,
-            [self._tried[lr] for lr in lrs],
-            self._ratios,
-            self._steps,
-            self.forwards,
-        )
+        known = sorted((one for one in self._found if one[0] is not None), key=lambda one: one[0] or 0.0)
+        lowest, tried = (known or self._found or [(None, dict[float, float]())])[(len(known) - 1) // 2]
+        is_sgd = any(cls.__name__ == "SGD" for cls in type(self._optimizer).__mro__)
+        peak, because = peak_of(lowest, self.prior, self._weights, is_sgd=is_sgd)
+        if tried and math.isinf(tried[0.0]):
+            because = f"the prior {peak:.3g}, because the loss is not finite; look for the cause in module or data"
+        lrs = sorted(tried)
+        losses = [tried[lr] for lr in lrs]
+        return ProbeResult(peak, because, self.prior, lowest, lrs, losses, self._ratios, self._made, self.forwards)
 
 
 def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult | None:

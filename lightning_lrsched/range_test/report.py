@@ -136,7 +136,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is optional
     except ImportError:
-        raise ImportError("a picture needs matplotlib: pip install 'lightning-lrsched[plots]'") from None
+        raise ImportError("a picture needs matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     # IPython asks the object for its picture; matplotlib answers only for figures that pyplot manages.
     figure._repr_png_ = partial(as_png, figure)  # type: ignore[attr-defined]

@@ -166,8 +166,11 @@ class Schedule(Fields):
 
         ``None`` and a ratio mean each group's own lr for good; they wait for nothing.
         """
-        words = [(path, value) for path, _, value in self.leaves() if isinstance(value, Word)]
-        return [path for path, w in words if w.waits_for == what and (what != "optimizer" or w.written == AUTO)]
+        return [
+            path
+            for path, _, value in self.leaves()
+            if isinstance(value, Word) and value.waits_for == what and (what != "optimizer" or value.written == AUTO)
+        ]
 
     def resolve(self: Self, horizon: Horizon, findings: Findings | None = None, *, leave_unknown: bool = False) -> Self:
         """Return the same with numbers for all that depends on the run or on a range test.

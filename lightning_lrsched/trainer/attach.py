@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lrsched.config.deepspeed import Sections
-from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content
+from lightning_lrsched.config.scheduler_config import SchedulerConfig, in_file, read_content, section_path
 from lightning_lrsched.optim.clock import follower_of
 from lightning_lrsched.optim.hyperparameters import LR, MOMENTUM, Group, read_lrs, read_number, torch_optimizer, write
 from lightning_lrsched.optim.scheduled_lr import SCALE, ScheduledLR
@@ -160,8 +160,9 @@ class Scheduled:
                 f"{config.type} cannot follow this {type(optimizer).__name__}: {earlier.name} follows it"
                 " already, and both would set its lr; keep one of them (or call unfollow_optimizer() of the other)"
             )
-        resolved = config.resolve(optimizer, self.run, findings=findings)
-        scheduler = config.build(optimizer, self.run, findings=findings)
+        numbered = config.resolve(None, self.run, findings=findings)
+        with section_path():
+            resolved, scheduler = numbered.with_own_of(optimizer), numbered.bind(optimizer)
         release(optimizer)  # last: a wrong configuration leaves the earlier schedule active
         clock.follow(scheduler, self.counter)
         setattr(scheduler, BEGAN_AT, scheduler.last_epoch)
@@ -245,6 +246,7 @@ class GroupRatios:
     def _note(self) -> None:
         self._groups = self._schedule.optimizer.param_groups
         self._size, self._last = len(self._groups), self._groups[-1]
+        self._scales = [group.get(SCALE) for group in self._groups]
         self._known = set(map(_identity, self._groups))
 
     @property
@@ -259,7 +261,7 @@ class GroupRatios:
         Args:
             finetuned: whether a callback goes on to set the lr of groups that it has added.
         """
-        known = self._known
+        known, before, scales = self._known, self._groups, self._scales
         self._note()
         groups = self._groups
         added = [group for group in groups[1:] if _identity(group) not in known]
@@ -267,7 +269,12 @@ class GroupRatios:
         ratios = [self._keep_ratio(group) for group in added]
         if finetuned:
             self._follow_callback([group for group in groups[1:] if _identity(group) in known])
-        self._schedule.rebind()
+        now = [group.get(SCALE) for group in groups]
+        if added or gone or groups is not before or now != scales:
+            self._scales = now
+            self._schedule.rebind()
+        else:
+            self._schedule.set_position(self._schedule.last_epoch)
         if not added and not gone:
             return None
         kept = f"; those added keep the ratio of their lr to that of the first: {_listed(ratios)}" if added else ""

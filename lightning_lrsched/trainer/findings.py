@@ -34,7 +34,7 @@ from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limi
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import show_probe
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is_automatic, loaded_checkpoint, loss_in
-from lightning_lrsched.trainer.range_test_callback import LRRangeTestCallback
+from lightning_lrsched.trainer.range_test_callback import SET_ASIDE, LRRangeTestCallback
 from lightning_lrsched.trainer.reporting import add_note, log
 
 
@@ -121,7 +121,7 @@ class RangeTestsInFit:
                     log(trainer, f"LR probe: {known}")
                     return known
             if probes:
-                probe = LRProbe(self._start, started)
+                probe = LRProbe(self._start, started, steps)
                 result = probe.run(trainer, pl_module, log_result=self._log)
                 self.rates[index] = probe.rate
                 return result
@@ -153,9 +153,9 @@ class RangeTestsInFit:
         if result is None:
             if loaded_checkpoint(trainer):
                 raise ValueError(
-                    f'{self._owner}: {keys} of optimizer {index} is "{FROM_RANGE_TEST}", and the checkpoint, which was'
-                    " saved without a test, cannot tell what it would have found: write numbers (LRRangeTestCallback"
-                    " finds them in a fit of its own)"
+                    f'{self._owner}: {keys} of optimizer {index} is "{FROM_RANGE_TEST}", but the checkpoint was saved'
+                    " without a test, so the value is not known: write numbers (LRRangeTestCallback finds them in a"
+                    " fit of its own)"
                 )
             return None
         try:
@@ -167,9 +167,9 @@ class RangeTestsInFit:
                 raise ValueError(f"{self._owner}: the LR range test shows no learning rate: {reason}") from None
             log(
                 trainer,
-                f"{self._owner}: the LR range test of optimizer {index} shows no learning rate, as happens where the"
-                f" losses of several optimizers oppose each other ({reason}); its own lr is used: {keys} as with"
-                ' "auto"',
+                f"{self._owner}: the LR range test of optimizer {index} shows no learning rate ({reason}). This happens"
+                " if the losses of several optimizers oppose each other. The optimizer's own lr is used instead:"
+                f' {keys} as with "auto"',
                 logging.WARNING,
             )
             return None
@@ -202,14 +202,15 @@ class LRProbe(Callback):
     Args:
         start: the random states with which the fit began.
         started: the callbacks whose ``on_train_start`` has run.
+        length: of the fit [optimizer steps]; None: not known.
 
     Attributes:
         rate: how many steps the optimizer has made for each that Lightning was due to make; 1 unless the module skips
             some in its ``optimizer_step``.
     """
 
-    def __init__(self, start: RandomStates, started: Sequence[Callback]) -> None:
-        self._start, self._started = start, started
+    def __init__(self, start: RandomStates, started: Sequence[Callback], length: int | None) -> None:
+        self._start, self._started, self._length = start, started, length
         self.rate = 1.0
         self._probe: Any = None
         self._calls: list[tuple[Any, list[Callable[[], object]]]] = []
@@ -226,11 +227,11 @@ class LRProbe(Callback):
         try:
             left_out = self._state.set_aside(self, self._start_batch, self._started)
             if left_out:
-                log(trainer, f"LR probe: without {', '.join(left_out)}, which would stop it or change weights or lr")
+                log(trainer, f"LR probe: {SET_ASIDE}: {', '.join(left_out)}")
             self._state.capture(pl_module)
             self._state.set_data_aside()
             set_limits(trainer, min_epochs=None, min_steps=None, max_epochs=-1, max_steps=-1, limit_val_batches=0)
-            self._probe, self._marked = Probe(pl_module, trainer.optimizers[0]), False
+            self._probe, self._marked = Probe(pl_module, trainer.optimizers[0], self._length), False
             self._training_step = trainer.strategy.training_step
             trainer.strategy.training_step = self._note_call  # type: ignore[method-assign]
             trainer.fit_loop.run()

@@ -211,7 +211,8 @@ def horizon_in(limits: Limits, start: Start, done: int, amount: Amount) -> tuple
     if not limits.known_epoch:
         return total, None
     before = start.epochs - start.first
-    to_come = replace(limits, steps=None, carries=False).rows(start)
+    whole = limits.steps is None and not limits.carries
+    to_come = rows if whole else replace(limits, steps=None, carries=False).rows(start)
     epochs = before + sum(row.epochs for row in to_come)
     if limits.epochs == ENDLESS or not epochs:
         to_come, epochs, done = [Row(1, 0, limits.batches, limits.every[0])], 1, 0

@@ -371,7 +371,7 @@ def _figure_of(result: RangeTestResult | ProbeResult) -> Figure | None:
         return result.plot()
     except ImportError:
         warnings.warn(
-            "no loss-vs-lr figure, because matplotlib is not installed: pip install 'lightning-lrsched[plots]'",
+            "no loss-vs-lr figure, because matplotlib is not installed: pip install matplotlib",
             stacklevel=2,
         )
         return None

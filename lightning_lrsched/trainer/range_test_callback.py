@@ -41,6 +41,8 @@ from lightning_lrsched.trainer.reporting import add_note, log, store_hyperparame
 
 OWN = ("LRRangeTestCallback", "LRSchedulerCallback")
 
+SET_ASIDE = "these callbacks are off until it is over, because they may end it, or change weights or lr"
+
 
 @documented
 class LRRangeTestCallback(Callback):
@@ -54,9 +56,9 @@ class LRRangeTestCallback(Callback):
 
     {sweeps}
 
-    During the test no validation runs (unless ``monitor`` needs it), what the module logs with ``self.log`` does not
-    reach the loggers, and callbacks that write checkpoints, stop the run or change weights or lr are disabled. Loss,
-    smoothed loss and lr go to the trainer's loggers under ``lr_range_test/``; at the end also a figure and a table.
+    During the test, no validation runs, unless ``monitor`` needs it. What the module logs with ``self.log`` does not
+    reach the loggers. Callbacks that write checkpoints, end the run, or change weights or lr are off. Loss, smoothed
+    loss and lr go to the trainer's loggers under ``lr_range_test/``; at the end, also a figure and a table.
 
     Args:
         {settings}
@@ -163,10 +165,7 @@ class LRRangeTestCallback(Callback):
             self._state = FitState(trainer, self._at_start)
             left_out = self._state.set_aside(self, self._start_batch, self._started)
             if left_out:
-                log(
-                    trainer,
-                    f"LR range test: without {', '.join(left_out)}, which would stop it or change weights or lr",
-                )
+                log(trainer, f"LR range test: {SET_ASIDE}: {', '.join(left_out)}")
 
     def _check_others(self, trainer: TrainerLike) -> None:
         """Raise ValueError where the fit is meant for something else, too."""
@@ -439,7 +438,7 @@ def _report_short_run(trainer: TrainerLike, test_steps: int | None, run_steps: i
     if run_steps is not None and test_steps is not None and run_steps < test_steps:
         log(
             trainer,
-            f"LR range test: it takes up to {test_steps} optimizer steps, and the training after it only"
+            f"LR range test: it takes up to {test_steps} optimizer steps, but the training after it has only"
             f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
             logging.WARNING,
         )

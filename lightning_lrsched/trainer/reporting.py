@@ -47,7 +47,7 @@ LOW = 0.01
 
 
 def log(trainer: TrainerLike, text: str, level: int = logging.INFO) -> None:
-    """Log ``text`` once, not on every rank, where Lightning logs: its logger has a handler that prints."""
+    """Log ``text`` with Lightning's logger, whose handler prints it; once, not on every rank."""
     if getattr(trainer, "is_global_zero", False):
         # The user's Trainer may be a subclass.
         homes = [cls.__module__ for cls in type(trainer).__mro__ if cls.__name__ == "Trainer"]
@@ -63,7 +63,7 @@ def add_note(trainer: TrainerLike, error: Exception, text: str) -> None:
 
 
 class RunReport(Guest):
-    """Tells, once per fit, the log and the loggers about its schedules, whoever attached them.
+    """Reports the schedules of a fit to the log and the loggers, once, whoever attached them.
 
     Hyperparameters are one record with the module's own: TensorBoard's tab HPARAMS shows the first record of a run, and
     Lightning logs the module's after ``on_fit_start``.
@@ -104,8 +104,7 @@ class RunReport(Guest):
         self.schedules[index] = scheduled
         keys = config.needs_range_test + config.needs_run + config.needs_optimizer
         if keys:
-            given, numbers = config.values(), resolved.values()
-            as_written, values = {key: given[key] for key in keys}, {key: numbers[key] for key in keys}
+            as_written, values = config.values(keys), resolved.values(keys)
             if by_probe:  # nobody has written the word
                 as_written.update(dict.fromkeys(config.needs_range_test, "from the probe"))
             unit = "" if config.unit == STEPS else f" [{config.unit}s]"
@@ -156,8 +155,8 @@ class RunReport(Guest):
             who = "max_time" if ends_early == ["Timer"] else ends_early[0]
             log(
                 trainer,
-                f"{name}: ends at {each.config.unit} {found[1]}; where {who} ends the run before, its lr is not yet"
-                " down, and the log has both numbers then",
+                f"{name}: the schedule ends at {each.config.unit} {found[1]}. If {who} ends the run earlier, the lr is"
+                " still above its last value; the log then shows both values",
             )
         # Under manual optimization only the loop knows how often an optimizer steps.
         if is_automatic(trainer):
@@ -183,7 +182,7 @@ class RunReport(Guest):
 
 
 class EndReport(Guest):
-    """Says at the end of a fit which schedules have not come to their end; for those that no callback follows."""
+    """Reports at the end of a fit which schedules have not come to their end, among those that no callback follows."""
 
     def __init__(self) -> None:
         self.schedules: list[Scheduled] = []
@@ -233,7 +232,7 @@ def report_end(trainer: TrainerLike, schedules: Iterable[Scheduled], steps: int,
 def log_unused(
     trainer: TrainerLike, owner: str, section: object, optimizer: Optimizer, index: int | None = None
 ) -> None:
-    """Log that ``owner`` does not use an ``optimizer`` section, whatever it holds; with both lrs where they differ."""
+    """Log that ``owner`` does not use an ``optimizer`` section, whatever it holds; with both lrs if they differ."""
     lr = lr_of(section)
     own = dict.fromkeys(f"{float(group.get('initial_lr', group['lr'])):g}" for group in optimizer.param_groups)
     differs = lr is not None and list(own) != [f"{lr:g}"]
@@ -277,7 +276,7 @@ def resolution_table(name: str, written: Mapping[str, object], resolved: Mapping
 
 
 def _shown(value: object) -> str:
-    """Return ``value`` as text; of a number that was computed, as many digits as can mean something."""
+    """Return ``value`` as text; a number that was computed has six digits."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_shown, value))}]"
     return f"{value:.6g}" if isinstance(value, float) and len(str(value)) > MAX_DIGITS else str(value)
@@ -395,7 +394,7 @@ def _low_from(schedule: ScheduledLR, length: int) -> int | None:
 
 
 def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str | None:
-    """Return a line for the log where a schedule has not come to its end, or not where its lengths had put it.
+    """Return a line for the log if a schedule has not come to its end, or ended at another step than planned.
 
     Args:
         scheduled: the schedule, after the fit.
@@ -409,9 +408,9 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     named, made = " + ".join(keys), position - scheduled.began_at
     if early and position < (1 - TOLERANCE) * length:
         return (
-            f"{config.type}: the run has ended at {unit} {position}, the schedule only at {unit} {length} ({named}):"
-            f" the lr was {max(schedule.lr_at(max(0, position - 1))):.3g} and at the end of the schedule it would have"
-            f" been {max(schedule.lr_at(length)):.3g}"
+            f"{config.type}: the run has ended at {unit} {position}, before the schedule, which ends at {unit} {length}"
+            f" ({named}). The last lr was {max(schedule.lr_at(max(0, position - 1))):.3g}; at the end of the schedule"
+            f" it is {max(schedule.lr_at(length)):.3g}"
         )
     # Whatever the steps are, samples and tokens count what each holds.
     near = [end for end in (length, scheduled.run.total) if end and abs(position - end) <= MANUAL_TOLERANCE * end]
@@ -422,6 +421,7 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     at = f"is at step {position} of {length}" if position < length else f"ended at step {length} of {position}"
     return (
         f"{config.type}: the optimizer made {made} steps in this fit, where one per batch would be {expected}; the"
-        f' schedule {at} ({named}). Lengths count this optimizer\'s own steps, and "auto", fractions and epochs assume'
-        " one step per batch unless a range test or a resumed run has shown otherwise: write numbers of optimizer steps"
+        f' schedule {at} ({named}). Lengths count the steps of this optimizer. "auto", fractions and epochs assume one'
+        " step per batch, unless a range test or a resumed run has shown another rate. Write the lengths as numbers of"
+        " optimizer steps"
     )

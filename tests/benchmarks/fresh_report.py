@@ -2,6 +2,7 @@
 
     python tests/benchmarks/fresh_report.py --seeds 0:5      (adds what is not stored yet, seed by seed)
     python tests/benchmarks/fresh_report.py --report         (prints the tables)
+    python tests/benchmarks/fresh_report.py --csv            (writes one row per training to fresh_report.csv)
 
 Each training of a task and seed starts from the same weights, sees the same batches and has the same number N of
 optimizer steps:
@@ -22,6 +23,8 @@ that of the grid; 1 where the training diverges or ends with an error.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import logging
 import math
@@ -32,6 +35,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from fresh_tasks import FINE_TUNING, TASKS, Task, make_task
 from lightning.pytorch import LightningModule, Trainer
@@ -41,6 +45,7 @@ from torch.utils.data import DataLoader
 from lightning_lrsched import LRSchedulerCallback
 from lightning_lrsched.optim.hyperparameters import momentum_kind
 from lightning_lrsched.optim.schedulers import OneCycle
+from lightning_lrsched.range_test.probe import SHORT_RUN
 from lightning_lrsched.range_test.record import one_cycle
 from lightning_lrsched.range_test.suggest import prior_of
 
@@ -53,7 +58,9 @@ A head on vectors of norm 1 needs a higher lr than the grid of SGD reaches.
 """
 
 PEAKS, MORE = 10, 3
-PROBE_STEPS = 12
+PROBE_STEPS = (3, 12)
+"""Of a run below 600 steps, and of others; two more where a batch shows little."""
+
 WARMUP_SHARE = 0.05
 PRECISE_BATCHES = 50
 """Forward passes by which batch norms learn their statistics at the weights that a schedule-free optimizer returns."""
@@ -139,9 +146,11 @@ def fit(name: str, seed: int, num_steps: int) -> tuple[Task, LRSchedulerCallback
 def one_line(name: str, seed: int) -> Row:
     """Fit with the callback; the steps that it takes are known after a fit only, which is then repeated."""
     try:
-        task, callback = fit(name, seed, TASKS[name]().num_steps - PROBE_STEPS)
+        steps = TASKS[name]().num_steps
+        steps -= PROBE_STEPS[steps >= SHORT_RUN]
+        task, callback = fit(name, seed, steps)
         found = callback.probe_result
-        if found.steps != PROBE_STEPS:
+        if found.steps != task.num_steps - steps:
             task, callback = fit(name, seed, task.num_steps - found.steps)
             found = callback.probe_result
     except Exception as caught:  # noqa: BLE001 - what a user gets is the result
@@ -335,6 +344,50 @@ def summary(by_task: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
+def at_peak(run: Row, peak: float) -> float:
+    """Return the regret of a peak, between those of the grid in log lr."""
+    best, lrs = best_of(run), sorted(run["grid"], key=float)
+    shares = [(finite(run["grid"][lr]) - best) / (run["untrained"] - best) for lr in lrs]
+    regrets = [min(1.0, share) if math.isfinite(share) else 1.0 for share in shares]
+    return float(np.interp(math.log(peak), [math.log(float(lr)) for lr in lrs], regrets))
+
+
+def limits(by_task: dict[str, list[Row]]) -> str:
+    """Return what no rule of prior and lowest loss can go below: the best of many, chosen on these very tasks."""
+
+    def mean(peak_of_run: Callable[[Row], float]) -> float:
+        return fmean(fmean(at_peak(run, peak_of_run(run)) for run in runs) for runs in by_task.values())
+
+    def by_rule(weight: float, factor: float, most: float) -> Callable[[Row], float]:
+        def peak(run: Row) -> float:
+            ours, prior = run["rows"][OURS], run["rows"]["the prior"]
+            lowest = ours.get("lowest")
+            if lowest is None or not prior["known"]:
+                return float(prior["peak"] if lowest is None else ours["peak"])
+            return float(min(prior["peak"] ** (1 - weight) * lowest**weight * factor, most * prior["peak"]))
+
+        return peak
+
+    rules = {
+        (weight / 10, 2 ** (power / 2), most): mean(by_rule(weight / 10, 2 ** (power / 2), most))
+        for weight in range(11)
+        for power in range(-6, 7)
+        for most in (1, 2, 4, 8, 1000)
+    }
+    best = min(rules, key=lambda rule: rules[rule])
+    known = [
+        min(fmean(at_peak(run, float(peak)) for run in runs) for peak in {lr for run in runs for lr in run["grid"]})
+        for runs in by_task.values()
+    ]
+    ours = mean(lambda run: run["rows"][OURS]["peak"])
+    return (
+        f"At no cost, between the peaks of the grid: the peak of one line {ours:.3f}; the best of {len(rules)} rules"
+        f" prior^(1-a) * lowest^a * c, at most m priors, chosen on these tasks, {rules[best]:.3f}"
+        f" (a, c, m = {best[0]:g}, {best[1]:.2g}, {best[2]:g}); the best peak of each task, known before,"
+        f" {fmean(known):.3f}."
+    )
+
+
 def by_task_table(by_task: dict[str, list[Row]]) -> str:
     lines = [
         "| task | optimizer | N | best peak | peak of one line | regret of one line | of the prior | its peak |",
@@ -357,6 +410,34 @@ def _middle(lrs: list[float]) -> str:
     return f"{math.exp(fmean(math.log(lr) for lr in lrs)):.2g}"
 
 
+COLUMNS = ("task", "kind", "optimizer", "steps", "seed", "way", "peak", "metric", "regret")
+BEST, UNTRAINED = "best of the grid", "untrained"
+"""The two ends of the regret, 0 and 1, beside the ways of training."""
+
+
+def as_csv(runs: dict[str, Row]) -> str:
+    """Return a row for each way of training in each complete task and seed; empty where there is no value."""
+    seeds = complete_seeds(runs)
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for name in TASKS:
+        for seed in seeds:
+            run = runs[f"{name}/{seed}"]
+            best = min(run["grid"], key=lambda lr: finite(run["grid"][lr]))
+            rows = [(BEST, best, run["grid"][best], 0.0), (UNTRAINED, None, run["untrained"], 1.0)]
+            for kind in (FIRST, *ROWS):
+                if kind in run["rows"]:
+                    row = run["rows"][kind]
+                    peak = None if row.get("peak") is None else f"{row['peak']:.6g}"
+                    rows.append((kind, peak, row["metric"], regret(run, kind)))
+            for kind, peak, metric, share in rows:
+                table.writerow(
+                    (name, run["kind"], run["optimizer"], run["steps"], seed, kind, peak, metric, f"{share:.4f}")
+                )
+    return file.getvalue()
+
+
 def report(runs: dict[str, Row]) -> str:
     seeds = complete_seeds(runs)
     by_task = {name: [runs[f"{name}/{seed}"] for seed in seeds] for name in TASKS}
@@ -365,7 +446,7 @@ def report(runs: dict[str, Row]) -> str:
     parts = [f"{len(by_task)} tasks, seeds {seeds}. ± is the standard error by task."]
     for title, chosen in (("All", by_task), ("Fine-tuning", fine), ("From scratch", rest)):
         parts.append(f"{title} ({len(chosen)} tasks):\n\n{summary(chosen)}")
-    parts.append(by_task_table(by_task))
+    parts += [by_task_table(by_task), limits(by_task)]
     return "\n\n".join(parts)
 
 
@@ -376,8 +457,12 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, help="beside the grid")
     parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--report", action="store_true", help="print the tables of what is stored, and train nothing")
+    parser.add_argument("--csv", action="store_true", help="write the stored runs beside the store, and train nothing")
     args = parser.parse_args()
     store = Store(args.store)
+    if args.csv:
+        args.store.with_suffix(".csv").write_text(as_csv(store.runs), encoding="utf-8", newline="\n")
+        return
     if args.report:
         print(report(store.runs))
         return

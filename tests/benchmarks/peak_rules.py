@@ -28,6 +28,7 @@ from peak_study import STORE, UNKNOWN, budget
 from peak_tasks import CHOOSING, OLD, REPORTED, SCRATCH
 
 from lightning_lrsched import RangeTestResult
+from lightning_lrsched.range_test import probe
 from lightning_lrsched.range_test.probe import (
     LEAST_OF_SGD,
     MOST_BY_DEPTH,
@@ -39,8 +40,9 @@ from lightning_lrsched.range_test.probe import (
 )
 from lightning_lrsched.range_test.suggest import ANY_WIDTH, SGD, WIDE
 
-PROBE_STEPS, ONE_PROBE_STEPS = 20, 14
-"""What the steps and the forward passes of a probe cost, in training steps: of three batches, of one."""
+PROBE_STEPS, ONE_PROBE_STEPS, SHORT_PROBE_STEPS = 20, 14, 5
+"""What the steps and the forward passes of a probe cost, in training steps: of three batches, of one, with one small
+step before."""
 
 SHORT_RUN = 300
 """Shorter runs probe one batch only."""
@@ -216,12 +218,24 @@ def probing(
 
 
 def of_the_package(run: Run) -> Choice:
-    """The rule that the package has: of one batch."""
+    """The rule that the package has: of one batch, after one small step in runs of fewer than 600, else after ten."""
+    return _after_small_steps(run, short=run.steps < probe.SHORT_RUN)
+
+
+def after_ten_steps(run: Run) -> Choice:
+    return _after_small_steps(run, short=False)
+
+
+def after_one_step(run: Run) -> Choice:
+    return _after_small_steps(run, short=True)
+
+
+def _after_small_steps(run: Run, *, short: bool) -> Choice:
     if run.steps < SHORTEST_RUN and run.prior is not None:
         return math.log2(run.prior / run.base), 0
-    power, weights = run.probed(batches=1), run.weights
+    power, weights = run.probed("1 at own/64" if short else PROBE_OF_RUN, batches=1), run.weights
     peak, _ = peak_of(None if power is None else run.base * 2.0**power, run.prior, weights, is_sgd=run.is_sgd)
-    return math.log2(peak / run.base), ONE_PROBE_STEPS
+    return math.log2(peak / run.base), SHORT_PROBE_STEPS if short else ONE_PROBE_STEPS
 
 
 def trying(
@@ -353,6 +367,8 @@ RULES: dict[str, Rule] = {
     "the same, SGD held to the prior": probing(2 / 3, 0.75, batches=3),
     "probe of three batches": probing(batches=3),
     "probe of one batch": of_the_package,
+    "the same, always after ten small steps": after_ten_steps,
+    "the same, always after one small step": after_one_step,
     "probe of one batch, SGD's prior from norms": probing(batches=1, sgd_most=sgd_prior_of_norms),
     "probe that may only forbid": probing(1.0, most=1.0, by_depth=1e9),
     "probe without a cap": probing(most=1e9, by_depth=1e9),

@@ -54,7 +54,7 @@ HELD_BACK = 8
 RECORD_BATCHES = 400
 PROBED, PROBED_BATCHES = range(-12, 8), 3
 WARM = ((10, 64),)
-WARM_OF_OWN = ((10, 64),)
+WARM_OF_OWN = ((1, 64), (10, 64))
 """Steps before the probe, and the fraction of the lr at which they are made. Tried on the choosing half: 5, 10, 20 and
 40 steps at a 64th, 10 and 20 at a 16th, 10 at a 256th."""
 

@@ -83,7 +83,10 @@ def test_the_first_match_counts_and_the_rest_is_the_default_group() -> None:
     assert (lrs["head.bias"], lrs["cls_token"]) == (0.1, 0.1)
     assert lrs["head.weight"] == pytest.approx(0.01)
     assert "norm.weight" not in lrs
-    assert group_lines(optimizer)[2] == "head.*: 4 numbers in 1 parameters, lr 0.01, weight decay 0.25"
+    assert group_lines(optimizer)[2] == "head.*: 4 numbers in 1 parameter, lr 0.01, weight decay 0.25"
+    assert group_lines(torch.optim.SGD([torch.zeros(1), torch.zeros(2)], lr=0.1))[0].startswith(
+        "group 0: 3 numbers in 2 parameters, lr 0.1"
+    )
 
 
 @pytest.mark.parametrize(

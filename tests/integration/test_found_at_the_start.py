@@ -25,7 +25,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.data import DataLoader
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig, configure_optimizers
-from lightning_lrsched.range_test.probe import STEPS as PROBE_STEPS
+from lightning_lrsched.range_test.probe import STEPS_OF_SHORT_RUN as PROBE_STEPS
 from tests.kit.modules import Notes, Regression, ValidatedRegression, data
 from tests.kit.runs import RestoresLater, with_range_test
 
@@ -271,7 +271,8 @@ def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(ma
     with caplog.at_level("INFO"):
         callback, _ = fit(make_trainer, Regression(adam), LRSchedulerCallback(), averaging.EMAWeightAveraging())
     assert callback.probe_results[0].steps == PROBE_STEPS
-    assert "LR probe: without EMAWeightAveraging, which would stop it or change weights or lr" in caplog.messages
+    off = "these callbacks are off until it is over, because they may end it, or change weights or lr"
+    assert f"LR probe: {off}: EMAWeightAveraging" in caplog.messages
 
 
 def test_a_short_run_takes_the_prior(make_trainer, caplog):
@@ -872,7 +873,7 @@ def test_a_training_shorter_than_its_test_is_reported(make_trainer, caplog):
     module, callback = Regression(), with_range_test()
     with caplog.at_level(logging.WARNING):
         make_trainer(callback, max_steps=30, max_epochs=-1).fit(module, data())
-    assert "it takes up to 90 optimizer steps, and the training after it only 30" in caplog.text
+    assert "it takes up to 90 optimizer steps, but the training after it has only 30" in caplog.text
     assert callback.schedulers[0].last_epoch == 30
 
 

@@ -163,9 +163,9 @@ def test_a_run_that_ends_before_its_schedule_says_so_with_both_numbers(way, conf
             assert error is not None
     [line] = [message for message in caplog.messages if "the run has ended" in message]
     schedule = trainer.lr_scheduler_configs[0].scheduler
-    assert "the run has ended at step 12, the schedule only at step 30 (" in line
+    assert "the run has ended at step 12, before the schedule, which ends at step 30 (" in line
     then, goal = (schedule.lr_at(step)[0] for step in (11, 30))
-    assert f"the lr was {then:.3g} and at the end of the schedule it would have been {goal:.3g}" in line
+    assert f"The last lr was {then:.3g}; at the end of the schedule it is {goal:.3g}" in line
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -204,7 +204,7 @@ def test_what_may_end_the_run_before_its_schedule_is_said_at_the_start(fit, call
 
     module = fit(LRSchedulerCallback(decay(30)), *callbacks, module=Logging(), loader=data(), max_epochs=3, **options)
     assert module.log[0].startswith(
-        f"WarmupDecayLR: ends at step 30; where {who} ends the run before, its lr is not yet"
+        f"WarmupDecayLR: the schedule ends at step 30. If {who} ends the run earlier, the lr is still above its last"
     )
 
 

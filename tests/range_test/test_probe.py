@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 from lightning_lrsched.range_test.probe import (
+    SHORT_RUN,
     STEPS,
+    STEPS_OF_SHORT_RUN,
+    WARM_STEPS,
     Probe,
     ProbeResult,
     Weights,
@@ -42,6 +45,14 @@ def test_a_valley_far_out_does_not_count():
 @pytest.mark.parametrize("loss", [lambda place: place, lambda place: 1.0, lambda place: math.nan])
 def test_there_may_be_no_lower_place(loss):
     assert lowest_along(loss, 1.0)[0] is None
+
+
+def test_what_is_lost_in_rounding_is_no_fall():
+    def loss(place: float) -> float:  # rises along the update, but for the last digits of a float32
+        return 1.0 + 0.1 * place - (1e-7 if place < 1e-5 and place > 0 else 0.0)
+
+    assert lowest_along(loss, 1.0)[0] is None
+    assert lowest_along(lambda place: 1.0 - 1e-3 * place + 2e-4 * place**2, 1e-4)[0] == pytest.approx(2.5)
 
 
 def test_a_loss_that_is_not_finite_is_beyond_the_lowest_place():
@@ -185,6 +196,75 @@ def test_an_optimizer_that_never_moves_leads_to_the_prior():
     assert "falls nowhere" in found.because
 
 
+def probe_of(losses: Any, run: int | None = None) -> Any:
+    """A probe with SGD at lr 1 of one weight, whose loss at each batch is a function of the weight."""
+    weight = nn.Parameter(torch.zeros(1))
+    module = nn.Module()
+    module.weight = weight
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    probe, number = Probe(module, optimizer, run), 0
+    while not probe.is_over:
+        if probe.rewinds:
+            probe.rewinds = False
+            weight.data.zero_()
+        batch = min(number, len(losses) - 1)
+        optimizer.zero_grad()
+        weight.grad = torch.ones(1)
+        probe.before_step()
+        optimizer.step()
+        probe.after_step(lambda batch=batch: losses[batch](weight.sum()))
+        number += 1
+    return probe.result()
+
+
+def falls_to(place: float, moved: float = 0.0) -> Any:
+    """A loss that is lowest after a step with this lr, where the weight has moved so far before, down the gradient."""
+    return lambda weight: (weight + place + moved) ** 2 + 0.01 * place**2
+
+
+def then(place: float) -> Any:
+    """The same for a batch of the search that counts, where the first search has found 1."""
+    return falls_to(place, WARM_STEPS / 64)
+
+
+RISES = [lambda weight: 1.0 - weight]
+
+
+@pytest.mark.parametrize(
+    ("last", "lowest", "steps"),
+    [
+        ([then(2.0)], 2.0, STEPS),  # no reason to ask again: SGD's prior without momentum is 1.5
+        ([then(0.01), then(2.0), then(3.0)], 2.0, STEPS + 2),
+        ([then(0.01), then(0.02), then(0.04)], 0.02, STEPS + 2),
+        ([*RISES, then(2.0), then(3.0)], 2.0, STEPS + 2),
+        ([*RISES, *RISES, then(2.0)], 2.0, STEPS + 2),
+        ([*RISES, *RISES, *RISES], None, STEPS + 2),
+    ],
+)
+def test_a_batch_that_misleads_does_not_decide_alone(last, lowest, steps):
+    found = probe_of([falls_to(1.0)] * (STEPS - 1) + last)
+    assert found.lowest == (None if lowest is None else pytest.approx(lowest, rel=1e-3))
+    assert (found.steps, found.peak <= found.prior) == (steps, True)
+
+
+def test_the_first_search_asks_another_batch_where_it_finds_nothing():
+    first = [*RISES, lambda weight: weight * torch.nan, *[falls_to(2.0)] * (WARM_STEPS + 1)]
+    found = probe_of([*first, falls_to(2.5, 2 * WARM_STEPS / 64)])
+    assert (found.lowest, found.steps) == (pytest.approx(2.5, rel=1e-3), STEPS + 2)
+
+
+@pytest.mark.parametrize(("run", "steps"), [(SHORT_RUN - 1, STEPS_OF_SHORT_RUN), (SHORT_RUN, STEPS), (None, STEPS)])
+def test_a_short_run_has_one_small_step_before_the_search_that_counts(run, steps):
+    found = probe_of([falls_to(2.0)] * (steps - 1) + [falls_to(2.5, 2 * (steps - 2) / 64)], run)
+    assert (found.lowest, found.steps) == (pytest.approx(2.5, rel=1e-3), steps)
+
+
+def test_a_loss_that_is_never_finite_is_said():
+    found = probe_of([lambda weight: weight * torch.nan])
+    assert found.because == "the prior 1.5, because the loss is not finite; look for the cause in module or data"
+    assert found.steps == 3
+
+
 def test_an_unknown_optimizer_has_what_the_search_says():
     class Mine(torch.optim.Optimizer):
         def __init__(self, params: Any, lr: float) -> None:
@@ -226,6 +306,18 @@ def test_a_notebook_shows_the_probe_as_a_table():
         "prior of the optimizer": "0.15",
         "cost": "12 steps, 14 forward passes",
     }
+
+
+@pytest.mark.parametrize("peak", [0.001, 0.02, 0.3])
+def test_the_words_for_the_loss_before_the_step_stand_where_no_line_is(peak):
+    pytest.importorskip("matplotlib")
+    figure = ProbeResult(peak, "", 0.15, 0.1, [0.0, 0.001, 0.01, 0.1, 0.3], [1.0, 0.99, 0.9, 0.8, 0.99]).plot()
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    [words] = axes.texts
+    assert words.get_text().split() == ["before", "the", "step"]
+    assert words.get_window_extent().x0 > axes.get_window_extent().x1
+    assert words.get_window_extent().x1 <= figure.bbox.x1
 
 
 @pytest.mark.parametrize("decades", [0.3, 0.8, 1.2, 1.5, 1.9, 2.1, 4.0, 7.0])

@@ -61,12 +61,12 @@ def test_a_table_names_its_optimizer_by_number_where_there_are_several(told):
     assert told(TwoOptimizers(), LRSchedulerCallback([WARMUP, WARMUP])) == [
         "Schedule of optimizer 0 (SGD):\n"
         "WarmupLR         | as written | in this run\n"
-        "warmup_num_steps | auto       | 3\n"
-        "warmup_max_lr    | auto       | 0.01",
+        "warmup_max_lr    | auto       | 0.01\n"
+        "warmup_num_steps | auto       | 3",
         "Schedule of optimizer 1 (AdamW):\n"
         "WarmupLR         | as written | in this run\n"
-        "warmup_num_steps | auto       | 3\n"
-        "warmup_max_lr    | auto       | 0.02",
+        "warmup_max_lr    | auto       | 0.02\n"
+        "warmup_num_steps | auto       | 3",
     ]
     [table] = told(Regression(), LRSchedulerCallback({"scheduler": WARMUP, "fp16": {}}))
     assert table.startswith("Schedule of SGD:\n")
@@ -423,5 +423,5 @@ def test_at_the_end_a_schedule_far_from_where_its_lengths_put_it_is_reported(lin
         "WarmupDecayLR: the optimizer made 6 steps in this fit, where one per batch would be 30; the schedule is at"
         " step 6 of 30 (total_num_steps)."
     )
-    assert "write numbers of optimizer steps" in line
+    assert "Write the lengths as numbers of optimizer steps" in line
     assert lines(section(total_num_steps=6), ByHand()) == []  # numbers that only the author of the loop can know
