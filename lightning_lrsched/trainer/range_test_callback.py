@@ -398,7 +398,7 @@ class BackwardLosses:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._of_batch: list[Tensor] = []
-        self._stepped = False
+        self._stepped = self._heard = False
 
     def add(self, loss: Tensor, scaler: Any) -> None:
         """Add what goes backward; a gradient scaler has scaled it."""
@@ -409,18 +409,18 @@ class BackwardLosses:
 
     def step(self, *, swept: bool) -> None:
         """Note a step, of the optimizer that is tested or of another."""
-        self._stepped = True
+        self._stepped = self._heard = True
         if swept:
             self._of_batch += self._losses
 
     def step_unheard(self) -> None:
         """Note a step of the only optimizer, if none was heard of: a module may step torch's, without Lightning's."""
-        if self._losses and not self._stepped:
+        if not self._heard:
             self.step(swept=True)
 
     def of_batch(self) -> list[Tensor]:
         """Return the losses of the steps since the last call."""
-        losses, self._of_batch = self._of_batch, []
+        losses, self._of_batch, self._heard = self._of_batch, [], False
         return losses
 
 
