@@ -41,10 +41,15 @@ def preview(args: argparse.Namespace) -> int:
     steps, turns, unit = args.steps or schedule.schedule.completed().preview_steps, file.turns(), schedule.unit
     if unit == STEPS and steps > MAX_STEPS:
         raise ValueError(f"--steps must be a whole number in 1..{MAX_STEPS}, got {steps}")
+    title = f"{schedule.type} ({file.placeholders})" if file.placeholders else schedule.type
     if args.csv:
+        if file.placeholders:
+            print(f"({file.placeholders})", file=sys.stderr)
         print(to_csv(file.rows(range(steps + 1) if unit == STEPS else picture_steps(steps)), unit), end="")
     else:
         print(f"{schedule.type}: {steps} {'optimizer steps' if unit == STEPS else f'{unit}s'}")
+        if file.placeholders:
+            print(f"({file.placeholders})")
         print(table(file.rows(table_steps(steps, turns, unit)), unit))
         if turns:
             print(f"(its parts end at the {unit}s {', '.join(map(str, turns))})")
@@ -53,7 +58,7 @@ def preview(args: argparse.Namespace) -> int:
             f"(the optimizer's own lr is taken to be {DEFAULT_BASE_LR}; give another with --base-lr)", file=sys.stderr
         )
     if plot is not None:
-        draw(schedule.type, file.rows(picture_steps(steps)), turns, unit).savefig(plot, dpi=120)
+        draw(title, file.rows(picture_steps(steps)), turns, unit).savefig(plot, dpi=120)
         print(f"wrote {plot}", file=sys.stderr)
     return 0
 

@@ -101,12 +101,18 @@ class ConfigFile:
     def resolved(self) -> SchedulerConfig:
         """Return the schedule with numbers for everything that depends on the run.
 
-        What a range test would find is taken to be ``"auto"``.
+        What a range test would find is taken to be ``"auto"``; :attr:`placeholders` says which keys these are.
 
         Raises:
             ValueError: if the run's length is not known.
         """
         return self.schedule().without_range_test().resolve(None, self.horizon)
+
+    @property
+    def placeholders(self) -> str:
+        """Which values are not those of a training, because only a range test there finds them; empty: none."""
+        keys = ", ".join(self.schedule().needs_range_test)
+        return f"placeholder for {keys}, which a range test finds when training starts" if keys else ""
 
     def rows(self, steps: Sequence[int]) -> list[Row]:
         """Return the values at some positions, in rising order.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
 
 from lightning_lrsched import PhasedLR, SchedulerConfig, WarmupCosineLR, WarmupDecayLR, WarmupStableDecayLR
 from lightning_lrsched.__main__ import main
@@ -22,7 +23,7 @@ IN_PROCESSES_OF_THEIR_OWN = ("ddp", "fsdp2", "deepspeed")
 WITH_SCRIPTS = ("lightning_cli", "hydra")
 WITH_A_TEST_BELOW = {
     *("cool_down", "extend_a_run", "resume", "several_optimizers", "fabric", "loggers", "compiled_step"),
-    *("samples_and_tokens", "phases", "restarts"),
+    *("samples_and_tokens", "phases", "restarts", "other_callbacks"),
 }
 OTHERS = sorted(
     {page.stem for page in PAGES.glob("*.md")}
@@ -73,6 +74,33 @@ def test_a_cooldown_has_the_lrs_of_a_training_that_was_planned_so(run: Any) -> N
     whole = planned(100, 20, "1-sqrt")
     assert stable == {step: pytest.approx(planned(160, 0).lr_at(step)[0]) for step in range(160)}
     assert cooldown == {step: pytest.approx(whole.lr_at(step)[0]) for step in range(80, 100)}
+
+
+def test_other_callbacks_do_what_their_page_says(run: Any) -> None:
+    names = run("other_callbacks")
+    schedule, steps = names["cooled"].schedulers[0], names["steps"]
+    assert names["trainer"].global_step == schedule.last_epoch == steps + steps // 5
+    assert schedule.lr_at(steps)[0] == 0.1
+    assert schedule.lr_at(schedule.last_epoch)[0] < 0.01
+
+    class Noted(names["Pretrained"]):  # type: ignore[misc]
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            self.used = [*getattr(self, "used", []), [group["lr"] for group in optimizer.param_groups]]
+
+    found = []
+    for order in (slice(None), slice(None, None, -1)):
+        torch.manual_seed(0)
+        module, unfreeze = Noted(), BackboneFinetuning(2, backbone_initial_ratio_lr=0.1)
+        callbacks = [names["LRSchedulerCallback"](), unfreeze][order]
+        names["Trainer"](max_epochs=6, callbacks=callbacks, logger=False).fit(module, names["data"])
+        found.append(module.used[-6 * 40 :])
+    assert found[0] == found[1]
+    assert [len(lrs) for lrs in found[0]] == [1] * 80 + [2] * 160
+    ratios = [lrs[1] / lrs[0] for lrs in found[0][80:]]
+    assert ratios[:40] == pytest.approx([0.1] * 40)
+    assert ratios[40:80] == pytest.approx([ratios[40]] * 40)
+    assert found[0][120][1] == pytest.approx(2 * found[0][80][1])
+    assert ratios[-1] == 1.0
 
 
 def test_an_extended_run_has_the_lrs_of_one_that_was_planned_so(run: Any) -> None:

@@ -71,6 +71,35 @@ def test_check_looks_into_folders_and_tells_warnings(write, tmp_path, capsys):
     assert "b.yaml: not valid YAML" in second
 
 
+def test_a_preview_says_what_is_a_placeholder(write, tmp_path, capsys):
+    params = {"cycle_min_lr": "auto", "cycle_max_lr": "lr_range_test", "cycle_first_step_size": 0.3}
+    path = str(write({"type": "OneCycle", "params": params}))
+    told = "(placeholder for cycle_max_lr, which a range test finds when training starts)"
+    assert main(["preview", path, "--steps", "100"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == told
+    assert main(["preview", path, "--steps", "100", "--csv"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("step,lr")
+    assert told in shown.err
+    known = str(write({"type": "OneCycle", "params": {**params, "cycle_max_lr": 0.1}}, "known.json"))
+    assert main(["preview", known, "--steps", "100"]) == 0
+    assert "placeholder" not in "".join(capsys.readouterr())
+
+
+def test_check_tells_misspelt_keys_of_deepspeed(write, capsys):
+    section = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}
+    good = write({"gradient_accumulation_steps": 2, "scheduler": section}, "good.json")
+    bad = write({"gradient_acumulation_steps": 2, "scheduler": section}, "bad.json")
+    worse = write({"optimizer": {"type": "SGD", "parameters": {"lr": 0.1}}, "scheduler": section}, "worse.json")
+    assert main(["check", str(good), str(bad), str(worse)]) == 1
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.endswith("set Trainer(accumulate_grad_batches=2)")
+    misspelt = "gradient_acumulation_steps: DeepSpeed ignores this key (did you mean 'gradient_accumulation_steps'?)"
+    assert second.endswith(f"warning: {misspelt}")
+    assert "optimizer.parameters: this section has only the keys" in third
+    assert "did you mean optimizer.params?" in third
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+import lightning_lrsched
 from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.schedules.fields import with_keys
 from tests.kit.pages import DOCS
@@ -61,6 +62,25 @@ def test_the_page_of_keys_and_its_curves_are_those_of_the_schedules() -> None:
     assert {path.stem for path in (DOCS / "curves").iterdir()} == set(SCHEDULES)
     for path in (DOCS / "curves").iterdir():
         assert ET.fromstring(path.read_text("utf-8")).tag.endswith("svg")
+
+
+def test_the_page_of_attributes_and_methods_is_that_of_the_docstrings() -> None:
+    from api_page import SHOWN, files
+
+    found = {path: path.read_text("utf-8") for path in files()}
+    assert found == files(), "run python docs/extensions/api_page.py"
+    [page] = found.values()
+    for name in ("LRSchedulerCallback", "LRRangeTestCallback"):
+        members = vars(getattr(lightning_lrsched, name)).items()
+        properties = {member for member, one in members if isinstance(one, property) and member[0] != "_"}
+        assert properties == set(SHOWN[name])
+    for told in (
+        "`probe_result`: What the probe",
+        "`one_cycle()`: Return a ready OneCycle",
+        "`peak`: 1Cycle's highest lr",
+    ):
+        assert f"- {told}" in page
+    assert ":class:" not in page
 
 
 def test_a_part_for_the_site_is_a_comment_elsewhere() -> None:

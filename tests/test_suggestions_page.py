@@ -87,6 +87,16 @@ def test_the_tables_of_new_tasks_are_the_reports(report):
         assert table in PAGE
 
 
+def test_what_no_rule_can_reach_is_the_reports(report):
+    runs = json.loads(report.STORE.read_text(encoding="utf-8"))
+    by_task = {name: [runs[f"{name}/{seed}"] for seed in range(5)] for name in report.TASKS}
+    found = re.search(r"one line (.*?);.*best of (.*?) rules.*, (0.*?) \(.*before, (.*)\.$", report.limits(by_task))
+    number, (ours, best, known) = found[2], (f"{100 * float(found[group]):.0f} %" for group in (1, 3, 4))
+    sentence = " ".join(PAGE.split())
+    assert f"the one line's peaks miss {ours}. The best of {number} rules" in sentence
+    assert f"misses {best}. The best peak of each task, known before, misses {known}" in sentence
+
+
 def test_the_table_of_real_nets_is_the_stored_one(load):
     nets = load("real_nets")
     assert nets.report(json.loads(nets.STORE.read_text(encoding="utf-8"))) in PAGE
@@ -131,7 +141,8 @@ def test_the_page_says_that_the_aims_were_not_met(study):
     "sentence",
     [
         f"makes a probe: {probe.STEPS} optimizer steps",
-        f"Make ten steps with 1/{1 / probe.WARM_SHARE:.0f} of that lr",
+        f"Make ten steps with 1/{1 / probe.WARM_SHARE:.0f} of that lr; in a run of fewer than {probe.SHORT_RUN} steps",
+        f"In a run of fewer than {probe.SHORT_RUN} steps it makes {probe.STEPS_OF_SHORT_RUN} optimizer steps",
         f"at most {probe.MOST_PRIORS:g} priors",
         f"{probe.MOST_BY_DEPTH:g} / n priors in a net of n trained weight matrices",
         f"at most {probe.MOST_OF_SGD:g} times lowest and at least 1/{1 / probe.LEAST_OF_SGD:.0f} of lowest",

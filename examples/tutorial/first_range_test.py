@@ -83,14 +83,14 @@ test.result.plot()
 # 2. **Low bound, 0.019.** This is the left edge of the green band, a tenth of the high bound. 1Cycle starts here.
 # 3. **Suggested fixed lr, 0.058.** This is the dashed line, 0.3 of the high bound. It trains fast, and stays well below the lr at
 #    which the loss rises.
-# 4. **High bound, 0.19.** This is the right edge of the green band, and the peak of 1Cycle. It is half the lr that begins to
-#    harm, which is the left edge of the hatched area, or somewhat less, because of the prior.
+# 4. **High bound, 0.19.** This is the right edge of the green band, and the peak of 1Cycle. The hatched area begins at the lr that
+#    begins to harm. The high bound is half of that lr; the prior may lower it.
 # 5. **The lowest loss, at 0.43.** It looks like the best place, but it is the wrong one. The smaller learning rates before it made
 #    the loss low, and this lr is about to destroy that.
 # 6. **The end, at 0.66.** The loss rises, and the test stops.
 #
 # The **prior** is the usual peak for a kind of optimizer, known before any test: 0.15 for SGD with momentum 0.9, 0.006 for Adam.
-# With a noisy loss, the test lowers a peak that is above the prior. Here the weight of the prior is 6 %.
+# If the loss is noisy, the test lowers a peak that is above the prior. This loss is not noisy: the prior counts for 6 % only.
 #
 # ## What to pick
 #

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -37,6 +37,9 @@ MISSPELLED = {
 """Top-level keys that DeepSpeed silently ignores -> the section that was meant."""
 
 
+LIKENESS = 0.87
+"""How alike two keys are if one is a misspelling of the other (difflib's ratio); of DeepSpeed's own keys, none are."""
+
 OF_LIGHTNING_CLI = (
     ": class_path and init_args are LightningCLI's form, which only LightningCLI reads; here a section 'scheduler' has"
     " type and params"
@@ -69,7 +72,8 @@ class Sections:
         found, prefix = settings_of(config)
         for key, section in found.items():
             spelled = str(key).lower().replace("-", "_")
-            meant = MISSPELLED.get(spelled, spelled if spelled in ("scheduler", "optimizer") else key)
+            near = _near(spelled, ("scheduler", "optimizer")) if isinstance(section, Mapping) else None
+            meant = MISSPELLED.get(spelled, near or key)
             if isinstance(section, Mapping) and "class_path" in section and meant in ("scheduler", "optimizer"):
                 raise ParameterValueError(f"{prefix}{key}", OF_LIGHTNING_CLI)
             if spelled in (COOL_DOWN, "cooldown"):
@@ -81,6 +85,12 @@ class Sections:
                     f"{prefix}{key}", f": DeepSpeed ignores this section (did you mean {meant!r}?)"
                 )
         return cls(found.get("scheduler"), found.get("optimizer"), prefix, tuple(config))
+
+
+def _near(key: str, allowed: Iterable[str]) -> str | None:
+    """Return which of the allowed keys one is a misspelling of, or is; None: of none."""
+    near = get_close_matches(key, allowed, n=1, cutoff=LIKENESS)
+    return near[0] if near else None
 
 
 def settings_of(config: Mapping[str, object]) -> tuple[Mapping[str, object], str]:
@@ -139,6 +149,14 @@ def type_and_params(name: str, section: object) -> tuple[Any, Mapping[str, objec
 # The Trainer's part ---------------------------------------------------------------------------------------------------
 
 TRAIN, MICRO, ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+CLIPPING, PRINTS = "gradient_clipping", "steps_per_print"
+
+SHORTENED = {
+    **dict.fromkeys(("gradient_clip", "grad_clipping"), CLIPPING),
+    **dict.fromkeys(("gradient_accum_steps", "grad_accum_steps", "gradient_accumulation"), ACCUMULATION),
+    "train_micro_batch_size": MICRO,
+}
+"""Keys that DeepSpeed ignores -> the key that was meant."""
 
 PRECISION = {"bf16": "bf16-mixed", "bfloat16": "bf16-mixed", "fp16": "16-mixed", "amp": "16-mixed"}
 """DeepSpeed's section -> the Trainer's precision; bfloat16 is its older name."""
@@ -166,8 +184,8 @@ def trainer_arguments(config: Mapping[str, object] | str | Path, *, world_size: 
     Raises:
         FileNotFoundError: if there is no such file.
         TypeError: if a value has the wrong type.
-        ValueError: if a value is out of range, both bf16 and fp16 are enabled, or the batch sizes contradict each
-            other.
+        ValueError: if a value is out of range, a key is misspelt, both bf16 and fp16 are enabled, or the batch sizes
+            contradict each other.
 
     Source:
         DeepSpeed 0.19.8, https://www.deepspeed.ai/docs/config-json/ (batch size, gradient clipping, precision).
@@ -187,16 +205,29 @@ def trainer_arguments(config: Mapping[str, object] | str | Path, *, world_size: 
 def _arguments(config: Mapping[str, object], world_size: int | None) -> Params:
     settings, prefix = settings_of(config)
     with key_path(prefix):
-        clipping = _value(settings, "gradient_clipping")
+        _check_keys(settings)
+        clipping = _value(settings, CLIPPING)
         if clipping is not None:
-            clipping = number("gradient_clipping", clipping, at_least=0) or None
+            clipping = number(CLIPPING, clipping, at_least=0) or None
         found = {
             "accumulate_grad_batches": _accumulation(settings, world_size),
             "gradient_clip_val": clipping,
             "precision": _precision(settings),
-            "log_every_n_steps": _count(settings, "steps_per_print"),
+            "log_every_n_steps": _count(settings, PRINTS),
         }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _check_keys(settings: Mapping[str, object]) -> None:
+    """Raise ValueError where a key is a misspelling of one that is read here: DeepSpeed would ignore it silently."""
+    missing = [key for key in (TRAIN, MICRO, ACCUMULATION, CLIPPING, PRINTS) if key not in settings]
+    for key in map(str, settings):
+        spelled = key.lower().replace("-", "_")
+        precision = spelled.replace("_", "")
+        near = precision if precision in PRECISION and precision not in settings else _near(spelled, missing)
+        meant = SHORTENED.get(spelled, near)
+        if meant is not None and meant not in settings:
+            raise ParameterValueError(key, f": DeepSpeed ignores this key (did you mean {meant!r}?)")
 
 
 def _accumulation(settings: Mapping[str, object], world_size: int | None) -> int | None:

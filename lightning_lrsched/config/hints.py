@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from lightning_lrsched.config.deepspeed import HUGGING_FACE
 from lightning_lrsched.config.hugging_face import REFUSED, TYPES
 from lightning_lrsched.optim.schedulers import SCHEDULES
 from lightning_lrsched.optim.torch_schedulers import NOT_FROM_A_FILE, torch_schedules
 from lightning_lrsched.schedules.errors import ParameterTypeError, ParameterValueError, did_you_mean, short
+from lightning_lrsched.schedules.fields import REQUIRED
 from lightning_lrsched.schedules.schedule import Schedule
 
 FORM = '{"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}'
@@ -55,6 +58,33 @@ OTHER_NAMES = {
 
 SHARES = ("warmup_ratio", "warmup_fraction")
 """Names of lengths that are fractions of the run."""
+
+
+def form_of(type_name: str) -> str:
+    """Return how a configuration of this type begins: with the keys that it needs.
+
+    >>> form_of("OneCycle")
+    '{"type": "OneCycle", "params": {"cycle_min_lr": ..., "cycle_max_lr": ...}}'
+    """
+    fields = {**SCHEDULES, **torch_schedules()}[type_name].fields
+    needed = [f'"{key}": ...' for key, field in fields.items() if field.default is REQUIRED]
+    return f'{{"type": "{type_name}", "params": {{{", ".join(needed) or "..."}}}}}'
+
+
+def nearest_types(name: str) -> str:
+    """Return the types of schedules that a name may mean, as the end of a sentence; empty: none.
+
+    >>> nearest_types("cosine")
+    " (did you mean 'WarmupCosineLR' or 'CosineAnnealingLR'?)"
+    """
+    found: list[str] = []
+    meant = OTHER_TYPES.get(name.lower(), "")
+    for known in (SCHEDULES, torch_schedules()):
+        near = get_close_matches(name.lower(), [each.lower() for each in known], n=1)
+        holding = [each for each in known if len(name) > 3 and name.lower() in each.lower()]
+        similar = [each for each in known if each.lower() in near]
+        found += ([meant] if meant in known else holding or similar)[:1]
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
 
 
 def schedule_of(type_name: object) -> type[Schedule]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.config.deepspeed import HUGGING_FACE, Sections, type_and_params
 from lightning_lrsched.config.files import read_mapping
-from lightning_lrsched.config.hints import FORM, explain, schedule_of
+from lightning_lrsched.config.hints import FORM, explain, form_of, nearest_types, schedule_of
 from lightning_lrsched.config.hugging_face import from_hugging_face
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.optim.schedulers import POSITION, SCHEDULERS
@@ -227,6 +228,16 @@ class SchedulerConfig:
         """The keys whose values an LR range test at the start of the fit finds."""
         return self.schedule.waiting("range test")
 
+    @property
+    def given_paths(self) -> list[str]:
+        """The paths of the values that the user gave, and of those that wait for the run, the optimizer or a test."""
+        given, waiting = self.to_dict()["params"], self.needs_run + self.needs_optimizer + self.needs_range_test
+        return [
+            path
+            for path, field, value in self.schedule.leaves()
+            if path in given or path in waiting or (not path.isidentifier() and value != field.default)
+        ]
+
     def values(self, paths: Collection[str]) -> Params:
         """Return values as they stand in a configuration, by their paths: ``phases[0].steps``."""
         return {path: written(value) for path, _, value in self.schedule.leaves() if path in paths}
@@ -413,7 +424,9 @@ def read_content(given: Mapping[str, object] | str | Path) -> Mapping[str, objec
         ValueError: if it is the name of a schedule, or the file cannot be read.
     """
     if isinstance(given, str) and given in {**SCHEDULERS, **torch_schedules()}:
-        raise ValueError(f"{given!r} is the type of a schedule, not a configuration: write {FORM}")
+        raise ValueError(f"{given!r} is the type of a schedule, not a configuration: write {form_of(given)}")
+    if isinstance(given, str) and re.fullmatch(r"[\w -]+", given) and not Path(given).exists():
+        raise FileNotFoundError(f"{given}: no such file, and no type of a schedule{nearest_types(given)}")
     if isinstance(given, (str, Path)):
         return read_mapping(given)
     if not isinstance(given, Mapping):

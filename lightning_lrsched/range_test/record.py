@@ -51,8 +51,8 @@ class RangeTestResult:
             or None: it has none.
         coarse: the record of the coarse sweep that found the range of this one, its steps counted from 0, too; None:
             there was one sweep.
-        prior: the peak of 1Cycle that is likely for this kind of optimizer; the suggestions are drawn to it, the more
-            the less the record says. None: they follow the record alone.
+        prior: the peak of 1Cycle that is likely for this kind of optimizer; a noisy record draws the suggestions to it.
+            None: they follow the record alone.
         update_growth: the power of the lr with which the size of the optimizer's updates grew: about 1, but 0 where
             they did not follow the lr at all; None: not measured.
 
@@ -148,8 +148,7 @@ class RangeTestResult:
         Raises:
             ValueError: if the record shows no suggestions at all.
         """
-        growth = self.update_growth if self.coarse is None else self.coarse.update_growth
-        own = [suggest.OWN_SCHEDULE] if growth is not None and growth < suggest.SURE_GROWTH else []
+        own = [suggest.OWN_SCHEDULE] if report.has_own_schedule(self) else []
         return [*own, *suggest.caveats(self.curve())]
 
     def learning_rates(self) -> Findings:

@@ -11,7 +11,7 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lightning_lrsched.range_test.suggest import MAX_OVER_PRIOR, METHODS, PEAK_OF_EDGE, Curve
+from lightning_lrsched.range_test.suggest import MAX_OVER_PRIOR, METHODS, NO_FALL, PEAK_OF_EDGE, SURE_GROWTH, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,13 +25,15 @@ EXAMPLE_STEPS = 1000
 LOSS, COARSE, TAKEN, TOO_HIGH = "#163a7a", "#d97a2b", "#1b7a34", "#c76b6b"
 """Colours of the figures; what crosses has greys that differ, too."""
 
+NEVER_FELL = "its loss never fell"
+OWN_UPDATES = "its updates did not grow with the lr"
+
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
 def summarize(record: RangeTestResult) -> str:
     """Return the findings in one line."""
-    lrs = f"lr {record.lrs[0]:.3g} .. {record.lrs[-1]:.3g}, " if record.lrs else ""
     try:
         low, high = record.bounds()
         found = f"suggested lr {record.suggestion():.3g}, bounds for 1Cycle {low:.3g} .. {high:.3g}"
@@ -39,7 +41,44 @@ def summarize(record: RangeTestResult) -> str:
         found += f" ({'; '.join(more)})" if more else ""
     except ValueError as reason:
         found = f"no suggestion: {reason}"
-    return f"{count_steps(record)} optimizer steps, {lrs}stopped because: {record.stop_reason}; {found}"
+    return f"{_course(record)}; {found}"
+
+
+def _course(record: RangeTestResult) -> str:
+    """Return how many steps a test has made, at which learning rates, and why it ended."""
+    lrs = f"lr {record.lrs[0]:.3g} .. {record.lrs[-1]:.3g}, " if record.lrs else ""
+    return f"{count_steps(record)} optimizer steps, {lrs}stopped because: {record.stop_reason}"
+
+
+def summarize_one_of_several(record: RangeTestResult) -> str:
+    """Return the findings in one line, for one of several optimizers: without remedies that cannot help there."""
+    why = why_nothing_among_several(record)
+    return summarize(record) if why is None else f"{_course(record)}; it shows no learning rate, because {why}"
+
+
+def why_nothing_among_several(record: RangeTestResult) -> str | None:
+    """Return why the test of one of several optimizers shows no learning rate; None: it shows one.
+
+    Where their losses oppose each other, a loss may rise whatever its own optimizer does, and a prior does not help.
+    """
+    if has_own_schedule(record):
+        return OWN_UPDATES
+    try:
+        curve = record.curve()
+        if curve.is_flat:
+            return NEVER_FELL
+        if curve.fall < curve.noise:
+            return "its loss fell by less than the noise of a single loss"
+        record.learning_rates()
+    except ValueError as reason:
+        return NEVER_FELL if str(reason) == NO_FALL else str(reason)
+    return None
+
+
+def has_own_schedule(record: RangeTestResult) -> bool:
+    """Return whether the updates did not grow with the lr: they follow something else, and the losses say nothing."""
+    growth = record.update_growth if record.coarse is None else record.coarse.update_growth
+    return growth is not None and growth < SURE_GROWTH
 
 
 def _prior(record: RangeTestResult) -> str:

@@ -46,8 +46,9 @@ def check_optimizer(trainer: TrainerLike, index: int, owner: str, *, take_over: 
     for other in configs_of(trainer, trainer.optimizers[index]):
         name = _name_of(other)
         if any(other.scheduler is schedule for schedule in ours):
+            named = "" if isinstance(other.scheduler, Idle) else f" ({name})"
             raise ValueError(
-                f"{owner}: another {owner} of this Trainer already schedules optimizer {index} ({name}); keep one of"
+                f"{owner}: another {owner} of this Trainer already schedules optimizer {index}{named}; keep one of"
                 " them, or give each an optimizer_index of its own"
             )
         if not take_over:

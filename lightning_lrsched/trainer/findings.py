@@ -8,8 +8,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import UserDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from lightning_lrsched.optim.hyperparameters import momentum_kind, torch_optimiz
 from lightning_lrsched.optim.snapshot import global_states
 from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
-from lightning_lrsched.range_test.suggest import NO_FALL, OWN_SCHEDULE, SURE_GROWTH
+from lightning_lrsched.range_test.report import OWN_UPDATES, has_own_schedule, why_nothing_among_several
+from lightning_lrsched.range_test.suggest import OWN_SCHEDULE, SURE_GROWTH, largest_lr
 from lightning_lrsched.range_test.sweep import SHARE_OF_RUN, SHORTEST
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Scheduled
@@ -35,7 +37,15 @@ from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import show_probe
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is_automatic, loaded_checkpoint, loss_in
 from lightning_lrsched.trainer.range_test_callback import SET_ASIDE, LRRangeTestCallback
-from lightning_lrsched.trainer.reporting import add_note, log
+from lightning_lrsched.trainer.reporting import add_note, log, name_of
+
+AS_PLANNED = (
+    '{"type": "WarmupDecayLR", "params": {"warmup_max_lr": "auto", "warmup_num_steps": 0, "total_num_steps": "auto"}}'
+)
+"""A schedule that needs no test, and no step of a warmup that a resumed run has behind it."""
+
+KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
+"""Why a probe leads to no other peak than that."""
 
 
 def schedule_from_range_test(optimizer: Optimizer) -> SchedulerConfig:
@@ -50,7 +60,8 @@ class RangeTestsInFit:
     Args:
         owner: the name of the callback that attaches the schedules, for messages.
         settings: a callback with the settings of the tests; None: its defaults.
-        may_probe: whether a probe is enough, where one can be made, and no settings of a test are given.
+        one_line: whether no schedule is given; then a probe is enough, where one can be made, unless there are
+            settings of a test.
         log: whether the trainer's loggers show a probe.
 
     Attributes:
@@ -59,19 +70,27 @@ class RangeTestsInFit:
             under manual optimization, per batch.
     """
 
-    def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, may_probe: bool, log: bool) -> None:
+    def __init__(self, owner: str, settings: LRRangeTestCallback | None, *, one_line: bool, log: bool) -> None:
         self._owner, self._settings, self._log = owner, settings, log
-        self._may_probe = may_probe and settings is None
+        self._one_line, self._may_probe = one_line, one_line and settings is None
         self.results: Found = {}
         self.rates: dict[int, float] = {}
         self._start: RandomStates | None = None
+        self._tested: list[int] = []
+        self._told = False
 
-    def begin(self, trainer: TrainerLike, configs: Iterable[SchedulerConfig]) -> None:
-        """Note where the fit begins; before the data is loaded to see how long the run is."""
+    def begin(self, trainer: TrainerLike, configs: Mapping[int, SchedulerConfig]) -> None:
+        """Note where the fit begins; before the data is loaded to see how long the run is.
+
+        Args:
+            trainer: whose fit it is.
+            configs: the schedules, by the index of their optimizer.
+        """
         checkpoint = loaded_checkpoint(trainer)
         if checkpoint:
             self.load(checkpoint)
-        if any(config.needs_range_test for config in configs):
+        self._tested = [index for index, config in configs.items() if config.needs_range_test]
+        if self._tested:
             self._start = RandomStates()
             self._start.add_data(trainer)
 
@@ -95,7 +114,9 @@ class RangeTestsInFit:
         for scheduled in waiting:
             if trainer.fast_dev_run:
                 keys = ", ".join(scheduled.written.config.needs_range_test)
-                log(trainer, f'{self._owner}: a fast_dev_run makes no LR range test; {keys} means "auto"')
+                test = "LR probe" if self._may_probe and obstacle(trainer) is None else "LR range test"
+                what = "1Cycle goes up to the optimizer's own lr" if self._one_line else f'{keys} means "auto"'
+                log(trainer, f"{self._owner}: a fast_dev_run makes no {test}{_of(trainer, scheduled.index)}; {what}")
             else:
                 several, index = len(waiting) > 1, scheduled.index
                 self.results[index] = self._run_one(trainer, pl_module, index, started, several=several)
@@ -118,7 +139,7 @@ class RangeTestsInFit:
                 why = f"in a run of only {steps} steps"
                 known = of_the_prior(trainer.lightning_module, trainer.optimizers[index], why)
                 if known is not None:
-                    log(trainer, f"LR probe: {known}")
+                    log(trainer, f"LR probe{_of(trainer, index)}: {known}")
                     return known
             if probes:
                 probe = LRProbe(self._start, started, steps)
@@ -139,18 +160,46 @@ class RangeTestsInFit:
         self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.due)
         return test.result
 
+    def made(self, index: int) -> str | None:
+        """Return whether steps of an optimizer were made in a ``"probe"`` or a ``"range test"``; None: in neither."""
+        result = self.results.get(index)
+        if isinstance(result, ProbeResult):
+            return "probe" if result.steps else None
+        return None if result is None else "range test"
+
+    def source(self, trainer: TrainerLike, index: int) -> str | None:
+        """Return where the bounds of 1Cycle come from, where nobody has written the word ``"lr_range_test"``."""
+        result = self.results.get(index)
+        if not self._one_line:
+            return None
+        if result is None or self._nothing(trainer) or getattr(result, "because", "") == KEEPS_OWN:
+            return "own lr"
+        if isinstance(result, RangeTestResult):
+            return "from the test"
+        return "from the probe" if result.steps else "the prior"
+
     def findings(self, trainer: TrainerLike, scheduled: Scheduled) -> Findings | None:
-        """Return the learning rates that the test of a schedule has found; None: there was none, or it shows nothing.
+        """Return the learning rates that the test of a schedule has found; None: the optimizer's own lr counts.
+
+        It does where there was no test, and where the updates did not follow the lr. Of several optimizers all keep
+        their own where the test of one shows nothing: to raise only the others would upset their balance.
 
         Raises:
-            ValueError: if the test shows no learning rate, and there is no other optimizer whose losses could be the
-                reason; or, on a resume, if the checkpoint was saved without a test.
+            ValueError: if the test of the only optimizer shows no learning rate; or, on a resume, if the checkpoint was
+                saved without a test.
         """
         index, keys = scheduled.index, ", ".join(scheduled.written.config.needs_range_test)
         if not keys:
             return None
         result = self.results.get(index)
         if result is None:
+            if loaded_checkpoint(trainer) and self._one_line:
+                raise ValueError(
+                    f"{self._owner}: the checkpoint was saved by a fit without {self._owner}, so it holds no peak for"
+                    " 1Cycle, and in the middle of a training none is looked for. Give a schedule, such as"
+                    f" {self._owner}({AS_PLANNED}), whose lr falls from the optimizer's own to 0. Or begin a new run"
+                    " with these weights: load them into the module, and fit without ckpt_path"
+                )
             if loaded_checkpoint(trainer):
                 raise ValueError(
                     f'{self._owner}: {keys} of optimizer {index} is "{FROM_RANGE_TEST}", but the checkpoint was saved'
@@ -158,26 +207,44 @@ class RangeTestsInFit:
                     " fit of its own)"
                 )
             return None
+        if self._nothing(trainer):
+            self._tell(trainer)
+            return None
         try:
-            if isinstance(result, RangeTestResult) and len(trainer.optimizers) > 1 and _shows_nothing(result):
-                raise ValueError(NO_FALL)
             return result.learning_rates()
         except ValueError as reason:
-            if len(trainer.optimizers) == 1:
-                raise ValueError(f"{self._owner}: the LR range test shows no learning rate: {reason}") from None
-            log(
-                trainer,
-                f"{self._owner}: the LR range test of optimizer {index} shows no learning rate ({reason}). This happens"
-                " if the losses of several optimizers oppose each other. The optimizer's own lr is used instead:"
-                f' {keys} as with "auto"',
-                logging.WARNING,
-            )
-            return None
+            raise ValueError(f"{self._owner}: the LR range test shows no learning rate: {reason}") from None
+
+    def _nothing(self, trainer: TrainerLike) -> dict[int, str]:
+        """Return which tests have shown nothing that could be used, by the index of the optimizer, and why."""
+        found = {index: self.results.get(index) for index in self._tested}
+        tests = {index: each for index, each in found.items() if isinstance(each, RangeTestResult)}
+        if len(trainer.optimizers) == 1:
+            return {index: OWN_UPDATES for index, each in tests.items() if has_own_schedule(each)}
+        reasons = {index: why_nothing_among_several(each) for index, each in tests.items()}
+        return {index: why for index, why in reasons.items() if why is not None}
+
+    def _tell(self, trainer: TrainerLike) -> None:
+        """Log once which tests have shown nothing, and what follows from that."""
+        if self._told:
+            return
+        self._told = True
+        several = len(trainer.optimizers) > 1
+        reasons = [
+            f"the LR range test{_of(trainer, index)} shows no learning rate, because {why}"
+            for index, why in self._nothing(trainer).items()
+        ]
+        usual = " This is usual where the losses of several optimizers oppose each other." if several else ""
+        who = "The optimizer keeps its own lr"
+        if len(self._tested) > 1:
+            who = f"All {len(self._tested)} optimizers keep their own lr, and with it the balance between them"
+        what = "1Cycle goes up to it" if self._one_line else f'"{FROM_RANGE_TEST}" means "auto"'
+        log(trainer, f"{self._owner}: {'; '.join(reasons)}.{usual} {who}: {what}", logging.WARNING)
 
 
-def _shows_nothing(result: RangeTestResult) -> bool:
-    curve = result.curve()
-    return curve.is_flat or curve.fall < curve.noise
+def _of(trainer: TrainerLike, index: int) -> str:
+    """Return whose test it is, where there are several optimizers."""
+    return f" of {name_of(trainer.optimizers[index], index)}" if len(trainer.optimizers) > 1 else ""
 
 
 # The probe ------------------------------------------------------------------------------------------------------------
@@ -254,6 +321,7 @@ class LRProbe(Callback):
             log(trainer, f"LR probe: {self._state.refused}, and no validation was made: this had no effect")
         if self._probe.growth is not None and self._probe.growth < SURE_GROWTH:
             log(trainer, f"LR probe: {OWN_SCHEDULE}", logging.WARNING)
+            result = replace(result, peak=largest_lr(trainer.optimizers[0])[0], because=KEEPS_OWN)
         log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
         if log_result:
             show_probe(trainer, result)

@@ -97,7 +97,7 @@ class FitSchedules:
 
     def __init__(self, order: Order) -> None:
         self._order, self._owner = order, order.owner
-        self.tests = RangeTestsInFit(order.owner, order.range_test, may_probe=order.written is None, log=order.log)
+        self.tests = RangeTestsInFit(order.owner, order.range_test, one_line=order.written is None, log=order.log)
         self.scheduled: list[Scheduled] = []
         self.is_attached = self._began = False
         self._counters = make_counters({config.unit for config in order.configs}, order.tokens)
@@ -119,7 +119,7 @@ class FitSchedules:
         for index, _ in targets:
             check_optimizer(trainer, index, self._owner, take_over=self._order.take_over)
         self._start = Start.of(trainer)
-        self.tests.begin(trainer, [written.config for _, written in targets])
+        self.tests.begin(trainer, {index: written.config for index, written in targets})
         needs_run = any(written.config.needs_run for _, written in targets)
         with train_loaders(trainer) if needs_run else nullcontext():  # made once for all
             for index, written in targets:
@@ -205,7 +205,7 @@ class FitSchedules:
         scheduled.build(config, trainer.optimizers[index], clock_of(trainer), findings)
         _list(trainer, scheduled.schedule, earlier)
         if self._report is not None:
-            self._report.add(trainer, scheduled, by_probe=isinstance(found, ProbeResult))
+            self._report.add(trainer, scheduled, source=self.tests.source(trainer, index))
             if scheduled.config.needs_range_test and found is not None:
                 name = "lr_probe" if isinstance(found, ProbeResult) else "lr_range_test"
                 name = f"{name}_{index}" if index else name
@@ -281,8 +281,7 @@ class FitSchedules:
         if rate and before is not None:
             scheduled.run = self._horizon(trainer, scheduled, self._start, rate=rate)
             if scheduled.run.total != before:
-                found = self.tests.results.get(scheduled.index)
-                where = "probe" if isinstance(found, ProbeResult) else "range test"
+                where = self.tests.made(scheduled.index)
                 per = "step that was due" if is_automatic(trainer) else "batch"
                 what = f"optimizer {scheduled.index} made {rate:.3g} steps per {per} in its {where}"
                 log(trainer, f"{self._owner}: {what}: the run is {scheduled.run.total} steps long, not {before}")
@@ -328,7 +327,8 @@ class FitSchedules:
             if always or scheduled.groups.have_changed:
                 changes = scheduled.groups.update(finetuned=bool(callbacks_named(trainer, "BaseFinetuning")))
                 if changes:
-                    unseen = "; the range test did not train them" if scheduled.index in self.tests.results else ""
+                    by = self.tests.made(scheduled.index)
+                    unseen = f"; the {by} did not train them" if by else ""
                     log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
 
     def check_lrs(self, trainer: TrainerLike, optimizer: Optimizer) -> None:

@@ -27,7 +27,13 @@ from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
-from lightning_lrsched.range_test.report import caveats_of, count_steps, summarize
+from lightning_lrsched.range_test.report import (
+    caveats_of,
+    count_steps,
+    summarize,
+    summarize_one_of_several,
+    why_nothing_among_several,
+)
 from lightning_lrsched.range_test.sweep import Sweep, SweepSettings, documented
 from lightning_lrsched.schedules.errors import did_you_mean
 from lightning_lrsched.trainer.attach import NEVER, Idle, pick_optimizer
@@ -37,7 +43,7 @@ from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limi
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import Board
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, callbacks_named, is_a, loss_in
-from lightning_lrsched.trainer.reporting import add_note, log, store_hyperparameters
+from lightning_lrsched.trainer.reporting import add_note, log, name_of, store_hyperparameters
 
 OWN = ("LRRangeTestCallback", "LRSchedulerCallback")
 
@@ -165,7 +171,12 @@ class LRRangeTestCallback(Callback):
             self._state = FitState(trainer, self._at_start)
             left_out = self._state.set_aside(self, self._start_batch, self._started)
             if left_out:
-                log(trainer, f"LR range test: {SET_ASIDE}: {', '.join(left_out)}")
+                log(trainer, f"{self._title(trainer)}: {SET_ASIDE}: {', '.join(left_out)}")
+
+    def _title(self, trainer: TrainerLike) -> str:
+        """Return how the test is called in the log: with its optimizer, where there are several."""
+        index, optimizers = self.optimizer_index, trainer.optimizers
+        return f"LR range test of {name_of(optimizers[index], index)}" if len(optimizers) > 1 else "LR range test"
 
     def _check_others(self, trainer: TrainerLike) -> None:
         """Raise ValueError where the fit is meant for something else, too."""
@@ -192,7 +203,7 @@ class LRRangeTestCallback(Callback):
         if self._at_start is not None:
             run_steps = horizon_of(trainer).total
             settings = settings.within(run_steps)
-            _report_short_run(trainer, settings.max_steps, run_steps)
+            _report_short_run(trainer, self._title(trainer), settings.max_steps, run_steps)
         self._state.capture(pl_module)
         self._state.set_data_aside()
         set_limits(trainer, min_epochs=None, min_steps=None)
@@ -376,16 +387,18 @@ class LRRangeTestCallback(Callback):
         if result is None:
             return
         self._child_result.leave(trainer, result)
+        restored, title = "weights, optimizers and Trainer restored", self._title(trainer)
         if state.refused:
-            rank_zero_info(f"LR range test: {state.refused}, and no validation was made: this had no effect")
-        restored = "weights, optimizers and Trainer restored"
+            rank_zero_info(f"{title}: {state.refused}, and no validation was made: this had no effect")
         if result.stop_reason == StopReason.INTERRUPTED or trainer.fast_dev_run:
             why = "interrupted" if result.stop_reason == StopReason.INTERRUPTED else "ended by fast_dev_run"
-            rank_zero_info(f"LR range test: {why} after {count_steps(result)} optimizer steps; {restored}.")
+            rank_zero_info(f"{title}: {why} after {count_steps(result)} optimizer steps; {restored}.")
             return
-        rank_zero_info(f"LR range test: {summarize(result)}; {restored}.")
-        for caveat in caveats_of(result):
-            rank_zero_info(f"LR range test: {caveat}")
+        several = len(trainer.optimizers) > 1
+        rank_zero_info(f"{title}: {summarize_one_of_several(result) if several else summarize(result)}; {restored}.")
+        if not (several and why_nothing_among_several(result)):
+            for caveat in caveats_of(result):
+                rank_zero_info(f"{title}: {caveat}")
 
 
 class BackwardLosses:
@@ -434,11 +447,11 @@ def _where(sweep: Sweep) -> str:
     )
 
 
-def _report_short_run(trainer: TrainerLike, test_steps: int | None, run_steps: int | None) -> None:
+def _report_short_run(trainer: TrainerLike, title: str, test_steps: int | None, run_steps: int | None) -> None:
     if run_steps is not None and test_steps is not None and run_steps < test_steps:
         log(
             trainer,
-            f"LR range test: it takes up to {test_steps} optimizer steps, but the training after it has only"
+            f"{title}: it takes up to {test_steps} optimizer steps, but the training after it has only"
             f" {run_steps}; for a shorter test write range_test=LRRangeTestCallback(num_steps=...)",
             logging.WARNING,
         )

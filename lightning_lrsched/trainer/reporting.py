@@ -39,6 +39,9 @@ Hyperparameters = dict[str, Any]
 MAX_DIGITS = 8
 """A longer number was computed: six digits of it are shown."""
 
+MANY = 4
+"""Of a list with so many values, one for each param group, the table shows two: its lines are for 80 columns."""
+
 TOLERANCE = 0.05
 """How much shorter or longer than the run a schedule may be, as a fraction of the run."""
 
@@ -91,25 +94,25 @@ class RunReport(Guest):
             trainer.callbacks.append(reports[0])
         return reports[0]
 
-    def add(self, trainer: TrainerLike, scheduled: Scheduled, *, by_probe: bool = False) -> None:
-        """Report a schedule that was built; the values that depend on the run or a range test are logged at once.
+    def add(self, trainer: TrainerLike, scheduled: Scheduled, *, source: str | None = None) -> None:
+        """Report a schedule that was built; its values are logged at once.
 
         Args:
             trainer: whose fit it is.
             scheduled: the schedule.
-            by_probe: whether a probe has found what a range test would.
+            source: what has found the values that wait for a range test; None: what the user has written says it.
         """
         config, resolved, index = scheduled.config, scheduled.resolved, scheduled.index
         assert resolved is not None
         self.schedules[index] = scheduled
-        keys = config.needs_range_test + config.needs_run + config.needs_optimizer
-        if keys:
-            as_written, values = config.values(keys), resolved.values(keys)
-            if by_probe:  # nobody has written the word
-                as_written.update(dict.fromkeys(config.needs_range_test, "from the probe"))
-            unit = "" if config.unit == STEPS else f" [{config.unit}s]"
-            name = name_of(scheduled.schedule.optimizer, index if len(trainer.optimizers) > 1 else None)
-            log(trainer, f"Schedule of {name}:\n{resolution_table(config.type + unit, as_written, values)}")
+        keys = config.given_paths
+        as_written, values = config.values(keys), resolved.values(keys)
+        if source is not None:  # nobody has written the word
+            as_written.update(dict.fromkeys(config.needs_range_test, source))
+        unit = "" if config.unit == STEPS else f" [{config.unit}s]"
+        name = name_of(scheduled.schedule.optimizer, index if len(trainer.optimizers) > 1 else None)
+        table = "\n" + resolution_table(config.type + unit, as_written, values)
+        log(trainer, f"Schedule of {name}:{table if values else f' {config.type}, with its defaults'}")
         section = resolved.to_dict()
         values = {**section.pop("params"), **section}
         self.add_hyperparameters(trainer, f"lr_scheduler_{index}" if index else "lr_scheduler", values)
@@ -250,7 +253,7 @@ def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str,
     try:
         asked_for = trainer_arguments(config, world_size=trainer.world_size)
     except ParameterError as error:
-        log(trainer, f"{owner}: the rest of the configuration cannot be used: {error}")
+        log(trainer, f"{owner}: the rest of the configuration cannot be used: {error}", logging.WARNING)
         return
     missing = {key: value for key, value in asked_for.items() if getattr(trainer, key) != value}
     if missing:
@@ -263,22 +266,28 @@ def log_trainer_arguments(trainer: TrainerLike, owner: str, config: Mapping[str,
 
 
 def resolution_table(name: str, written: Mapping[str, object], resolved: Mapping[str, object]) -> str:
-    """Return a plain-text table: each value as written, and in this run.
+    """Return a plain-text table: each value as written, where that differs, and in this run.
 
     >>> print(resolution_table("WarmupLR", {"warmup_num_steps": "auto"}, {"warmup_num_steps": 30}))
     WarmupLR         | as written | in this run
     warmup_num_steps | auto       | 30
+    >>> print(resolution_table("WarmupLR", {"warmup_num_steps": 30}, {"warmup_num_steps": 30}))
+    WarmupLR         | in this run
+    warmup_num_steps | 30
     """
+    differ = [key for key, value in written.items() if value != resolved[key]]
     rows = [(name, "as written", "in this run")]
-    rows += [(key, str(value), _shown(resolved[key])) for key, value in written.items()]
+    rows += [(key, _shown(value) if key in differ else "", _shown(resolved[key])) for key, value in written.items()]
     keys, given, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join([f"{key:<{keys}} | {value:<{given}} | {number}" for key, value, number in rows])
+    middle = [f" | {value:<{given}}" if differ else "" for _, value, _ in rows]
+    return "\n".join([f"{key:<{keys}}{cell} | {value}" for (key, _, value), cell in zip(rows, middle, strict=True)])
 
 
 def _shown(value: object) -> str:
-    """Return ``value`` as text; a number that was computed has six digits."""
+    """Return ``value`` as text; a number that was computed has six digits, and of a long list the ends are shown."""
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_shown, value))}]"
+        items = list(map(_shown, value))
+        return f"[{', '.join(items if len(items) < MANY else [items[0], '...', items[-1]])}]"
     return f"{value:.6g}" if isinstance(value, float) and len(str(value)) > MAX_DIGITS else str(value)
 
 

@@ -32,16 +32,17 @@ Result = TypeVar("Result", RangeTestResult, ProbeResult)
 class LRSchedulerCallback(Callback):
     """Schedules lr and momentum of a module's optimizer; the module itself needs no scheduler code.
 
-    Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps finds how
-    far along the optimizer's own update the loss of a batch falls (:class:`ProbeResult` has the rule). Everything is
-    put back, and the training follows 1Cycle from a tenth of the peak up to it, until the run ends. In runs of fewer
-    than 42 steps the peak is the prior, the usual peak for this kind of optimizer. Where a loss cannot be computed
+    Without arguments it finds the peak of the lr too: at the start of the fit a probe of 12 optimizer steps, or of 3
+    in a run of fewer than 600, finds how far along the optimizer's own update the loss of a batch falls
+    (:class:`ProbeResult` has the rule). Everything is put back, and the training follows 1Cycle from a tenth of the
+    peak up to it, until the run ends. In runs of fewer than 15 steps the peak is the prior, the usual peak for this
+    kind of optimizer. Where a loss cannot be computed
     again outside its step (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of
     the probe, with at most a third of the run's steps; in runs of fewer than 270 steps the peak is the prior.
 
     An LR range test (``range_test=LRRangeTestCallback()``, up to 300 steps) trains between the bounds that it finds.
-    Each of several optimizers gets a test and a schedule of its own; where such a test shows no learning rate, as
-    happens in a GAN, whose losses oppose each other, the optimizer's own lr is used, and a warning says so. The same in
+    Each of several optimizers gets a test and a schedule of its own. Where the test of one shows no learning rate, as
+    happens in a GAN, whose losses oppose each other, all of them keep their own lr, and a warning says so. The same in
     any configuration: the word ``"lr_range_test"`` for a learning rate stands for what the test finds.
 
     Before the first batch the schedule's first values are set; after every finished optimizer step the next ones. Not
@@ -182,7 +183,7 @@ class LRSchedulerCallback(Callback):
         Raises:
             RuntimeError: if there was none, or one for each of several optimizers.
         """
-        return _only(self.range_test_results, "range_test_results", "LR range test")
+        return _only(self.range_test_results, "range_test_result", self.probe_results, "probe_result")
 
     @property
     def probe_result(self) -> ProbeResult:
@@ -191,7 +192,7 @@ class LRSchedulerCallback(Callback):
         Raises:
             RuntimeError: if there was none, or one for each of several optimizers.
         """
-        return _only(self.probe_results, "probe_results", "LR probe")
+        return _only(self.probe_results, "probe_result", self.range_test_results, "range_test_result")
 
     # Before training --------------------------------------------------------------------------------------------------
 
@@ -279,12 +280,22 @@ def _check_range_test(order: Order) -> None:
         )
 
 
-def _only(results: dict[int, Result], name: str, test: str) -> Result:
+FOUND_BY = {"probe_result": "LR probe", "range_test_result": "LR range test"}
+"""Property -> what has made its result; with an s, it has those of several optimizers."""
+
+
+def _only(results: Mapping[int, Result], name: str, others: Mapping[int, object], other: str) -> Result:
+    """Return the only result; where there is another number of them, say where to look."""
     if len(results) == 1:
         return next(iter(results.values()))
     if results:
-        raise RuntimeError(f"there are {len(results)} results, one per optimizer: see {name}")
+        raise RuntimeError(f"there are {len(results)} results, one per optimizer: see {name}s")
+    made = f"this fit made no {FOUND_BY[name]}"
+    if len(others) == 1:
+        raise RuntimeError(f"{made}, but an {FOUND_BY[other]}: see {other}")
+    if others:
+        raise RuntimeError(f"{made}, but {len(others)} {FOUND_BY[other]}s, one per optimizer: see {other}s")
     raise RuntimeError(
-        f"this fit made no {test}; if another package makes the Trainer and has given it a copy of this callback, look"
-        " among trainer.callbacks"
+        f"{made}; if another package makes the Trainer and has given it a copy of this callback, look among"
+        " trainer.callbacks"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 
 import pytest
 from lightning.pytorch import Trainer
 
-from lightning_lrsched import trainer_arguments
+from lightning_lrsched import SchedulerConfig, trainer_arguments
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,46 @@ def test_the_accumulation_follows_from_batch_sizes_and_devices():
 def test_what_cannot_be_is_an_error(config, world_size, message):
     with pytest.raises((TypeError, ValueError), match=message):
         trainer_arguments(config, world_size=world_size)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("gradient_acumulation_steps", "gradient_accumulation_steps"),
+        ("grad_accumulation_steps", "gradient_accumulation_steps"),
+        ("Gradient-Clipping", "gradient_clipping"),
+        ("gradient_clip", "gradient_clipping"),
+        ("train_bach_size", "train_batch_size"),
+        ("train_micro_batch_size", "train_micro_batch_size_per_gpu"),
+        ("step_per_print", "steps_per_print"),
+        ("BF16", "bf16"),
+        ("fp_16", "fp16"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_misspelt_key_is_told_because_deepspeed_ignores_it(key, meant, nested):
+    config = {key: 2, "zero_optimization": {"stage": 1}}
+    with pytest.raises(ValueError, match=rf"{key}: DeepSpeed ignores this key \(did you mean '{meant}'\?\)$"):
+        trainer_arguments({"deepspeed": config} if nested else config)
+
+
+@pytest.mark.parametrize("key", ["schedulr", "schedulerr", "Scheduler", "optimizr", "optimizzer"])
+def test_a_misspelt_section_is_told(key):
+    sections = {"scheduler": {"type": "WarmupLR"}, key: {"type": "SGD", "params": {"lr": 0.1}}}
+    with pytest.raises(ValueError, match=f"^{key}: DeepSpeed ignores this section"):
+        SchedulerConfig.from_dict(sections)
+
+
+def test_no_key_that_deepspeed_has_counts_as_misspelt():
+    constants = pytest.importorskip("deepspeed.runtime.constants")
+    config = pytest.importorskip("deepspeed.runtime.config")
+    known = {value for module in (constants, config) for value in vars(module).values() if isinstance(value, str)}
+    keys = {word for word in known if re.fullmatch("[a-z][a-z0-9_]+", word)}
+    assert {"zero_allow_untested_optimizer", "managed_gradient_accumulation", "gradient_clipping"} <= keys
+    for key in keys - {"scheduler", "optimizer", "type", "params"}:
+        with contextlib.suppress(TypeError):  # one that is read, and takes no mapping
+            trainer_arguments({key: {}})
+        SchedulerConfig.from_dict({key: {}, "scheduler": {"type": "WarmupLR"}})
 
 
 def test_a_file_is_read_and_named_in_errors(tmp_path):

@@ -319,3 +319,31 @@ def test_lists_and_mappings_of_omegaconf_are_taken():
         {"type": "MultiStepLR", "params": {"milestones": [3, "50%"]}},
     ):
         assert SchedulerConfig.of(omegaconf.OmegaConf.create(section)) == SchedulerConfig.of(section)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("cosine", "'WarmupCosineLR' or 'CosineAnnealingLR'"),
+        ("onecycle", "'OneCycle' or 'OneCycleLR'"),
+        ("WarmupCosine", "'WarmupCosineLR'"),
+    ],
+)
+def test_a_word_that_is_neither_a_file_nor_a_type_is_told_with_the_nearest_types(name, meant):
+    with pytest.raises(FileNotFoundError) as told:
+        SchedulerConfig.of(name)
+    assert str(told.value) == f"{name}: no such file, and no type of a schedule (did you mean {meant}?)"
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("OneCycle", '{"type": "OneCycle", "params": {"cycle_min_lr": ..., "cycle_max_lr": ...}}'),
+        ("WarmupLR", '{"type": "WarmupLR", "params": {...}}'),
+        ("StepLR", '{"type": "StepLR", "params": {"step_size": ...}}'),
+    ],
+)
+def test_the_name_of_a_type_alone_is_told_with_its_form(name, form):
+    with pytest.raises(ValueError, match="is the type of a schedule") as told:
+        SchedulerConfig.of(name)
+    assert str(told.value) == f"{name!r} is the type of a schedule, not a configuration: write {form}"

@@ -109,12 +109,20 @@ def test_groups_that_go_and_groups_that_come_in_their_place_inherit_nothing(tmp_
     assert lines[1].endswith("0 param groups were added and 1 removed")
 
 
-def test_what_the_range_test_has_not_seen_is_said(tmp_path, caplog):
+def added(caplog, tmp_path, callback, **options) -> str:
+    caplog.clear()
     with caplog.at_level(logging.INFO):
-        callback = LRSchedulerCallback(range_test=LRRangeTestCallback(num_steps=40, max_lr=1.0))
-        fit(tmp_path, None, head_alone, callback, Unfreezing())
+        fit(tmp_path, None, head_alone, callback, Unfreezing(), **options)
     [line] = [message for message in caplog.messages if "param groups were added" in message]
-    assert line.endswith("to that of the first: 0.1; the range test did not train them")
+    return line.partition("to that of the first: ")[2]
+
+
+def test_what_the_range_test_or_the_probe_has_not_seen_is_said(tmp_path, caplog):
+    test = LRRangeTestCallback(num_steps=40, max_lr=1.0)
+    told = added(caplog, tmp_path, LRSchedulerCallback(range_test=test))
+    assert told == "0.1; the range test did not train them"
+    assert added(caplog, tmp_path, LRSchedulerCallback(), max_steps=14) == "0.1"  # so short that the prior is taken
+    assert added(caplog, tmp_path, LRSchedulerCallback(), max_steps=48) == "0.1; the probe did not train them"
 
 
 @pytest.mark.parametrize("key", ["cycle_max_lr", "cycle_min_mom"])

@@ -80,7 +80,7 @@ def test_a_range_test_inside_the_fit_and_the_training_are_in_the_children(script
     found, said = script
     assert found["trained by one line"]
     assert found["results of one line"] == {}
-    assert said.count("cycle_max_lr           | lr_range_test |") == 1
+    assert said.count("cycle_max_lr           | from the test |") == 1
 
 
 def test_two_processes_say_everything_once(script):

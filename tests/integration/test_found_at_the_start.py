@@ -203,7 +203,7 @@ def test_a_resume_finds_nothing_anew_and_goes_on_with_what_was_found(
 def test_after_an_exception_the_trainer_is_as_it_was(make_trainer, finder, error):
     class Failing(Regression):
         def training_step(self, batch, batch_idx):
-            if self.trainer.global_step == 8:
+            if self.trainer.global_step == 2:
                 raise error
             return super().training_step(batch, batch_idx)
 
@@ -222,7 +222,8 @@ def test_after_an_exception_the_trainer_is_as_it_was(make_trainer, finder, error
 # The probe ------------------------------------------------------------------------------------------------------------
 
 
-def test_it_costs_a_dozen_steps_and_about_as_many_forward_passes(make_trainer):
+@pytest.mark.parametrize(("epochs", "steps"), [(59, 3), (60, 12)])
+def test_it_costs_few_steps_and_about_as_many_forward_passes(make_trainer, epochs, steps):
     class Counts(Regression):
         passes = steps = 0
 
@@ -233,9 +234,9 @@ def test_it_costs_a_dozen_steps_and_about_as_many_forward_passes(make_trainer):
         def on_before_optimizer_step(self, optimizer: Any) -> None:
             Counts.steps += 1
 
-    callback, trainer = fit(make_trainer, Counts(adam))
+    callback, trainer = fit(make_trainer, Counts(adam), max_epochs=epochs)
     found = callback.probe_results[0]
-    assert Counts.steps - trainer.global_step == found.steps == PROBE_STEPS
+    assert Counts.steps - trainer.global_step == found.steps == steps
     assert Counts.passes - Counts.steps == found.forwards < 30
 
 
@@ -278,11 +279,11 @@ def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(ma
 def test_a_short_run_takes_the_prior(make_trainer, caplog):
     with caplog.at_level("INFO"):
         module = Regression(adam)
-        callback, trainer = fit(make_trainer, module, max_epochs=2)
+        callback, trainer = fit(make_trainer, module, max_epochs=1)
     found = callback.probe_results[0]
     assert (found.peak, found.prior, found.steps) == (0.006, 0.006, 0)
-    assert len(module.seen) == trainer.global_step == 20
-    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 20 steps" in caplog.text
+    assert len(module.seen) == trainer.global_step == 10
+    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 10 steps" in caplog.text
 
 
 @pytest.mark.parametrize("epochs", [26, 27])
@@ -518,6 +519,20 @@ def test_an_optimizer_that_does_not_follow_the_lr_is_reported(make_trainer, capl
 
 
 @finders
+def test_such_an_optimizer_keeps_its_own_lr(make_trainer, caplog, finder):
+    callback = finder()
+    with caplog.at_level("INFO"):
+        fit(make_trainer, Regression(lambda parameters: Own(parameters, lr=0.02)), callback, max_epochs=30)
+    schedule = callback.schedulers[0]
+    assert max(schedule.lr_at(step)[0] for step in range(300)) == pytest.approx(0.02)
+    assert "updates did not grow with the lr" in caplog.text
+    assert "own lr" in caplog.text
+    assert "from the probe" not in caplog.text
+    if finder is LRSchedulerCallback:
+        assert callback.probe_result.peak == 0.02
+
+
+@finders
 def test_an_optimizer_without_an_lr_is_refused_by_name(make_trainer, finder):
     def without_lr(parameters: Any) -> torch.optim.Optimizer:
         optimizer = torch.optim.SGD(parameters, lr=0.1)
@@ -532,6 +547,18 @@ def test_a_callback_that_was_copied_says_where_to_look():
     for name in ("probe_result", "range_test_result"):
         with pytest.raises(RuntimeError, match=r"a copy of this callback, look among trainer\.callbacks"):
             getattr(LRSchedulerCallback(), name)
+
+
+def test_who_asks_for_the_wrong_kind_of_result_is_told_where_the_right_one_is(make_trainer):
+    probed, _ = fit(make_trainer, Regression(adam))
+    with pytest.raises(RuntimeError, match=r"made no LR range test, but an LR probe: see probe_result$"):
+        _ = probed.range_test_result
+    tested, _ = fit(make_trainer, Regression(adam), with_range_test())
+    with pytest.raises(RuntimeError, match=r"made no LR probe, but an LR range test: see range_test_result$"):
+        _ = tested.probe_result
+    both, _ = fit(make_trainer, Gan(), with_range_test())
+    with pytest.raises(RuntimeError, match=r"but 2 LR range tests, one per optimizer: see range_test_results$"):
+        _ = both.probe_result
 
 
 # The range test -------------------------------------------------------------------------------------------------------
@@ -582,6 +609,61 @@ def test_each_of_several_optimizers_gets_a_test_and_a_schedule(make_trainer):
         assert used[-steps:] == [schedule.lr_at(step)[0] for step in range(steps)]
     with pytest.raises(RuntimeError, match="2 results, one per optimizer: see range_test_results"):
         _ = callback.range_test_result
+
+
+class Opposed(Gan):
+    """The loss of the generator rises, whatever its lr: the critic learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def training_step(self, batch, batch_idx):
+        first, second = self.optimizers()
+        for optimizer, net, used in zip((first, second), (self.critic, self.generator), self.used, strict=True):
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.zero_grad()
+            inputs = batch[0][:, : net.in_features]
+            loss = (net(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+            rises = torch.tensor(1.0 + 0.01 * self.steps)
+            self.manual_backward(loss if optimizer is first else 0.0 * loss + rises)
+            optimizer.step()
+        self.steps += 1
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.critic.parameters(), 4e-4), torch.optim.Adam(self.generator.parameters(), 2e-4)]
+
+
+@pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])
+def test_where_the_test_of_one_optimizer_shows_nothing_all_keep_their_own_lr(make_trainer, caplog, finder):
+    module, callback = Opposed(), finder()
+    with caplog.at_level(logging.INFO):
+        make_trainer(callback, max_epochs=30).fit(module, data())
+    highest = [max(used[-300:]) for used in module.used]
+    assert highest == pytest.approx([4e-4, 2e-4])
+    [line] = [text for text in caplog.messages if "keep their own lr" in text]
+    assert line == (
+        "LRSchedulerCallback: the LR range test of optimizer 1 (Adam) shows no learning rate, because its loss never"
+        " fell. This is usual where the losses of several optimizers oppose each other. All 2 optimizers keep their own"
+        " lr, and with it the balance between them: 1Cycle goes up to it"
+    )
+    told = [text for text in caplog.messages if text.startswith("LR range test")]
+    assert all(
+        text.startswith(("LR range test of optimizer 0 (Adam): ", "LR range test of optimizer 1 (Adam): "))
+        for text in told
+    )
+    nothing = [text for text in told if text.startswith("LR range test of optimizer 1 (Adam)")]
+    assert any("it shows no learning rate, because its loss never fell; weights" in text for text in nothing)
+    assert not any(word in text for text in nothing for word in ("lower lr", "Look for the cause", "prior"))
+
+
+def test_a_resume_keeps_the_balance_that_the_fit_has_kept(make_trainer, tmp_path):
+    trainer = make_trainer(LRSchedulerCallback(), max_epochs=30)
+    trainer.fit(Opposed(), data())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    callback = LRSchedulerCallback()
+    make_trainer(callback, max_epochs=30).fit(Opposed(), data(), ckpt_path=tmp_path / "saved.ckpt")
+    assert [s.hyperparameters["cycle_max_lr"] for s in callback.schedulers] == pytest.approx([4e-4, 2e-4])
 
 
 def test_the_losses_of_each_optimizer_are_its_own(make_trainer):
@@ -826,8 +908,28 @@ def test_a_checkpoint_without_a_test_cannot_tell_what_it_would_have_found(make_t
     trainer = make_trainer(max_epochs=2)
     trainer.fit(Regression(), data())
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    with pytest.raises(ValueError, match=r"saved without a test.*write numbers"):
-        make_trainer(with_range_test(), max_epochs=EPOCHS).fit(Regression(), data(), ckpt_path=tmp_path / "saved.ckpt")
+    word = LRSchedulerCallback(DECAY)
+    with pytest.raises(ValueError, match=r"warmup_max_lr of optimizer 0 is.*saved without a test.*write numbers"):
+        make_trainer(word, max_epochs=EPOCHS).fit(Regression(), data(), ckpt_path=tmp_path / "saved.ckpt")
+
+
+@finders
+def test_one_line_on_a_plain_checkpoint_says_what_to_write_and_that_works(make_trainer, tmp_path, finder):
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(Regression(), data())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    module = Regression()
+    with pytest.raises(ValueError, match="saved by a fit without LRSchedulerCallback") as told:
+        make_trainer(finder(), max_epochs=EPOCHS).fit(module, data(), ckpt_path=tmp_path / "saved.ckpt")
+    assert module.seen == []
+    assert "lr_range_test" not in str(told.value)
+    advised = json.loads(str(told.value).partition("LRSchedulerCallback({")[2].partition("), whose")[0].join(("{", "")))
+    callback = LRSchedulerCallback(advised)
+    with pytest.warns(UserWarning, match="the schedule continues from step 20"):
+        make_trainer(callback, max_epochs=EPOCHS).fit(module, data(), ckpt_path=tmp_path / "saved.ckpt")
+    used = [lr for lr, _ in module.seen]
+    assert used == [callback.schedulers[0].lr_at(step)[0] for step in range(20, STEPS)]
+    assert 0.01 > used[0] > used[-1] > 0.0
 
 
 def test_a_second_fit_tests_again_from_where_the_module_is(make_trainer):
@@ -853,6 +955,19 @@ def test_a_fast_dev_run_makes_no_test_and_says_so(make_trainer, caplog):
     assert callback.range_test_results == {}
     with pytest.raises(RuntimeError, match="this fit made no LR range test"):
         _ = callback.range_test_result
+
+
+def test_a_fast_dev_run_speaks_of_the_probe_that_it_does_not_make(make_trainer, caplog):
+    with caplog.at_level(logging.INFO):
+        make_trainer(LRSchedulerCallback(), fast_dev_run=True).fit(Regression(), data())
+    told = "LRSchedulerCallback: a fast_dev_run makes no LR probe; 1Cycle goes up to the optimizer's own lr"
+    assert told in caplog.messages
+    assert "lr_range_test" not in caplog.text
+
+
+def test_two_callbacks_for_one_optimizer_are_refused_in_words_of_the_user(make_trainer):
+    with pytest.raises(ValueError, match="already schedules optimizer 0; keep one of them"):
+        make_trainer(LRSchedulerCallback(), LRSchedulerCallback()).fit(Regression(), data())
 
 
 def test_a_fit_that_has_nothing_to_do_makes_no_test(make_trainer):

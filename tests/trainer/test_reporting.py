@@ -70,7 +70,40 @@ def test_a_table_names_its_optimizer_by_number_where_there_are_several(told):
     ]
     [table] = told(Regression(), LRSchedulerCallback({"scheduler": WARMUP, "fp16": {}}))
     assert table.startswith("Schedule of SGD:\n")
-    assert told(Regression(), LRSchedulerCallback(DECAY)) == []
+
+
+def test_a_schedule_of_numbers_is_shown_too(told, caplog):
+    told(Regression(), LRSchedulerCallback(DECAY))
+    [table] = [message for message in caplog.messages if message.startswith("Schedule of")]
+    assert table == (
+        "Schedule of SGD:\n"
+        "WarmupDecayLR    | in this run\n"
+        "total_num_steps  | 30\n"
+        "warmup_max_lr    | 0.1\n"
+        "warmup_num_steps | 3"
+    )
+    with pytest.warns(UserWarning, match="warmup_max_lr was not given"):
+        told(Regression(), LRSchedulerCallback({"type": "WarmupLR"}))
+    assert "Schedule of SGD: WarmupLR, with its defaults" in caplog.messages
+
+
+def test_a_table_shows_all_that_was_given_in_eighty_columns(told):
+    module = Regression()
+    parameters = list(module.parameters())
+    module.make_optimizer = lambda _: SGD([{"params": [each]} for each in parameters], 0.1, momentum=0.9)
+    low = [0.000123456789 * (1 + number) for number in range(len(parameters))]
+    params = {"cycle_min_lr": low, "cycle_max_lr": [10 * lr for lr in low], "cycle_second_step_size": 0.5}
+    [table] = told(module, LRSchedulerCallback({"type": "OneCycle", "params": {**params, "cycle_momentum": False}}))
+    assert len(parameters) > 3
+    assert table == (
+        "Schedule of SGD:\n"
+        "OneCycle               | as written | in this run\n"
+        f"cycle_min_lr           |            | [0.000123457, ..., {low[-1]:.6g}]\n"
+        f"cycle_max_lr           |            | [0.00123457, ..., {10 * low[-1]:.6g}]\n"
+        "cycle_second_step_size | 0.5        | 15\n"
+        "cycle_momentum         |            | False"
+    )
+    assert max(map(len, table.splitlines())) <= 80
 
 
 class Configured(Regression):
