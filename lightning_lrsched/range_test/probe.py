@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,7 @@ STEPS = WARM_STEPS + 2
 """[optimizer steps] Length of a probe; about as many forward passes come on top."""
 
 MORE_BATCHES = 2
-"""So many more batches are searched where one shows no fall, or a doubtful one; a step each."""
+"""Batches, of a step each, that are searched as well where one shows no fall, or a doubtful one."""
 
 DOUBTFUL = 0.5
 """A lowest loss below this fraction of the prior is doubted: one batch may mislead."""
@@ -43,9 +43,10 @@ ROUNDING = 1e-6
 """A fall by less than this fraction of the loss is none: a float32 has seven digits."""
 
 SHORT_RUN = 600
-"""[optimizer steps] In shorter runs one such step must do: what ten cost there is more than what they show."""
+"""[optimizer steps] A shorter run has one small step between the searches: ten cost more there than they show."""
 
 STEPS_OF_SHORT_RUN = 3
+"""[optimizer steps] Length of its probe."""
 
 SHORTEST_RUN = 3 * (STEPS_OF_SHORT_RUN + MORE_BATCHES)
 """[optimizer steps] In shorter runs, of which a probe may take more than a third, the peak is the prior."""
@@ -381,11 +382,14 @@ class Probe:
     def __init__(self, module: Module, optimizer: Optimizer, run: float | None = None) -> None:
         # The last step is the search that counts; first come one that sets the scale, and small ones.
         self._last = (STEPS if run is None or run >= SHORT_RUN else STEPS_OF_SHORT_RUN) - 1
-        self._module, self._optimizer, self._weights = module, optimizer, Weights.of(module)
+        self._device = device_of(optimizer)
+        weights = Weights.of(module)
+        learnt = mean_over_ranks(torch.tensor(float(weights.pretrained), device=self._device))
+        weights = replace(weights, pretrained=float(learnt) > 0)  # the shard of one rank may be too small to show it
+        self._module, self._optimizer, self._weights = module, optimizer, weights
         own_lr, self._ratios = largest_lr(optimizer)
         self.prior = prior_of(optimizer, self._weights.width)
         self.lr = self._guess = self.prior or own_lr or 1e-3
-        self._device = device_of(optimizer)
         self._before: list[tuple[Tensor, Tensor]] = []
         self._found: list[tuple[float | None, dict[float, float]]] = []
         self._steps = self._made = self._skipped = self.forwards = 0

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,22 @@ def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(ma
     assert callback.probe_results[0].steps == PROBE_STEPS
     off = "these callbacks are off until it is over, because they may end it, or change weights or lr"
     assert f"LR probe: {off}: EMAWeightAveraging" in caplog.messages
+
+
+def test_a_batch_whose_loss_does_not_fall_is_followed_by_another(make_trainer):
+    class FirstRises(Regression):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return loss - 2 * loss.detach() if batch_idx == 0 else loss  # its gradient goes the other way
+
+    module = FirstRises(adam)
+    again = deepcopy(module)
+    callback, trainer = fit(make_trainer, module)
+    found, [schedule] = callback.probe_results[0], callback.schedulers
+    assert (found.steps, found.lowest is not None) == (PROBE_STEPS + 1, True)
+    assert trainer.global_step == STEPS
+    fit(make_trainer, again, LRSchedulerCallback(SchedulerConfig("OneCycle", **schedule.hyperparameters)))
+    assert same(weights(module), weights(again))
 
 
 def test_a_short_run_takes_the_prior(make_trainer, caplog):
