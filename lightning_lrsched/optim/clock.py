@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
+from inspect import unwrap
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ class Clock:
         self._begins_at: int | None = schedule.last_epoch
         self._positions: list[int] = []
         self._state_loaded = self._stepper_known = False
+        self._may_nest = _may_nest(schedule.optimizer)
         self.watching = watch
         self.following = False
         self._step_hook: RemovableHandle | None = None
@@ -110,6 +112,8 @@ class Clock:
         self._begins_at = None
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._may_nest and not torch.compiler.is_compiling() and _is_nested(optimizer):
+            return
         if self.following:
             # A compiled optimizer step would compile its hooks too, and recompile them for every step number.
             if torch.compiler.is_compiling():
@@ -202,6 +206,26 @@ class Clock:
             f" from step {schedule.last_epoch}: load its state too, or give it the position (last_batch_iteration)",
             stacklevel=2,
         )
+
+
+def _may_nest(optimizer: Optimizer) -> bool:
+    """Return whether the optimizer's ``step`` overrides that of another optimizer, which it may call."""
+    steps = {unwrap(vars(cls)["step"]) for cls in type(optimizer).__mro__ if "step" in vars(cls)}
+    return len(steps - {unwrap(Optimizer.step)}) > 1
+
+
+def _is_nested(optimizer: Optimizer) -> bool:
+    """Return whether the ``step`` that has ended was called by another ``step`` of the same optimizer.
+
+    torch has both call the hooks, once it has seen an optimizer of the other class.
+    """
+    calls_hooks = getattr(type(optimizer).step, "__code__", None)
+    found = 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and found < 2:
+        found += frame.f_code is calls_hooks and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return found == 2
 
 
 def _is_stepped_by_deepspeed() -> bool:

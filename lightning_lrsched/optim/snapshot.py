@@ -23,15 +23,32 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 MAX_ITEMS = 100
 """Containers with more entries hold data: they get their entries back, but what is inside of these is not looked at."""
 
+MAX_ENTRIES = 10**6
+"""Containers of data with more entries do not get them back."""
+
 MAX_BYTES = 2**30
 """A larger tensor or array among a module's attributes is data, not a state."""
 
 NOT_OF_THE_USER = {*vars(Module()), "_current_fx_name", "_trainer", "_fabric"}
 """Attributes that torch and Lightning keep up to date themselves."""
 
-FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "builtins")
+OF_PYTHON = ("__dict__", "__weakref__")
+"""Slots that hold no attribute."""
+
+FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "numpy", "builtins")
 FRAMEWORK_CLASSES = ("Trainer", "Fabric", "Strategy", "Callback", "Logger", "LightningDataModule")
 """Whatever package the user's own subclass is in."""
+
+PARTS = [name for name, value in vars(Module()).items() if isinstance(value, (dict, set))]
+"""Where torch keeps what a module consists of: parameters, buffers, submodules, hooks."""
+
+TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+STAYING = (
+    *("lightning_lrsched.", "torch.distributed", "deepspeed", "lightning.", "pytorch_lightning.", "lightning_fabric."),
+)
+"""The hooks of these, which they add with the first batch at the latest, stay: else they would be half set up."""
 
 WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "_FabricModule")
 """Modules around the user's, whose attributes say how far they are set up: that is not undone after a trial."""
@@ -75,12 +92,15 @@ class ModelSnapshot:
         self.copies: dict[int, HostCopy] = {}  # a parameter that two modules share is copied once
         known = {} if earlier is None else earlier.copies
         parts = list(module.modules())
-        self._tensors = [ModuleTensors(part, self.copies, known) for part in parts]
+        self._parts = [ModuleParts(part, self.copies, known) for part in parts]
         packages = {_package_of(part) for part in (*parts, *beside)}
         self._contents = Contents([*optimizers, *parts, *module.parameters(), *module.buffers()], packages)
         owners = [part for part in (*parts, *beside) if not is_one_of(part, *WRAPPERS)]
         self._attributes = [self._contents.attributes_of(owner) for owner in owners]
-        self._optimizers = [(optimizer, copy_of_state(optimizer.state_dict())) for optimizer in optimizers]
+        self._optimizers = [
+            (optimizer, copy_of_state(optimizer.state_dict()), _hooks_of(optimizer, OPTIMIZER_HOOKS))
+            for optimizer in optimizers
+        ]
 
     def restore(self, *, keep: bool = False) -> None:
         """Put everything back.
@@ -92,21 +112,22 @@ class ModelSnapshot:
         for reset in self._attributes:
             reset()
         self._contents.restore()
-        for tensors in self._tensors:
-            tensors.restore()
-        for optimizer, state in self._optimizers:
+        for part in self._parts:
+            part.restore()
+        for optimizer, state, restore_hooks in self._optimizers:
+            restore_hooks()
             if isinstance(optimizer, Optimizer) and "param_groups" in state:
                 del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
                 optimizer.state.clear()  # before the device gets the old one: it may not hold both
             optimizer.load_state_dict(original_of(state, keep=keep))
         self._module.zero_grad(set_to_none=True)
         if not keep:
-            self._tensors, self._attributes, self._optimizers, self.copies = [], [], [], {}
+            self._parts, self._attributes, self._optimizers, self.copies = [], [], [], {}
             self._contents = Contents()
 
 
-class ModuleTensors:
-    """The parameters and buffers that one module holds itself: which they are, and their values in host memory.
+class ModuleParts:
+    """What one module consists of: its class, submodules and hooks, parameters and buffers, and the values of these.
 
     Args:
         module: the module.
@@ -115,27 +136,48 @@ class ModuleTensors:
     """
 
     def __init__(self, module: Module, copies: dict[int, HostCopy], known: dict[int, HostCopy]) -> None:
-        self._module, self._training = module, module.training
-        # Also those that are None: a buffer may be filled later.
-        self._held: dict[str, dict[str, Tensor | None]]
-        self._held = {"_parameters": {**module._parameters}, "_buffers": {**module._buffers}}
-        tensors = [tensor for held in self._held.values() for tensor in held.values() if tensor is not None]
+        self._module, self._class, self._training = module, type(module), module.training
+        # Also parameters and buffers that are None: they may be filled later.
+        self._held = [(getattr(module, name), copy(getattr(module, name))) for name in PARTS]
+        held = [*module._parameters.values(), *module._buffers.values()]
+        tensors = [tensor for tensor in held if tensor is not None]
         for tensor in tensors:
             if id(tensor) not in copies:
                 copies[id(tensor)] = HostCopy(tensor, known.get(id(tensor)))
-        self._values = [(copies[id(tensor)], tensor, tensor.requires_grad) for tensor in tensors]
+        self._values = [
+            (copies[id(tensor)], tensor, tensor.requires_grad, _hooks_of(tensor, TENSOR_HOOKS)) for tensor in tensors
+        ]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the same tensors back into their places, and their values into them."""
+        """Put the same parts back into their places, and their values into the tensors."""
+        if type(self._module) is not self._class:  # a parametrization gives a module a class of its own
+            self._module.__class__ = self._class
         self._module.training = self._training
-        for kind, held in self._held.items():
-            places = getattr(self._module, kind)
-            places.clear()
-            places.update(held)
-        for value, tensor, requires_grad in self._values:
+        for places, held in self._held:
+            _refill(places, held, keep=_stays)
+        for value, tensor, requires_grad, restore_hooks in self._values:
             value.write_into(tensor)
             tensor.requires_grad_(requires_grad)
+            restore_hooks()
+
+
+def _hooks_of(thing: object, names: Iterable[str]) -> Reset:
+    """Remember the hooks of a tensor or an optimizer; return what removes those that have come since."""
+    held = {name: copy(getattr(thing, name, None) or {}) for name in names}
+
+    def reset() -> None:
+        for name, hooks in held.items():
+            if getattr(thing, name, None) is not None:
+                _refill(getattr(thing, name), hooks, keep=_stays)
+
+    return reset
+
+
+def _stays(part: object) -> bool:
+    """Return whether what has come into a module or an optimizer is such a hook, or True, which stands beside it."""
+    home = getattr(getattr(part, "func", part), "__module__", None) or ""
+    return part is True or (not isinstance(part, Module) and home.startswith(STAYING))
 
 
 class HostCopy:
@@ -301,8 +343,26 @@ class Contents:
         if callable(getattr(thing, "state_dict", None)) and hasattr(thing, "load_state_dict"):
             state = copy_of_state(thing.state_dict())
             return lambda: thing.load_state_dict(original_of(state, keep=True))
-        of_the_user = hasattr(thing, "__dict__") and _package_of(thing) in self._packages
-        return self.attributes_of(thing) if of_the_user or isinstance(thing, (SimpleNamespace, Namespace)) else None
+        of_the_user = _package_of(thing) in self._packages
+        slots = self._slots_of(thing) if of_the_user else _nothing
+        if not hasattr(thing, "__dict__") or not (of_the_user or isinstance(thing, (SimpleNamespace, Namespace))):
+            return slots
+        attributes = self.attributes_of(thing)
+        return lambda: (attributes(), slots())
+
+    def _slots_of(self, thing: object) -> Reset:
+        """Remember what an object holds in ``__slots__``; return what sets them again."""
+        listed = [vars(cls).get("__slots__", ()) for cls in type(thing).__mro__]
+        names = [name for slots in listed for name in ([slots] if isinstance(slots, str) else slots)]
+        held = {name: getattr(thing, name) for name in names if name not in OF_PYTHON and hasattr(thing, name)}
+        for value in held.values():
+            self.add(value)
+
+        def reset() -> None:
+            for name, value in held.items():
+                object.__setattr__(thing, name, value)  # it may be frozen
+
+        return reset
 
 
 def _reset_of_values(thing: object) -> Reset | None:
@@ -330,7 +390,10 @@ def _package_of(thing: object) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
-def _refill(container: Any, content: Any) -> None:
+def _refill(container: Any, content: Any, keep: Callable[[object], bool] | None = None) -> None:
+    """Give a container its content again; in a mapping, beside what has come since and is to be kept."""
+    if keep is not None and isinstance(container, dict):
+        content = {**content, **{key: value for key, value in container.items() if key not in content and keep(value)}}
     container.clear()
     (container.extend if isinstance(container, (list, deque)) else container.update)(content)
 
@@ -377,29 +440,58 @@ def global_states() -> list[Reset]:
 
 
 def generator_states(source: object) -> list[Reset]:
-    """Remember the generators of loaders, samplers and datasets; return a function for each that restores it.
+    """Remember where loaders, samplers and datasets are; return functions that restore it.
 
     They are looked for in ``source`` itself, in its attributes and in containers: generators of torch, of numpy (also
-    its old RandomState) and of Python's random, and loaders with a ``state_dict``.
+    its old RandomState) and of Python's random, loaders with a ``state_dict``, and what data of the user's own package
+    count or shuffle in place.
     """
-    return [reset for thing in _walk(source) if (reset := _reset_of(thing)) is not None]
+    found = [_reset_of(thing) or (_counts_of(thing) if own else None) for thing, own in _walk(source)]
+    return [reset for reset in found if reset is not None]
 
 
 def loaders_in(source: object) -> list[DataLoader[Any]]:
     """Return the loaders in ``source``, its attributes and containers, each once."""
-    return [thing for thing in _walk(source) if isinstance(thing, DataLoader)]
+    return [thing for thing, _ in _walk(source) if isinstance(thing, DataLoader)]
 
 
-def _walk(source: object) -> Iterator[object]:
-    """Return everything that may belong to data, each once."""
+def _walk(source: object) -> Iterator[tuple[Any, bool]]:
+    """Return everything that may belong to data, each once, and whether it is data of the user's own package."""
     seen: set[int] = set()
-    waiting = [source, *getattr(source, "__dict__", {}).values()]
+    packages: set[str] = set()
+    # What a module or its data hold beside data is put back with their attributes.
+    holds_more = isinstance(source, Module) or is_one_of(source, "LightningDataModule")
+    waiting = [*((each, False) for each in getattr(source, "__dict__", {}).values()), (source, not holds_more)]
     while waiting:
-        thing = waiting.pop()
+        thing, within = waiting.pop()
         if id(thing) not in seen:
             seen.add(id(thing))
-            yield thing
-            waiting.extend(_parts(thing))
+            is_data, parts = isinstance(thing, (DataLoader, Sampler, Dataset)), [*_parts(thing)]
+            within |= is_data
+            if is_data or thing is source:
+                packages.update({_package_of(each) for each in (thing, *parts)} - {*FRAMEWORKS})
+            own = within and hasattr(thing, "__dict__") and _package_of(thing) in packages
+            yield thing, own
+            waiting.extend((part, within) for part in (*(vars(thing).values() if own else ()), *parts))
+
+
+def _counts_of(data: Any) -> Reset:
+    """Return what restores the numbers and containers of data: a sampler may count its passes, or shuffle its list."""
+    attributes, sampler = vars(data), isinstance(data, Sampler)
+    held = {name: value for name, value in attributes.items() if type(value) in (int, float, *CONTAINERS)}
+    contents = [
+        (value, copy(value)) for value in held.values() if type(value) in CONTAINERS and len(value) <= MAX_ENTRIES
+    ]
+    arrays = [_reset_of_values(value) or _nothing for value in attributes.values() if sampler]
+
+    def reset() -> None:
+        attributes.update(held)
+        for container, content in contents:
+            _refill(container, content)
+        for restore in arrays:
+            restore()
+
+    return reset
 
 
 def _reset_of(thing: Any) -> Reset | None:
@@ -421,7 +513,7 @@ def _reset_of(thing: Any) -> Reset | None:
 def _parts(thing: Any) -> Iterable[Any]:
     """Return the parts of ``thing`` that may hold a generator."""
     if isinstance(thing, DataLoader):
-        return thing.generator, thing.sampler, thing.batch_sampler, thing.dataset
+        return thing.generator, thing.sampler, thing.batch_sampler, thing.dataset, thing.collate_fn
     if isinstance(thing, (list, tuple)):
         return thing if len(thing) <= MAX_ITEMS else ()
     if isinstance(thing, dict):

@@ -13,7 +13,13 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.optim.hyperparameters import torch_optimizer
 from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states, global_states, is_one_of, reshard
-from lightning_lrsched.range_test.loss_watch import DEFAULT_SMOOTHING, DIVERGENCE_FACTOR, SETTLING_STEPS, StopReason
+from lightning_lrsched.range_test.loss_watch import (
+    DEFAULT_SMOOTHING,
+    DIVERGENCE_FACTOR,
+    SETTLING_STEPS,
+    StopReason,
+    device_of,
+)
 from lightning_lrsched.range_test.range_test import MAX_BATCHES_WITHOUT_STEP, RangeTestRun
 from lightning_lrsched.range_test.record import RangeTestResult
 from lightning_lrsched.range_test.sweep import MAX_SKIPPED_STEPS, SweepSettings, documented
@@ -192,9 +198,8 @@ class RangeTest:
             raise TypeError(f"record: loss must be a tensor or a number, got {type(loss).__name__}")
         if isinstance(loss, Tensor) and loss.numel() != 1:
             raise ValueError(f"record: loss must be one number, got a tensor of shape {tuple(loss.shape)}")
-        # Where the parameters are: the mean over ranks is taken on the device that they communicate on.
-        device = self._optimizer.param_groups[0]["params"][0].device
-        run.sweep.add(torch.as_tensor(loss).detach().reshape(()).to(device, non_blocking=True))
+        value = torch.as_tensor(loss).detach().reshape(())
+        run.sweep.add(value.to(device_of(self._optimizer), non_blocking=True))
 
     def _running(self, method: str) -> RangeTestRun:
         if self._run is None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 DEFAULT_SMOOTHING = 0.9
 
@@ -120,6 +121,12 @@ class LossReader:
 def _is_far(loss: Tensor) -> bool:
     """Return whether reading ``loss`` would make the host wait for a device."""
     return loss.device.type != "cpu"
+
+
+def device_of(optimizer: Optimizer) -> torch.device:
+    """Return where the parameters are: a mean over ranks is taken on the device that they communicate on."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])  # one may be empty
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

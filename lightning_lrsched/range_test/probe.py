@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from lightning_lrsched.optim.hyperparameters import LR, write
 from lightning_lrsched.optim.snapshot import reshard
-from lightning_lrsched.range_test.loss_watch import mean_over_ranks
+from lightning_lrsched.range_test.loss_watch import device_of, mean_over_ranks
 from lightning_lrsched.range_test.record import Findings, for_groups
 from lightning_lrsched.range_test.report import COARSE, LOSS, TAKEN, add_legend, as_html, new_figure, scale_lrs
 from lightning_lrsched.range_test.suggest import largest_lr, prior_of
@@ -382,7 +382,7 @@ class Probe:
     def __init__(self, module: Module, optimizer: Optimizer, run: float | None = None) -> None:
         # The last step is the search that counts; first come one that sets the scale, and small ones.
         self._last = (STEPS if run is None or run >= SHORT_RUN else STEPS_OF_SHORT_RUN) - 1
-        self._device = optimizer.param_groups[0]["params"][0].device
+        self._device = device_of(optimizer)
         weights = Weights.of(module)
         learnt = mean_over_ranks(torch.tensor(float(weights.pretrained), device=self._device))
         weights = replace(weights, pretrained=float(learnt) > 0)  # the shard of one rank may be too small to show it
@@ -400,7 +400,7 @@ class Probe:
 
     def before_step(self) -> None:
         """Set the lr of the step that is about to be made, and remember where the parameters are."""
-        searches = self._searches
+        searches = self.searches
         self.lr = self._guess if searches else WARM_SHARE * self._guess
         for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=False):
             write(LR, group, ratio * self.lr)
@@ -411,7 +411,8 @@ class Probe:
             self._before = [(each, each.detach().clone()) for group in groups for each in group["params"]]
 
     @property
-    def _searches(self) -> bool:
+    def searches(self) -> bool:
+        """Whether losses will be computed again after the step that is being made."""
         return self._steps in (0, self._last)
 
     @property
@@ -427,12 +428,12 @@ class Probe:
         """
         before, self._before = self._before, []
         moves = [(parameter, start, parameter.detach() - start) for parameter, start in before]
-        if self._searches and not (moves and self._have_moved(moves)):
+        if self.searches and not (moves and self._have_moved(moves)):
             self._skipped += 1
             self.is_over = self._skipped == MAX_SKIPPED_STEPS
             return
         self._made += 1
-        if not self._searches:
+        if not self.searches:
             if moves:  # measured even where it may be lost in rounding
                 self._small = _size(moves)
             self._steps += 1
@@ -508,7 +509,7 @@ def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult 
 
 
 def _size(moves: list[Move]) -> Tensor:
-    sizes = torch.stack([_local(move).float().norm().cpu() for _, _, move in moves])
+    sizes = torch.stack([_local(move).abs().float().norm().cpu() for _, _, move in moves])  # of complex ones, too
     size: Tensor = torch.linalg.vector_norm(sizes)
     return size
 

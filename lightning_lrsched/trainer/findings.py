@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
@@ -278,7 +280,7 @@ class LRProbe(Callback):
         self._start, self._started, self._length = start, started, length
         self.rate = 1.0
         self._probe: Any = None
-        self._calls: list[tuple[tuple[object, ...], list[Callable[[], object]]]] = []
+        self._calls: list[tuple[Any, list[Callable[[], object]]]] = []
         self._stepped = False
         self._due, self._made_at = 0, list[int]()
 
@@ -315,6 +317,8 @@ class LRProbe(Callback):
             lr, refusal = self._probe.refused
             what = f"at lr {lr:.3g} the module raised {type(refusal).__name__} ({str(refusal)[:200]})"
             log(trainer, f"LR probe: {what}, which counts as a loss that is not finite")
+        if self._state.refused:
+            log(trainer, f"LR probe: {self._state.refused}, and no validation was made: this had no effect")
         if self._probe.growth is not None and self._probe.growth < SURE_GROWTH:
             log(trainer, f"LR probe: {OWN_SCHEDULE}", logging.WARNING)
             result = replace(result, peak=largest_lr(trainer.optimizers[0])[0], because=KEEPS_OWN)
@@ -333,7 +337,8 @@ class LRProbe(Callback):
 
     def _note_call(self, *args: object) -> object:
         """Call the module's training_step, and remember with what: Lightning passes what its signature asks for."""
-        self._calls.append((args, global_states()))
+        if self._probe.searches:
+            self._calls.append((copy_of_batch(args), global_states()))
         return self._training_step(*args)
 
     def on_before_optimizer_step(self, trainer: TrainerLike, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -360,7 +365,24 @@ class LRProbe(Callback):
             for args, states in self._calls:
                 for reset in states:
                     reset()
-                loss = loss_in(self._training_step(*args))
+                loss = loss_in(self._training_step(*copy_of_batch(args)))
                 if loss is not None:
                     losses.append(loss.detach().float())
         return torch.stack(losses).mean() if losses else torch.tensor(torch.nan, device=trainer.strategy.root_device)
+
+
+def copy_of_batch(batch: Any) -> Any:
+    """Return a copy of a batch, which a ``training_step`` may use up or change in place; of what has none, itself."""
+    if isinstance(batch, Tensor):
+        return batch.clone()
+    try:
+        if isinstance(batch, (dict, UserDict)):
+            copied = copy(batch)
+            copied.update((key, copy_of_batch(value)) for key, value in batch.items())
+            return copied
+        if isinstance(batch, (list, tuple)):
+            parts = map(copy_of_batch, batch)
+            return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+        return batch if isinstance(batch, Module) else deepcopy(batch)
+    except Exception:  # noqa: BLE001 - what it is made of is the user's
+        return batch

@@ -153,7 +153,7 @@ class FitSchedules:
         scheduled = Scheduled(written, index, optimizer, None if batches is None else StepCounter(batches))
         scheduled.run, scheduled.axis = self._run(trainer, scheduled), steps_before(trainer)
         waits = self.tests.is_to_come(trainer, scheduled)
-        if waits and trainer.limit_train_batches:
+        if waits and trainer.limit_train_batches and trainer.num_training_batches:  # else there is nothing to train
             self._check_lengths(scheduled)
         self.scheduled.append(scheduled)
         if self._order.take_over:

@@ -4,12 +4,14 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from os import PathLike
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn import Module
 from torch.utils.data import DataLoader
@@ -87,6 +89,59 @@ class First(Callback):
         self._start_batch()
 
 
+# Loggers --------------------------------------------------------------------------------------------------------------
+
+
+class Silent:
+    """Stands for the experiment of a muted logger, and for what it holds: to call or to change it does nothing.
+
+    Args:
+        thing: what it stands for; its texts and numbers, such as the path of a folder, can be read.
+    """
+
+    def __init__(self, thing: object) -> None:
+        self.__dict__["_thing"] = thing
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._thing, name, None)
+        return value if isinstance(value, (str, int, float, PathLike)) else Silent(value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Change nothing."""
+
+    def __call__(self, *_: object, **__: object) -> Silent:
+        return Silent(None)
+
+    def __getitem__(self, key: object) -> Silent:
+        return Silent(None)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Change nothing."""
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(())
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+def muted(logger: Logger) -> Logger:
+    """Return a logger of the same class, with the same name and folder, that writes nothing."""
+    cls = type(logger)
+    writes = [name for name in dir(cls) if name.startswith("log_") or name in ("save", "finalize", "watch")]
+    nothing = {name: _do_nothing for name in writes if callable(getattr(cls, name))}
+    experiment = property(lambda _: Silent(logger.experiment))  # type: ignore[attr-defined]
+    try:
+        silent: Logger = object.__new__(type(cls.__name__, (cls,), {**nothing, "experiment": experiment}))
+        silent.__dict__ = vars(logger)  # what is set later, too
+    except TypeError:  # a class that is not made in Python
+        return logger
+    return silent
+
+
 # The fit --------------------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +171,10 @@ class FitState:
         trainer: the trainer that is about to make the trial.
         at_start: the random states with which the fit began, where the trial is made inside the fit that it is for: it
             begins with them, too; None: the trial is a fit of its own.
+
+    Attributes:
+        loggers: the trainer's, which write nothing during the trial.
+        refused: the first error that the module has raised at the end of an epoch, in words; None: it has raised none.
     """
 
     def __init__(self, trainer: TrainerLike, at_start: RandomStates | None = None) -> None:
@@ -132,6 +191,9 @@ class FitState:
         self._marked: ModelSnapshot | None = None
         self._engine: EngineState | None = None
         self._schedulers: list[tuple[LRSchedulerConfig, Checkpoint]] = []
+        self.loggers = list(trainer.loggers)
+        self._hooks: dict[str, object] = {}
+        self.refused: str | None = None
         self.logs_hyperparameters = autologs(trainer)
         self._resume_autolog: Callable[[], None] | None = None
 
@@ -161,15 +223,47 @@ class FitState:
                 for c in self._participants
             ]
         trainer.callbacks = [First(start_batch), *others, test]
+        self._quieten(trainer.lightning_module)
         # Loggers keep the first hyperparameters of a run: at the end of the trial they get them with its findings.
         self._resume_autolog = pause_autolog(trainer)
-        # What the module logs would stand among the values of the training.
-        trainer._logger_connector.log_metrics = _log_nothing  # type: ignore[method-assign]
+        # What the module logs, itself or by Lightning, would stand among the values of the training.
+        trainer.loggers = list(map(muted, self.loggers))
+        trainer._logger_connector.log_metrics = _do_nothing  # type: ignore[method-assign]
         return [
             type(each).__name__
             for each in self._callbacks
             if not takes_part(each) and not is_a(each, *SILENT) and hooks_of(each, BATCH_HOOKS)
         ]
+
+    def _quieten(self, module: LightningModule) -> None:
+        """Let epochs of the trial end without a validation; inside a fit, its own end is not that of the training.
+
+        A module may read at the end of an epoch what its validation has found. What it raises for another reason it
+        will raise again.
+        """
+        attributes, epoch_ends = vars(module), module.on_train_epoch_end
+
+        def end_epoch() -> None:
+            try:
+                epoch_ends()
+            except Exception as error:
+                if self._trainer.limit_val_batches:
+                    raise
+                self.refused = self.refused or f"{type(module).__name__}.on_train_epoch_end has raised {error!r}"
+
+        hooks: dict[str, Callable[[], None]] = {"on_train_epoch_end": end_epoch}
+        if self._at_start is not None:
+            hooks["on_train_end"] = _do_nothing
+        self._hooks = {name: attributes.get(name) for name in hooks}
+        attributes.update(hooks)
+
+    def _restore_hooks(self) -> None:
+        attributes = vars(self._trainer.lightning_module)
+        for name, hook in self._hooks.items():
+            attributes[name] = hook
+            if hook is None:  # the class has it
+                del attributes[name]
+        self._hooks = {}
 
     def had_progress_bar(self) -> bool:
         """Return whether the trainer shows a progress bar."""
@@ -182,7 +276,8 @@ class FitState:
         trainer, loop = self._trainer, self._trainer.fit_loop
         if self._before is not None:  # the module's own on_train_end came after the end of the trial
             self._before.restore()
-        trainer.callbacks = self._callbacks
+        self._restore_hooks()
+        trainer.callbacks, trainer.loggers = self._callbacks, self.loggers
         loop.load_state_dict(self._loops)
         for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
             mark_as_fresh(part)
@@ -243,6 +338,7 @@ class FitState:
         self._before = self._marked = None  # two copies of it need not fit
         self._engine = None if engine is None else EngineState(engine, module)
         self._module = module
+        self._optimizers = list(trainer.optimizers)  # the module may take new ones
         # DeepSpeed's optimizers have shards; the precision plugin has the state of a gradient scaler.
         self._saved = [*([] if engine else trainer.optimizers), trainer.precision_plugin]
         self._before = self._marked = self._snapshot()
@@ -263,7 +359,8 @@ class FitState:
         self._restore(self._marked, keep=True)
 
     def restore(self) -> None:
-        """Restore weights, buffers, metrics, optimizer states and schedulers."""
+        """Restore weights, buffers, metrics, optimizer states, schedulers and loggers."""
+        self._trainer.loggers = self.loggers
         before, self._before, self._marked = self._before, None, None
         # Inside a fit, and under an engine, nothing comes after.
         again = self._at_start is None and self._engine is None and _does_more_at_the_end(self._module)
@@ -274,6 +371,8 @@ class FitState:
         if self._engine is not None:
             self._engine.release_gathered()
         if snapshot is not None:
+            if any(now is not before for now, before in zip(self._trainer.optimizers, self._optimizers, strict=False)):
+                self._trainer.optimizers = self._optimizers
             snapshot.restore(keep=keep)
         if self._engine is not None:
             self._engine.restore(keep=keep)
@@ -305,5 +404,5 @@ def _owners(trainer: TrainerLike) -> list[tuple[object, tuple[str, ...]]]:
     return [(loop, LOOP_LIMITS), (loop.epoch_loop, EPOCH_LOOP_LIMITS), (trainer, TRAINER_LIMITS)]
 
 
-def _log_nothing(*_: object, **__: object) -> None:
-    """Replace the logger connector's log_metrics."""
+def _do_nothing(*_: object, **__: object) -> None:
+    """Replace what a trial must not do: log metrics, hear of the end of the training."""

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -239,8 +239,8 @@ class Board:
     A logger that raises is left out from then on, with one warning: the test goes on without it.
 
     Args:
-        trainer: the trainer whose loggers show the test.
-        log: whether they show it.
+        trainer: the trainer that makes the test.
+        loggers: those that show it.
         bar: whether the terminal has a progress bar.
         steps: length of the test at most [optimizer steps], None: not known.
         run_steps: length of the run, for which the table shows a configuration [optimizer steps]; None: not known.
@@ -251,7 +251,7 @@ class Board:
         self,
         trainer: TrainerLike,
         *,
-        log: bool,
+        loggers: Sequence[Logger],
         bar: bool,
         steps: int | None,
         run_steps: int | None = None,
@@ -260,7 +260,7 @@ class Board:
         self._trainer = trainer
         self._prefix = PREFIX if optimizer is None else f"{PREFIX}_{optimizer}"
         self._name = "LR range test" if optimizer is None else f"LR range test of optimizer {optimizer}"
-        self._loggers = list(trainer.loggers) if log else []
+        self._loggers = list(loggers)
         self._guard = Guard("failed to log the LR range test", "the test goes on without it")
         self._run_steps = run_steps or EXAMPLE_STEPS
         self._bar: Any = None  # tqdm has no types

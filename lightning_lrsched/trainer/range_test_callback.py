@@ -214,7 +214,7 @@ class LRRangeTestCallback(Callback):
             set_limits(trainer, max_epochs=-1, max_steps=-1)
         self._board = Board(
             trainer,
-            log=self._log,
+            loggers=self._state.loggers if self._log else [],
             bar=self._state.had_progress_bar(),
             steps=settings.max_steps,
             run_steps=run_steps,
@@ -290,6 +290,8 @@ class LRRangeTestCallback(Callback):
         automatic = pl_module.automatic_optimization
         self.due += not (automatic and trainer.fit_loop._should_accumulate())
         sweep, skipped = self._run.sweep, self._has_skipped(trainer, automatic=automatic)
+        if len(trainer.optimizers) == 1 and sweep.schedule.last_epoch > sweep.finished:
+            self._losses.step_unheard()
         for loss in self._losses_of_batch(trainer, pl_module, outputs):
             sweep.add(loss)
         if sweep.advance():
@@ -386,6 +388,8 @@ class LRRangeTestCallback(Callback):
             return
         self._child_result.leave(trainer, result)
         restored, title = "weights, optimizers and Trainer restored", self._title(trainer)
+        if state.refused:
+            rank_zero_info(f"{title}: {state.refused}, and no validation was made: this had no effect")
         if result.stop_reason == StopReason.INTERRUPTED or trainer.fast_dev_run:
             why = "interrupted" if result.stop_reason == StopReason.INTERRUPTED else "ended by fast_dev_run"
             rank_zero_info(f"{title}: {why} after {count_steps(result)} optimizer steps; {restored}.")
@@ -407,7 +411,7 @@ class BackwardLosses:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._of_batch: list[Tensor] = []
-        self._stepped = False
+        self._stepped = self._heard = False
 
     def add(self, loss: Tensor, scaler: Any) -> None:
         """Add what goes backward; a gradient scaler has scaled it."""
@@ -418,13 +422,18 @@ class BackwardLosses:
 
     def step(self, *, swept: bool) -> None:
         """Note a step, of the optimizer that is tested or of another."""
-        self._stepped = True
+        self._stepped = self._heard = True
         if swept:
             self._of_batch += self._losses
 
+    def step_unheard(self) -> None:
+        """Note a step of the only optimizer, if none was heard of: a module may step torch's, without Lightning's."""
+        if not self._heard:
+            self.step(swept=True)
+
     def of_batch(self) -> list[Tensor]:
         """Return the losses of the steps since the last call."""
-        losses, self._of_batch = self._of_batch, []
+        losses, self._of_batch, self._heard = self._of_batch, [], False
         return losses
 
 

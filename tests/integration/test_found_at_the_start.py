@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.data import DataLoader
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, SchedulerConfig, configure_optimizers
 from lightning_lrsched.range_test.probe import STEPS_OF_SHORT_RUN as PROBE_STEPS
@@ -401,6 +402,118 @@ def test_what_runs_out_of_memory_does_so_in_the_probe_too(make_trainer):
     if sys.version_info >= (3, 11):
         [note] = caught.value.__notes__
         assert note.startswith("This was in the LR probe, in a step at lr 0.")
+
+
+@finders
+def test_a_param_group_may_be_empty(make_trainer, finder):
+    module, callback = Regression(lambda p: torch.optim.SGD([{"params": []}, {"params": list(p)}], 0.01, 0.9)), finder()
+    make_trainer(callback, max_epochs=30).fit(module, data())
+    assert callback.schedulers[0].last_epoch == 300
+
+
+class Complex(Regression):
+    def __init__(self) -> None:
+        super().__init__(lambda p: torch.optim.AdamW(p, lr=0.01))
+        self.net = torch.nn.ParameterList([torch.randn(4, 8, dtype=torch.cfloat), torch.randn(8, 1)])
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        inner, outer = self.net
+        return torch.nn.functional.mse_loss((batch[0].cfloat() @ inner).abs() @ outer, batch[1])
+
+
+def test_parameters_may_be_complex(make_trainer):
+    callback = LRSchedulerCallback()
+    make_trainer(callback, max_epochs=5).fit(Complex(), data())  # in silence: a warning would be an error
+    assert callback.schedulers[0].last_epoch == 50
+
+
+class Takes(Regression):
+    """Uses its batch up, as models of Hugging Face do with their labels."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        targets = batch["more"].pop("targets")
+        return super().training_step([batch.pop("inputs"), targets], batch_idx)
+
+
+class ChangesInPlace(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        batch["inputs"].mul_(0.5)
+        return super().training_step([2 * batch["inputs"], batch["more"]["targets"]], batch_idx)
+
+
+class Iterates(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step([batch["inputs"], next(batch["iterator"])], batch_idx)
+
+
+@pytest.mark.parametrize("make", [Takes, ChangesInPlace, Iterates])
+def test_a_module_that_uses_its_batch_up_gets_the_peak_of_one_that_does_not(make_trainer, make):
+    def nested(samples: Any) -> Any:
+        inputs, targets = torch.utils.data.default_collate(samples)
+        return {"inputs": inputs, "more": {"targets": targets}, "iterator": iter([targets])}
+
+    class Plain(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step([batch["inputs"], batch["more"]["targets"]], batch_idx)
+
+    found = []
+    for module_class in (Plain, make):
+        torch.manual_seed(1)
+        callback = LRSchedulerCallback()
+        make_trainer(callback, max_epochs=5).fit(module_class(), DataLoader(data().dataset, 8, collate_fn=nested))
+        found.append(callback.probe_result)
+    assert found[1] == found[0]
+
+
+class NeedsValidation(ValidatedRegression):
+    """Reads at the end of an epoch what its validation has found, and says at the end of the training what it was."""
+
+    said: list[str]
+
+    def on_train_epoch_end(self) -> None:
+        self.last = float(self.trainer.callback_metrics["val_loss"])
+
+    def on_train_end(self) -> None:
+        self.said.append(f"after {self.trainer.global_step} steps")
+
+
+@finders
+def test_a_module_that_needs_its_validation_at_the_end_of_an_epoch_trains(make_trainer, caplog, finder):
+    caplog.set_level(logging.INFO)
+    module = NeedsValidation()
+    module.said = Notes()
+    make_trainer(finder(), max_epochs=30, limit_val_batches=1).fit(module, data(), data())
+    assert module.said == ["after 300 steps"]
+    [line] = [text for text in caplog.messages if "on_train_epoch_end" in text]
+    assert "KeyError('val_loss')" in line
+
+
+class LogsItself(Regression):
+    """Writes to its loggers without Lightning, also beside the folder that they have."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = self.loss(batch)
+        board, table = self.loggers
+        board.experiment.add_scalar("direct", loss.item(), self.trainer.global_step)
+        board.log_hyperparams({"batches": batch_idx})
+        table.log_metrics({"direct": loss.item()}, step=self.trainer.global_step)
+        self.folders = Path(table.log_dir), Path(self.trainer.log_dir), Path(board.experiment.log_dir)
+        assert isinstance(board, TensorBoardLogger)
+        return loss
+
+
+@finders
+def test_what_a_module_writes_to_its_loggers_itself_is_that_of_the_training(make_trainer, tmp_path, finder):
+    loggers, module = [TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "table")], LogsItself()
+    make_trainer(finder(), max_epochs=30, logger=loggers, log_every_n_steps=1).fit(module, data())
+    folder = Path(loggers[1].log_dir)
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["direct"]] == list(range(300))
+    events = EventAccumulator(loggers[0].log_dir)
+    events.Reload()
+    assert [event.step for event in events.Scalars("direct")] == list(range(300))
+    assert module.folders == (folder, Path(loggers[0].log_dir), Path(loggers[0].log_dir))
 
 
 class Own(torch.optim.SGD):
@@ -879,6 +992,13 @@ def test_a_fit_that_has_nothing_to_do_makes_no_test(make_trainer):
         module = Regression()
         make_trainer(with_range_test(), **options).fit(module, data())
         assert module.seen == []
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `.*Loader` across ranks is zero")
+def test_a_loader_without_batches_is_no_error(make_trainer):  # but a warning of Lightning's
+    module = Regression()
+    make_trainer(LRSchedulerCallback()).fit(module, DataLoader(data().dataset, 8, sampler=[]))
+    assert module.seen == []
 
 
 def test_a_training_shorter_than_its_test_is_reported(make_trainer, caplog):

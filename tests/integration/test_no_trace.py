@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import csv
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -20,11 +21,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, se
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from lightning_lrsched import LRRangeTestCallback, LRSchedulerCallback, RangeTest
 from lightning_lrsched.range_test.record import one_cycle
-from tests.kit.modules import Notes
+from tests.kit.modules import Notes, data
 from tests.kit.runs import with_range_test
 from tests.kit.traces import Everything, data_trace, noisy_data, plain, trace
 
@@ -197,6 +198,30 @@ def test_workers_that_stay_have_the_batches_of_a_fit_without_a_test(make_trainer
     assert found[0] == found[1]
 
 
+class Passes(Sampler):
+    """Has another order in each pass, as it counts them."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return 80
+
+    def __iter__(self) -> Any:
+        self.passes += 1
+        return iter(random.Random(self.passes).sample(range(80), 80))
+
+
+@pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])
+def test_a_sampler_that_counts_its_passes_gives_the_training_the_batches_that_it_would_have_had(make_trainer, finder):
+    found = []
+    for callback in (finder(), LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.01}})):
+        rows = Rows()
+        make_trainer(callback, rows, max_epochs=30).fit(Kind(), DataLoader(data().dataset, 8, sampler=Passes()))
+        found.append([batch for _, _, batch, _ in rows.rows])
+    assert found[0] == found[1]
+
+
 # Modules of many kinds ------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +278,24 @@ class LogsMetrics(Kind):
         return loss
 
 
+@dataclasses.dataclass(slots=True)
+class Record:
+    batches: int = 0
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+
+class KeepsARecordInSlots(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [Record()]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.seen[0].batches += 1
+        self.seen[0].losses.append(float(loss.detach()))
+        return loss * (1 + 0.01 * self.seen[0].batches + 0.001 * len(self.seen[0].losses))
+
+
 class DrawsNoise(Kind):
     def __init__(self) -> None:
         super().__init__()
@@ -261,6 +304,56 @@ class DrawsNoise(Kind):
     def loss(self, batch: Any) -> Tensor:
         draw = torch.randn(1, generator=self.noise) + self.numpy.normal() + random.random() + torch.randn(1)
         return super().loss((batch[0] + 0.1 * draw, batch[1]))
+
+
+class HooksIn(Kind):
+    """Has hooks of torch, in modules and tensors, that its own hooks register."""
+
+    def on_train_start(self) -> None:
+        self.net[0].register_forward_hook(lambda module, inputs, output: 1.5 * output)
+        self.net[0].weight.register_hook(lambda gradient: 0.25 * gradient)
+        self.net[2].weight.register_post_accumulate_grad_hook(self.halve)
+        self.optimizers().optimizer.register_step_post_hook(self.shrink)
+
+    def shrink(self, *_: Any) -> None:
+        with torch.no_grad():
+            self.net[2].weight.mul_(0.99)
+
+    def halve(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        parameter.grad.mul_(0.5)
+
+
+class Parametrizes(Kind):
+    def on_train_start(self) -> None:
+        nn.utils.parametrize.register_parametrization(self.net[0], "weight", nn.Tanh())
+
+
+class TakesANewOptimizer(Kind):
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.trainer.optimizers = [self.configure_optimizers()]
+
+
+class Grows(Kind):
+    """Has parts that come and are replaced as the training goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList()
+        self.best = torchmetrics.MetricTracker(torchmetrics.MeanSquaredError(), maximize=False)
+
+    def on_train_epoch_start(self) -> None:
+        self.best.increment()
+        self.parts.append(nn.Identity())
+        self.net[1] = nn.Tanh() if self.current_epoch % 2 else nn.Sigmoid()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.best.update(self.net(batch[0]), batch[1])
+        return self.loss(batch) / len(self.parts)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("best", self.best.best_metric())
 
 
 class AveragesItself(Kind):
@@ -404,7 +497,8 @@ KINDS: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
     **{cls.__name__: (cls, [], {}) for cls in (
         Everything, SetsUpInHooks, LogsMetrics, DrawsNoise, AveragesItself, Normalizes, EvaluatesItsNorm,
         CarriesItsState, SpectralNorm, RenormsItsEmbedding, Anneals, Replays, ClipsByItsHistory, Validates, Rarely,
-        WithMomentum, TwoGroups, ByHand,
+        WithMomentum, TwoGroups, ByHand, HooksIn, Parametrizes, Grows,
+        TakesANewOptimizer, KeepsARecordInSlots,
     )},
     "MixUp": (DrawsNoise, [MixesUp], {}),
     "pruned gradients": (Normalizes, [PrunesGradients], {}),

@@ -119,6 +119,35 @@ def test_a_step_with_a_closure_counts_once() -> None:
     assert schedule.last_epoch == 1
 
 
+@pytest.mark.parametrize("inherits_again", [False, True])
+@pytest.mark.parametrize("others", ["before", "after", "none"])
+def test_a_step_that_calls_the_step_it_overrides_counts_once(others: str, inherits_again: bool) -> None:
+    class Base(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    class Own(Base):
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.data.clamp_(-1.0, 1.0)
+            return loss
+
+    cls = type("Again", (Own,), {}) if inherits_again else Own
+    if others == "before":  # only then does torch have the inherited step call the hooks, too
+        Base([torch.ones(1, requires_grad=True)], lr=0.1)
+    optimizer = cls([torch.ones(1, requires_grad=True)], lr=0.1, momentum=0.9)
+    schedule = small("OneCycle", optimizer)
+    schedule.follow_optimizer()
+    if others == "after":
+        Base([torch.ones(1, requires_grad=True)], lr=0.1)
+    for step in range(4):
+        assert (schedule.last_epoch, lrs(optimizer)) == (step, schedule.lr_at(step))
+        train_step(optimizer)
+
+
 def scaled_step(scaler: torch.amp.GradScaler, optimizer: Optimizer, weight: torch.Tensor, overflow: bool) -> None:
     optimizer.zero_grad()
     scaler.scale((weight * (float("inf") if overflow else 1.0)).sum()).backward()

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler, Subset
 
 from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states
 from tests.kit.modules import data
@@ -176,6 +176,78 @@ def distributed() -> tuple[Any, Any, Any]:
     return DataLoader(data().dataset, sampler=sampler), lambda: sampler.set_epoch(5), lambda: sampler.epoch
 
 
+class Counting:
+    """Counts its passes, shuffles a list in place, and remembers what it has drawn."""
+
+    def __init__(self, batch: bool = False) -> None:
+        self.passes, self.rate, self.order, self.drawn, self.batch = 0, 1.0, list(range(20)), {}, batch
+        self.part = SimpleNamespace(noise=random.Random(1))
+        self.handle: Any = None
+
+    def __iter__(self) -> Any:
+        self.passes, self.rate, self.handle = self.passes + 1, 0.9 * self.rate, "open"
+        random.Random(self.passes).shuffle(self.order)
+        self.drawn[self.passes] = random.random()
+        self.part.noise.random()
+        return iter([self.order[:2]] if self.batch else self.order)
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> Any:
+        iter(self)
+        return torch.ones(1)
+
+    def __call__(self, samples: Any) -> Any:
+        iter(self)
+        return torch.stack([first for first, _ in samples])
+
+
+class CountingSampler(Counting, Sampler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.array = np.arange(4)
+
+    def __iter__(self) -> Any:
+        self.array += 1
+        return super().__iter__()
+
+
+class CountingDataset(Counting, Dataset):
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform = Counting()
+
+    def __iter__(self) -> Any:
+        iter(self.transform)
+        return super().__iter__()
+
+
+def counting(make: Any, where: str) -> tuple[Any, Any, Any]:
+    thing = make()
+    loader = thing if where == "loader" else DataLoader(
+        thing if where == "dataset" else data().dataset, **({} if where == "dataset" else {where: thing})
+    )  # fmt: skip
+    source = Sampled(loader) if where == "sampler" else loader
+    return source, lambda: next(iter(loader)), lambda: state_of(thing)
+
+
+def state_of(thing: Any) -> str:
+    inner = state_of(thing.transform) if hasattr(thing, "transform") else ""
+    return str((thing.passes, thing.rate, thing.order, thing.drawn, getattr(thing, "array", None), inner))
+
+
+def test_what_data_have_opened_or_hold_in_large_numbers_stays():
+    thing = CountingDataset()
+    thing.large = list(range(10**6 + 1))
+    resets = generator_states(DataLoader(thing))
+    iter(thing)
+    thing.large.append(1)
+    for reset in resets:
+        reset()
+    assert (thing.passes, thing.handle, len(thing.large)) == (0, "open", 10**6 + 2)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -186,6 +258,11 @@ def distributed() -> tuple[Any, Any, Any]:
         *(lambda wrap=wrap: in_a_dataset(wrap) for wrap in (lambda noisy: noisy, lambda noisy: Subset(noisy, [0]))),
         *(lambda wrap=wrap: stateful(wrap) for wrap in (lambda it: it, lambda it: [it], lambda it: {"a": it})),
         distributed,
+        lambda: counting(Counting, "loader"),
+        lambda: counting(CountingSampler, "sampler"),
+        lambda: counting(lambda: Counting(batch=True), "batch_sampler"),
+        lambda: counting(CountingDataset, "dataset"),
+        lambda: counting(Counting, "collate_fn"),
     ],
 )  # fmt: skip
 def test_the_generators_and_positions_of_data_are_found_and_put_back(make: Any):

@@ -231,6 +231,33 @@ def test_schedulers_stepped_by_hand_do_not_disturb_the_sweep_and_the_other_goes_
     assert [lrs[1] for lrs in module.lrs][:-1] == result.lrs[1:]
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_module_may_step_torchs_optimizer_itself(make_trainer, every):
+    class ByHand(Regression):
+        automatic_optimization = False
+
+        def __init__(self, own: bool) -> None:
+            torch.manual_seed(1)
+            super().__init__()
+            self.own = own
+
+        def on_before_optimizer_step(self, optimizer):
+            pass
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=not self.own)
+            self.manual_backward(self.loss(batch))
+            if batch_idx % every == every - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    results = []
+    for own in (False, True):
+        torch.manual_seed(2)
+        results.append(run(make_trainer, ByHand(own), max_lr=1.0, num_steps=20))
+    assert results[0] == results[1]
+
+
 def test_a_manual_loop_that_returns_no_loss_is_told_so(make_trainer):
     class Silent(Gan):
         def manual_backward(self, loss):
