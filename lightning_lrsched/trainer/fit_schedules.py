@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class FitSchedules:
         self._start = Start()
         self._steps_before = 0
         self._batches: float = 0
+        self._told: set[int] = set()
 
     # Attaching --------------------------------------------------------------------------------------------------------
 
@@ -317,6 +319,8 @@ class FitSchedules:
         for scheduled in self.scheduled if first else ():
             if not same_optimizer(scheduled.schedule, trainer.optimizers[scheduled.index]):
                 self._take_new_optimizer(trainer, scheduled)
+            else:
+                self._tell_what_is_overwritten(trainer, scheduled)
         self.follow_groups(trainer, always=first)  # at the start of an epoch layers are unfrozen, or an lr is set
         for counter in self._counters.values():
             counter.add(trainer, batch)
@@ -345,6 +349,21 @@ class FitSchedules:
                         f" {scheduled.config.type} had set {own:g}: leave it out (a warmup in the module, a scheduler"
                         " that it steps itself), or leave this callback out"
                     )
+
+    def _tell_what_is_overwritten(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
+        """Say once that an lr which something else has set since the last step gives way to the schedule's."""
+        regular = not (scheduled.groups.have_changed or callbacks_named(trainer, "BaseFinetuning"))
+        if regular and scheduled.index not in self._told and not clock_of(trainer).carries:
+            found = other_lr(scheduled.schedule, trainer.optimizers[scheduled.index])
+            if found is not None:
+                number, held, own = found
+                self._told.add(scheduled.index)
+                log(
+                    trainer,
+                    f"{self._owner}: something else has set the lr of param group {number} to {held:g} before the"
+                    f" epoch, and {scheduled.config.type} sets it to {own:g} again, each time: leave out one of them",
+                    logging.WARNING,
+                )
 
     def _take_new_optimizer(self, trainer: TrainerLike, scheduled: Scheduled) -> None:
         name, index, position = scheduled.config.type, scheduled.index, scheduled.schedule.last_epoch

@@ -223,3 +223,21 @@ def test_a_module_that_sets_its_lr_itself_is_refused(make_trainer, module_class,
     trainer = make_trainer(LRSchedulerCallback(scheduler), max_epochs=8)
     with pytest.raises(ValueError, match=r"something else has set the lr of param group 1 to .*, where .* had set"):
         trainer.fit(module_class(), data())
+
+
+class SetsItBeforeTheEpoch(Regression):
+    def on_train_epoch_start(self) -> None:
+        self.trainer.optimizers[0].param_groups[0]["lr"] = 0.02
+
+
+def test_an_lr_that_a_module_sets_before_each_epoch_is_said_once_to_be_overwritten(make_trainer, caplog):
+    callback, module = (
+        LRSchedulerCallback({"type": "WarmupLR", "params": {"warmup_max_lr": 0.1}}),
+        SetsItBeforeTheEpoch(),
+    )
+    with caplog.at_level("WARNING"):
+        make_trainer(callback, max_epochs=3).fit(module, data())
+    said = [line for line in caplog.messages if "something else has set the lr" in line]
+    assert len(said) == 1
+    assert "param group 1 to 0.02 before the epoch, and WarmupLR sets it to" in said[0]
+    assert 0.02 not in [lr for lr, *_ in module.seen]
