@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +36,26 @@ def run_on_two_ranks(
     strategy: str, folder: Path, accelerator: str, script: str = "two_ranks.py"
 ) -> list[dict[str, Any]]:
     """Run a script in two processes and return what each has found."""
-    common = environment_of_ranks(2)
+    # Files, not pipes: a rank whose pipe is full would wait for its reader, and the other rank for it.
+    common = {**environment_of_ranks(2), "PYTHONFAULTHANDLER": "1"}
     command = [sys.executable, str(ROOT / "tests" / "integration" / script), strategy, str(folder), accelerator]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env={**common, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    files = [folder / f"rank{rank}.txt" for rank in range(2)]
+    ranks = []
+    for rank, file in enumerate(files):
+        with file.open("w") as out:
+            env = {**common, "LOCAL_RANK": str(rank)}
+            ranks.append(subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT))
+    deadline = time.monotonic() + 200
     try:
-        outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
+        for rank in ranks:
+            rank.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        for rank in ranks:
+            rank.send_signal(signal.SIGABRT)  # it writes where each thread is
+            rank.wait(20)
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)[-8000:]
+    said = [file.read_text(encoding="utf-8", errors="replace")[-8000:] for file in files]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
     return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
