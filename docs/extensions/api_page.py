@@ -76,14 +76,14 @@ def _sentence_of(cls: type, member: str) -> str:
     found = inspect.getattr_static(cls, member, None)
     if inspect.isroutine(found) or isinstance(found, (property, classmethod, staticmethod)):
         return _plain(_first(inspect.getdoc(getattr(cls, member))))
-    told = dict(_arguments(inspect.getdoc(cls) or ""))
-    return _plain(told[member][:1].upper() + told[member][1:])
+    texts = dict(_arguments(inspect.getdoc(cls) or ""))
+    return _plain(texts[member][:1].upper() + texts[member][1:])
 
 
 def _arguments(text: str) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each entry under Args and Attributes."""
-    for name, told in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE):
-        yield name, " ".join(told.split())
+    for name, text_of_name in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE):
+        yield name, " ".join(text_of_name.split())
 
 
 def _first(text: str | None) -> str:

@@ -34,7 +34,7 @@ def follower_of(optimizer: Optimizer) -> ScheduledLR | None:
 
 
 class Clock:
-    """Advances a schedule when its optimizer has finished a step, and tells it when the optimizer's state was loaded.
+    """Advances a schedule when its optimizer has finished a step, and notifies it of a loaded optimizer state.
 
     Args:
         schedule: the schedule whose optimizer gets the hooks.

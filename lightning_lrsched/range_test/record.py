@@ -253,7 +253,7 @@ class RangeTestResult:
         return report.draw(self)
 
     def to_markdown(self, total_num_steps: int = report.EXAMPLE_STEPS) -> str:
-        """Return the findings as a Markdown table; below it the configuration for a training of so many steps."""
+        """Return the findings as a Markdown table, and a 1Cycle configuration for ``total_num_steps`` steps."""
         return report.describe(self, self.one_cycle, max(total_num_steps, MIN_STEPS))
 
     def _repr_html_(self) -> str:
