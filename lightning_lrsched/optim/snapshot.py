@@ -46,7 +46,12 @@ TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 STAYING = (
-    *("lightning_lrsched.", "torch.distributed", "deepspeed", "lightning.", "pytorch_lightning.", "lightning_fabric."),
+    "lightning_lrsched.",
+    "torch.distributed",
+    "deepspeed",
+    "lightning.",
+    "pytorch_lightning.",
+    "lightning_fabric.",
 )
 """The hooks of these, which they add with the first batch at the latest, stay: else they would be half set up."""
 

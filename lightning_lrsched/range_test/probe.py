@@ -17,8 +17,17 @@ from lightning_lrsched.optim.hyperparameters import LR, write
 from lightning_lrsched.optim.snapshot import reshard
 from lightning_lrsched.range_test.loss_watch import device_of, mean_over_ranks
 from lightning_lrsched.range_test.record import Findings, for_groups
-from lightning_lrsched.range_test.report import COARSE, LOSS, TAKEN, add_legend, as_html, new_figure, scale_lrs
-from lightning_lrsched.range_test.suggest import largest_lr, prior_of
+from lightning_lrsched.range_test.report import (
+    COARSE,
+    LOSS,
+    OWN_UPDATES,
+    TAKEN,
+    add_legend,
+    as_html,
+    new_figure,
+    scale_lrs,
+)
+from lightning_lrsched.range_test.suggest import ignores_lr, largest_lr, prior_of
 from lightning_lrsched.schedules.fields import Finding
 
 if TYPE_CHECKING:
@@ -84,6 +93,9 @@ LEAST_OF_SGD = 1 / 32
 WITHOUT_PRIOR = 0.75
 """For an optimizer without a prior, the peak is this fraction of the lr of the lowest loss."""
 
+
+KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
+"""Why a probe leads to no other peak than that."""
 
 # Searching ------------------------------------------------------------------------------------------------------------
 
@@ -168,6 +180,11 @@ class ProbeResult:
     group_ratios: list[float] = field(default_factory=lambda: [1.0])
     steps: int = 0
     forwards: int = 0
+
+    @property
+    def keeps_own_lr(self) -> bool:
+        """Whether the peak is the optimizer's own lr, because its updates did not follow the lr."""
+        return self.because == KEEPS_OWN
 
     def learning_rates(self) -> Findings:
         """Return the two bounds of 1Cycle and a good fixed lr, each with one lr per param group.
@@ -387,9 +404,9 @@ class Probe:
         learnt = mean_over_ranks(torch.tensor(float(weights.pretrained), device=self._device))
         weights = replace(weights, pretrained=float(learnt) > 0)  # the shard of one rank may be too small to show it
         self._module, self._optimizer, self._weights = module, optimizer, weights
-        own_lr, self._ratios = largest_lr(optimizer)
+        self._own_lr, self._ratios = largest_lr(optimizer)
         self.prior = prior_of(optimizer, self._weights.width)
-        self.lr = self._guess = self.prior or own_lr or 1e-3
+        self.lr = self._guess = self.prior or self._own_lr or 1e-3
         self._before: list[tuple[Tensor, Tensor]] = []
         self._found: list[tuple[float | None, dict[float, float]]] = []
         self._steps = self._made = self._skipped = self.forwards = 0
@@ -482,18 +499,26 @@ class Probe:
             self.refused = self.refused or (place, error)
             return torch.tensor(torch.inf, device=self._device)
 
+    def _median(self) -> tuple[float | None, dict[float, float]]:
+        """Return the search with the median of the lowest losses' lrs; of an even number, the lower of the two."""
+        known = sorted([(lowest, number) for number, (lowest, _) in enumerate(self._found) if lowest is not None])
+        if known:
+            return self._found[known[(len(known) - 1) // 2][1]]
+        return self._found[-1] if self._found else (None, {})
+
     def result(self) -> ProbeResult:
         """Return what was found.
 
         Raises:
             ValueError: if that is nothing, and this kind of optimizer has no prior.
         """
-        known = sorted((one for one in self._found if one[0] is not None), key=lambda one: one[0] or 0.0)
-        lowest, tried = (known or self._found or [(None, dict[float, float]())])[(len(known) - 1) // 2]
+        lowest, tried = self._median()
         is_sgd = any(cls.__name__ == "SGD" for cls in type(self._optimizer).__mro__)
         peak, because = peak_of(lowest, self.prior, self._weights, is_sgd=is_sgd)
         if tried and math.isinf(tried[0.0]):
             because = f"the prior {peak:.3g}, because the loss is not finite; look for the cause in module or data"
+        if ignores_lr(self.growth):
+            peak, because = self._own_lr, KEEPS_OWN
         lrs = sorted(tried)
         losses = [tried[lr] for lr in lrs]
         return ProbeResult(peak, because, self.prior, lowest, lrs, losses, self._ratios, self._made, self.forwards)

@@ -11,7 +11,7 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lightning_lrsched.range_test.suggest import MAX_OVER_PRIOR, METHODS, NO_FALL, PEAK_OF_EDGE, SURE_GROWTH, Curve
+from lightning_lrsched.range_test.suggest import MAX_OVER_PRIOR, METHODS, NO_FALL, PEAK_OF_EDGE, Curve, ignores_lr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def why_nothing_among_several(record: RangeTestResult) -> str | None:
 def has_own_schedule(record: RangeTestResult) -> bool:
     """Return whether the updates did not grow with the lr: they follow something else, and the losses say nothing."""
     growth = record.update_growth if record.coarse is None else record.coarse.update_growth
-    return growth is not None and growth < SURE_GROWTH
+    return ignores_lr(growth)
 
 
 def _prior(record: RangeTestResult) -> str:

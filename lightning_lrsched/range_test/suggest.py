@@ -350,6 +350,11 @@ def prior_of(optimizer: Optimizer, width: float | None = None) -> float | None:
     return PRIORS[name] * (1.0 if width is None or name in ANY_WIDTH else min(1.0, WIDE / width))
 
 
+def ignores_lr(growth: float | None) -> bool:
+    """Return whether updates do not grow with the lr; ``growth`` is the power with which they do, None: not known."""
+    return growth is not None and growth < SURE_GROWTH
+
+
 def caveats(curve: Curve) -> list[str]:
     """Return, as sentences with their remedies, what makes the suggestions from this record less certain."""
     if curve.is_flat:

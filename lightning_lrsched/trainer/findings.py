@@ -10,7 +10,6 @@ import logging
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from lightning_lrsched.optim.snapshot import global_states
 from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
 from lightning_lrsched.range_test.report import OWN_UPDATES, has_own_schedule, why_nothing_among_several
-from lightning_lrsched.range_test.suggest import OWN_SCHEDULE, SURE_GROWTH, largest_lr
+from lightning_lrsched.range_test.suggest import OWN_SCHEDULE
 from lightning_lrsched.range_test.sweep import SHARE_OF_RUN, SHORTEST
 from lightning_lrsched.schedules.fields import FROM_RANGE_TEST
 from lightning_lrsched.trainer.attach import Scheduled
@@ -37,15 +36,12 @@ from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import show_probe
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, is_a, is_automatic, loaded_checkpoint, loss_in
 from lightning_lrsched.trainer.range_test_callback import SET_ASIDE, LRRangeTestCallback
-from lightning_lrsched.trainer.reporting import add_note, log, name_of
+from lightning_lrsched.trainer.reporting import add_note, log, of_optimizer
 
 AS_PLANNED = (
     '{"type": "WarmupDecayLR", "params": {"warmup_max_lr": "auto", "warmup_num_steps": 0, "total_num_steps": "auto"}}'
 )
 """A schedule that needs no test, and no step of a warmup that a resumed run has behind it."""
-
-KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
-"""Why a probe leads to no other peak than that."""
 
 
 def schedule_from_range_test(optimizer: Optimizer) -> SchedulerConfig:
@@ -116,7 +112,10 @@ class RangeTestsInFit:
                 keys = ", ".join(scheduled.written.config.needs_range_test)
                 test = "LR probe" if self._may_probe and obstacle(trainer) is None else "LR range test"
                 what = "1Cycle goes up to the optimizer's own lr" if self._one_line else f'{keys} means "auto"'
-                log(trainer, f"{self._owner}: a fast_dev_run makes no {test}{_of(trainer, scheduled.index)}; {what}")
+                log(
+                    trainer,
+                    f"{self._owner}: a fast_dev_run makes no {test}{of_optimizer(trainer, scheduled.index)}; {what}",
+                )
             else:
                 several, index = len(waiting) > 1, scheduled.index
                 self.results[index] = self._run_one(trainer, pl_module, index, started, several=several)
@@ -139,7 +138,7 @@ class RangeTestsInFit:
                 why = f"in a run of only {steps} steps"
                 known = of_the_prior(trainer.lightning_module, trainer.optimizers[index], why)
                 if known is not None:
-                    log(trainer, f"LR probe{_of(trainer, index)}: {known}")
+                    log(trainer, f"LR probe{of_optimizer(trainer, index)}: {known}")
                     return known
             if probes:
                 probe = LRProbe(self._start, started, steps)
@@ -172,10 +171,12 @@ class RangeTestsInFit:
         result = self.results.get(index)
         if not self._one_line:
             return None
-        if result is None or self._nothing(trainer) or getattr(result, "because", "") == KEEPS_OWN:
+        if result is None or self._nothing(trainer):
             return "own lr"
         if isinstance(result, RangeTestResult):
             return "from the test"
+        if result.keeps_own_lr:
+            return "own lr"
         return "from the probe" if result.steps else "the prior"
 
     def findings(self, trainer: TrainerLike, scheduled: Scheduled) -> Findings | None:
@@ -231,7 +232,7 @@ class RangeTestsInFit:
         self._told = True
         several = len(trainer.optimizers) > 1
         reasons = [
-            f"the LR range test{_of(trainer, index)} shows no learning rate, because {why}"
+            f"the LR range test{of_optimizer(trainer, index)} shows no learning rate, because {why}"
             for index, why in self._nothing(trainer).items()
         ]
         usual = " This is usual where the losses of several optimizers oppose each other." if several else ""
@@ -240,11 +241,6 @@ class RangeTestsInFit:
             who = f"All {len(self._tested)} optimizers keep their own lr, and with it the balance between them"
         what = "1Cycle goes up to it" if self._one_line else f'"{FROM_RANGE_TEST}" means "auto"'
         log(trainer, f"{self._owner}: {'; '.join(reasons)}.{usual} {who}: {what}", logging.WARNING)
-
-
-def _of(trainer: TrainerLike, index: int) -> str:
-    """Return whose test it is, where there are several optimizers."""
-    return f" of {name_of(trainer.optimizers[index], index)}" if len(trainer.optimizers) > 1 else ""
 
 
 # The probe ------------------------------------------------------------------------------------------------------------
@@ -319,9 +315,8 @@ class LRProbe(Callback):
             log(trainer, f"LR probe: {what}, which counts as a loss that is not finite")
         if self._state.refused:
             log(trainer, f"LR probe: {self._state.refused}, and no validation was made: this had no effect")
-        if self._probe.growth is not None and self._probe.growth < SURE_GROWTH:
+        if result.keeps_own_lr:
             log(trainer, f"LR probe: {OWN_SCHEDULE}", logging.WARNING)
-            result = replace(result, peak=largest_lr(trainer.optimizers[0])[0], because=KEEPS_OWN)
         log(trainer, f"LR probe: {result}; weights, optimizers and Trainer restored.")
         if log_result:
             show_probe(trainer, result)

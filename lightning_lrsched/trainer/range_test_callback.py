@@ -43,7 +43,7 @@ from lightning_lrsched.trainer.fit_state import FitState, RandomStates, set_limi
 from lightning_lrsched.trainer.horizon import horizon_of
 from lightning_lrsched.trainer.loggers import Board
 from lightning_lrsched.trainer.protocol import Checkpoint, TrainerLike, callbacks_named, is_a, loss_in
-from lightning_lrsched.trainer.reporting import add_note, log, name_of, store_hyperparameters
+from lightning_lrsched.trainer.reporting import add_note, log, of_optimizer, store_hyperparameters
 
 OWN = ("LRRangeTestCallback", "LRSchedulerCallback")
 
@@ -175,8 +175,7 @@ class LRRangeTestCallback(Callback):
 
     def _title(self, trainer: TrainerLike) -> str:
         """Return how the test is called in the log: with its optimizer, where there are several."""
-        index, optimizers = self.optimizer_index, trainer.optimizers
-        return f"LR range test of {name_of(optimizers[index], index)}" if len(optimizers) > 1 else "LR range test"
+        return f"LR range test{of_optimizer(trainer, self.optimizer_index)}"
 
     def _check_others(self, trainer: TrainerLike) -> None:
         """Raise ValueError where the fit is meant for something else, too."""

@@ -297,6 +297,11 @@ def name_of(optimizer: Optimizer, index: int | None = None) -> str:
     return name if index is None else f"optimizer {index} ({name})"
 
 
+def of_optimizer(trainer: TrainerLike, index: int) -> str:
+    """Return whose test or schedule it is, as words behind its name; empty where a module has one optimizer."""
+    return f" of {name_of(trainer.optimizers[index], index)}" if len(trainer.optimizers) > 1 else ""
+
+
 # Hyperparameters ------------------------------------------------------------------------------------------------------
 
 
