@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,11 +24,17 @@ needs_fully_shard = pytest.mark.skipif(
 )
 
 
+def _free_port() -> int:
+    """Return a port that no outgoing connection gets: the first rank listens there only seconds later."""
+    while True:
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", random.SystemRandom().randint(15_000, 30_000)))
+            return int(free.getsockname()[1])
+
+
 def environment_of_ranks(processes: int) -> dict[str, str]:
     """Return what the processes of one run have in common; each needs its LOCAL_RANK besides."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(_free_port())
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     run = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **run}
