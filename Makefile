@@ -62,7 +62,7 @@ session-%:
 	PYTEST_ADDOPTS="$(if $(CONSTRAINTS_OF_$*),,-W default) $$PYTEST_ADDOPTS" $(MAKE) --no-print-directory test \
 	  VENV=$(VENVS)/$* PYTHON="$$python" CONSTRAINTS=$(or $(CONSTRAINTS_OF_$*),constraints/$*.txt)
 
-test-third-party: $(VENVS)/third-party/ready  ## other people's packages; 20 minutes
+test-third-party: $(VENVS)/third-party/ready  ## other people's packages; 10 minutes
 	OMP_NUM_THREADS=1 $(VENVS)/third-party/bin/python -m pytest -m third_party tests/third_party
 
 test-gpu: PYTHON_WITH_GPU = $(if $(wildcard $(VENV)/ready-test),$(BIN)/python,$(PYTHON))
