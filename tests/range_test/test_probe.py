@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from copy import deepcopy
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -129,6 +130,7 @@ nn.init.zeros_(ZERO_INITIALISED.weight)
     ids=["layer", "group", "batch", "zero-initialised", "own", "own from zero"],
 )
 def test_a_net_is_pretrained_if_the_weights_of_a_trained_norm_differ(norm):
+    norm = deepcopy(norm)
     net = nn.Sequential(nn.Linear(4, 4), norm, nn.LayerNorm(4, elementwise_affine=False))
     assert not Weights.of(net).pretrained
     norm.weight.data[1] += 0.1
