@@ -283,7 +283,7 @@ def draw(records: list[dict[str, Any]], best_lr: dict[int, float]) -> tuple[Figu
     axes.set(ylim=(lowest - 0.03, lowest + 0.4), ylabel="validation loss", xlabel="samples")
     for plot in (left, right):
         plot.set(xlim=(0, PLOTTED), xlabel="batches")
-    left.legend()  # holds on the right too, where it would hide a curve
+    right.legend(loc="lower right", bbox_to_anchor=(1.0, 0.2))  # holds on the left too, where it would hide a band
     axes.legend()
     for plot in (left, right, axes):
         plot.grid(alpha=0.3)

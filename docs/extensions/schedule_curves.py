@@ -112,6 +112,8 @@ def values(name: str) -> dict[str, dict[str, list[float]]]:
 
 WIDTH, HEIGHT = 420, 130
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 22
+LEGEND = 16  # the row of labels above the curves
+LETTER = 7.3  # about the mean width of a letter
 
 
 def svg(name: str, *, small: bool = False) -> str:
@@ -131,22 +133,24 @@ def _panel(quantity: str, curves: dict[str, list[float]], index: int) -> str:
     low = 0.0 if quantity == "lr" else min(map(min, curves.values()))
     high = max(map(max, curves.values()))
 
+    top = TOP + LEGEND * (len(curves) > 1)
+
     def place(step: float, value: float) -> tuple[float, float]:
         x = LEFT + (WIDTH - LEFT - RIGHT) * step / STEPS
-        y = HEIGHT * index + HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
+        y = HEIGHT * index + HEIGHT - BOTTOM - (HEIGHT - top - BOTTOM) * (value - low) / (high - low)
         return round(x, 1), round(y, 1)
 
     parts = [_tick(*place(0, value), f"{value:g}", "end", -6, 4) for value in (low, (low + high) / 2, high)]
     parts += [_tick(*place(step, low), str(step), "middle", 0, 15) for step in range(0, STEPS + 1, 20)]
     parts += [_grid(place(0, value), place(STEPS, value)) for value in (low, (low + high) / 2, high)]
+    beside = float(LEFT)
     for number, (label, series) in enumerate(curves.items()):
         colour = COLOURS[1] if quantity == "momentum" else COLOURS[number]
         points = " ".join("{},{}".format(*place(step, value)) for step, value in enumerate(series))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         if label:
-            # Below the curves: where they end high, at the right end; else below what is high before.
-            x, _ = place(70 if series[-1] > high / 2 else 20, low)
-            parts.append(_legend(label, colour, x, place(0, low)[1] - 8 - 14 * (len(curves) - 1 - number)))
+            parts.append(_legend(label, colour, round(beside, 1), HEIGHT * index + TOP))
+            beside += 34 + LETTER * len(label)
     parts.append(f'<text transform="translate(10,{place(0, (low + high) / 2)[1]}) rotate(-90)"'
                  f' text-anchor="middle">{quantity}</text>')  # fmt: skip
     return "".join(parts)

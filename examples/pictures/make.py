@@ -124,9 +124,9 @@ def animate(svg: str) -> str:
         "@media (prefers-reduced-motion: no-preference) {",
     ]
     for names, animation in (
-        (("loss",), "found-draw 4s linear"),
-        (("peak", "high"), "found-show 1s 4s"),
-        (("lr",), "found-draw 4s 5s linear"),
+        (("loss",), "found-draw 1s linear"),
+        (("peak", "high"), "found-show 0.5s 1s"),
+        (("lr",), "found-draw 1.5s 1.5s linear"),
     ):
         lines.append(f"{', '.join(f'#found-{name}' for name in names)} {{animation: {animation} both}}")
     return svg.replace("</style>", "\n".join(["", *lines, "}", "</style>"]), 1)
