@@ -27,7 +27,7 @@ from lightning_lrsched.range_test.report import (
     new_figure,
     scale_lrs,
 )
-from lightning_lrsched.range_test.suggest import ignores_lr, largest_lr, prior_of
+from lightning_lrsched.range_test.suggest import ignores_lr, largest_lr, prior_of, searches_lr
 from lightning_lrsched.schedules.fields import Finding
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ WITHOUT_PRIOR = 0.75
 """For an optimizer without a prior, the peak is this fraction of the lr of the lowest loss."""
 
 
-KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
-"""Why a probe leads to no other peak than that."""
+OWN = "the optimizer's own lr"
+"""How the reason begins where the peak is no other than that."""
 
 # Searching ------------------------------------------------------------------------------------------------------------
 
@@ -183,8 +183,8 @@ class ProbeResult:
 
     @property
     def keeps_own_lr(self) -> bool:
-        """Whether the peak is the optimizer's own lr, because its updates did not follow the lr."""
-        return self.because == KEEPS_OWN
+        """Whether the peak is the optimizer's own lr, because nothing better is known."""
+        return self.because.startswith(OWN)
 
     def learning_rates(self) -> Findings:
         """Return the two bounds of 1Cycle and a good fixed lr, each with one lr per param group.
@@ -413,7 +413,7 @@ class Probe:
         self.is_over = self.rewinds = False
         self.refused: tuple[float, Exception] | None = None
         self._small: Tensor | None = None
-        self.growth: float | None = None
+        self.growth = 0.0 if searches_lr(optimizer) else None
 
     def before_step(self) -> None:
         """Set the lr of the step that is about to be made, and remember where the parameters are."""
@@ -518,10 +518,16 @@ class Probe:
         if tried and math.isinf(tried[0.0]):
             because = f"the prior {peak:.3g}, because the loss is not finite; look for the cause in module or data"
         if ignores_lr(self.growth):
-            peak, because = self._own_lr, KEEPS_OWN
+            peak, because = self._own_lr, f"{OWN}, because {OWN_UPDATES}"
         lrs = sorted(tried)
         losses = [tried[lr] for lr in lrs]
         return ProbeResult(peak, because, self.prior, lowest, lrs, losses, self._ratios, self._made, self.forwards)
+
+
+def of_own_lr(optimizer: Optimizer, why: str) -> ProbeResult:
+    """Return the result without a probe for one of several optimizers: what is likely for each may not go together."""
+    lr, ratios = largest_lr(optimizer)
+    return ProbeResult(lr, f"{OWN}, which keeps the balance of several, {why}", None, group_ratios=ratios)
 
 
 def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult | None:
