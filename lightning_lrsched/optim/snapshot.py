@@ -143,8 +143,9 @@ class ModuleParts:
 
     def __init__(self, module: Module, copies: dict[int, HostCopy], known: dict[int, HostCopy]) -> None:
         self._module, self._class, self._training = module, type(module), module.training
-        # Also parameters and buffers that are None: they may be filled later.
-        self._held = [(getattr(module, name), copy(getattr(module, name))) for name in PARTS]
+        # Also parameters and buffers that are None: they may be filled later. Those of a compiled script stay.
+        places = [getattr(module, name) for name in PARTS]
+        self._held = [(each, copy(each)) for each in places if isinstance(each, CONTAINERS)]
         held = [*module._parameters.values(), *module._buffers.values()]
         tensors = [tensor for tensor in held if tensor is not None]
         for tensor in tensors:
@@ -563,7 +564,11 @@ def _walk(source: object) -> Iterator[tuple[Any, bool]]:
 def _counts_of(data: Any) -> Reset:
     """Return what restores the numbers and containers of data: a sampler may count its passes, or shuffle its list."""
     attributes = getattr(data, "__dict__", {})
-    held = {name: value for name, value in attributes.items() if isinstance(value, (int, float, *CONTAINERS))}
+    held = {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, (int, float, *CONTAINERS, Tensor, np.ndarray))
+    }
     resets = [_reset_of_values(value) or _nothing for value in attributes.values() if isinstance(data, Sampler)]
     if isinstance(data, CONTAINERS) and len(data) <= MAX_ENTRIES:
         resets.append(partial(_refill, data, _content_of(data)))

@@ -198,6 +198,15 @@ def test_what_has_no_value_that_could_be_written_is_left_as_it_is():
     assert module.chain.value.value.value
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_values_of_a_script_are_put_back():
+    module = nn.Sequential(torch.jit.script(nn.BatchNorm1d(1)))
+    snapshot, before = ModelSnapshot(module, []), {name: part.clone() for name, part in module.state_dict().items()}
+    module(torch.randn(4, 1))
+    snapshot.restore()
+    assert all(torch.equal(part, before[name]) for name, part in module.state_dict().items())
+
+
 def test_a_module_that_is_no_part_may_know_the_one_that_is_trained_and_itself():
     module, teacher = nn.Linear(1, 1), nn.Linear(1, 1)
     module.teachers, teacher.students, teacher.steps = [teacher], [module, teacher], 0
@@ -343,6 +352,7 @@ class CountingSampler(Counting, Sampler):
 
     def __iter__(self) -> Any:
         self.array += 1
+        self.array = self.array.copy()
         return super().__iter__()
 
 
