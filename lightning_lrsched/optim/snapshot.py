@@ -11,6 +11,7 @@ from functools import partial
 from operator import attrgetter
 from types import MethodType
 from typing import Any, Protocol, runtime_checkable
+from weakref import ProxyTypes
 
 import numpy as np
 import torch
@@ -344,7 +345,8 @@ class Contents:
     def state_of(self, thing: Any) -> State:
         """Remember what is inside of an optimizer, beside its state, which is returned."""
         if isinstance(thing, Optimizer):
-            self.add([thing.param_groups, *thing.param_groups])
+            groups = thing.param_groups
+            self.add([groups, *groups, *(parameter for group in groups for parameter in group["params"])])
             if _package_of(thing) not in FRAMEWORKS:
                 self._resets.append(self.attributes_of(thing, OF_OPTIMIZERS.__contains__))
         return State(thing)
@@ -357,6 +359,8 @@ class Contents:
         self._waiting = [*things]
         while self._waiting:
             thing = self._waiting.pop()
+            if type(thing) in ProxyTypes:  # of what is held elsewhere, or no longer exists
+                continue
             thing = thing.__self__ if isinstance(thing, MethodType) else thing
             plain = thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, type))
             if not plain and id(thing) not in self._seen and not is_one_of(thing, *FRAMEWORK_CLASSES):
@@ -387,8 +391,7 @@ class Contents:
             self.add(thing.children())
             parts, attributes = ModuleParts(thing, {}, {}), self.attributes_of(thing)
             return partial(_call, parts.restore, attributes)
-        if isinstance(thing, Optimizer):  # one of its own; of parameters that may be nowhere else
-            self.add([parameter for group in thing.param_groups for parameter in group["params"]])
+        if isinstance(thing, Optimizer):  # one of its own
             return partial(self.state_of(thing).restore, keep=True)
         slots = self._slots_of(thing) if _package_of(thing) in self._packages else _nothing
         if self._is_of_the_user(thing):

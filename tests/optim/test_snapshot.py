@@ -8,7 +8,7 @@ from functools import partial
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 import numpy as np
 import pytest
@@ -184,7 +184,7 @@ def test_what_has_no_value_that_could_be_written_is_left_as_it_is():
     module.register_buffer("meta", torch.zeros(2, device="meta"))
     module.register_buffer("graph", torch.eye(2).to_sparse())
     module.register_buffer("table", torch.zeros(1).expand(3))
-    module.queue, module.chain = Queue(), None
+    module.queue, module.chain, module.gone = Queue(), None, [proxy(OwnLinear(1, 1))]
     for _ in range(3000):
         module.chain = Own(value=module.chain)
     first = ModelSnapshot(module, [])
@@ -196,6 +196,15 @@ def test_what_has_no_value_that_could_be_written_is_left_as_it_is():
     assert torch.equal(module.graph.to_dense(), torch.eye(2))
     assert module.queue.empty()
     assert module.chain.value.value.value
+
+
+def test_what_an_optimizer_trains_beside_the_module_is_put_back():
+    beside = [nn.Parameter(torch.zeros(1)) for _ in range(101)]
+    snapshot = ModelSnapshot(nn.Linear(1, 1), [torch.optim.SGD(beside, 0.1)])
+    for parameter in beside:
+        parameter.data.add_(1)
+    snapshot.restore()
+    assert not any(beside)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
