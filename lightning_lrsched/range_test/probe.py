@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,8 @@ WITHOUT_PRIOR = 0.75
 """For an optimizer without a prior, the peak is this fraction of the lr of the lowest loss."""
 
 
-OWN = "the optimizer's own lr"
-"""How the reason begins where the peak is no other than that."""
+KEEPS_OWN = f"the optimizer's own lr, because {OWN_UPDATES}"
+"""Why a probe leads to no other peak than that."""
 
 # Searching ------------------------------------------------------------------------------------------------------------
 
@@ -183,8 +183,8 @@ class ProbeResult:
 
     @property
     def keeps_own_lr(self) -> bool:
-        """Whether the peak is the optimizer's own lr, because nothing better is known."""
-        return self.because.startswith(OWN)
+        """Whether the peak is the optimizer's own lr, because its updates did not follow the lr."""
+        return self.because == KEEPS_OWN
 
     def learning_rates(self) -> Findings:
         """Return the two bounds of 1Cycle and a good fixed lr, each with one lr per param group.
@@ -518,25 +518,29 @@ class Probe:
         if tried and math.isinf(tried[0.0]):
             because = f"the prior {peak:.3g}, because the loss is not finite; look for the cause in module or data"
         if ignores_lr(self.growth):
-            peak, because = self._own_lr, f"{OWN}, because {OWN_UPDATES}"
+            peak, because = self._own_lr, KEEPS_OWN
         lrs = sorted(tried)
         losses = [tried[lr] for lr in lrs]
         return ProbeResult(peak, because, self.prior, lowest, lrs, losses, self._ratios, self._made, self.forwards)
 
 
-def of_own_lr(optimizer: Optimizer, why: str) -> ProbeResult:
-    """Return the result without a probe for one of several optimizers: what is likely for each may not go together."""
-    lr, ratios = largest_lr(optimizer)
-    return ProbeResult(lr, f"{OWN}, which keeps the balance of several, {why}", None, group_ratios=ratios)
+def of_the_prior(
+    module: Module, optimizer: Optimizer, why: str, others: Iterable[Optimizer] = ()
+) -> ProbeResult | None:
+    """Return the result without a probe: the prior; None for an optimizer without one.
 
-
-def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult | None:
-    """Return the result without a probe: the prior; None for an optimizer without one."""
-    prior = prior_of(optimizer, Weights.of(module).width)
+    Of several optimizers none gets more than its prior, and the ratio of their own learning rates stays.
+    """
+    width = Weights.of(module).width
+    prior, (own, ratios) = prior_of(optimizer, width), largest_lr(optimizer)
     if prior is None:
         return None
+    known = [(prior_of(other, width), largest_lr(other)[0]) for other in others]
+    peak = min([prior, *(own * limit / lr for limit, lr in known if limit and lr and own)])
     because = f"the prior of this kind of optimizer, {why}"
-    return ProbeResult(prior, because, prior, group_ratios=largest_lr(optimizer)[1])
+    if peak < prior:
+        because = f"less than {because}: the optimizers keep the ratio of their learning rates"
+    return ProbeResult(peak, because, prior, group_ratios=ratios)
 
 
 def _size(moves: list[Move]) -> Tensor:

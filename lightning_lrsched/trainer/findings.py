@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.config.scheduler_config import SchedulerConfig
 from lightning_lrsched.optim.hyperparameters import momentum_kind, torch_optimizer
 from lightning_lrsched.optim.snapshot import global_states
-from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_own_lr, of_the_prior
+from lightning_lrsched.range_test.probe import SHORTEST_RUN, Probe, ProbeResult, of_the_prior
 from lightning_lrsched.range_test.record import Findings, RangeTestResult, one_cycle
 from lightning_lrsched.range_test.report import OWN_UPDATES, has_own_schedule, why_nothing_among_several
 from lightning_lrsched.range_test.suggest import OWN_SCHEDULE
@@ -136,8 +136,8 @@ class RangeTestsInFit:
             steps, probes = horizon_of(trainer).total, obstacle(trainer) is None
             if steps is not None and steps < (SHORTEST_RUN if probes else SHORTEST / SHARE_OF_RUN):
                 why = f"in a run of only {steps} steps"
-                optimizer = trainer.optimizers[index]
-                known = of_own_lr(optimizer, why) if several else of_the_prior(pl_module, optimizer, why)
+                others = [trainer.optimizers[other] for other in self._tested if other != index]
+                known = of_the_prior(pl_module, trainer.optimizers[index], why, others)
                 if known is not None:
                     log(trainer, f"LR probe{of_optimizer(trainer, index)}: {known}")
                     return known

@@ -662,10 +662,10 @@ def test_several_optimizers_keep_their_balance_in_a_run_that_is_too_short_for_te
         with caplog.at_level(logging.INFO):
             trainer = make_trainer(callback, max_epochs=9)
             trainer.fit(module, data(), ckpt_path=ckpt_path)
-        assert [s.hyperparameters["cycle_max_lr"] for s in callback.schedulers] == pytest.approx([4e-4, 2e-4])
+        assert [s.hyperparameters["cycle_max_lr"] for s in callback.schedulers] == pytest.approx([0.006, 0.003])
         trainer.save_checkpoint(tmp_path / "saved.ckpt")
-    assert "peak 0.0004: the optimizer's own lr, which keeps the balance of several, in a run of only 90" in caplog.text
-    assert "cycle_max_lr           | own lr" in caplog.text
+    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 90 steps" in caplog.text
+    assert "peak 0.003: less than the prior of this kind of optimizer, in a run of only 90 steps" in caplog.text
 
 
 @pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])
