@@ -119,8 +119,8 @@ def holds_lrs(groups: Iterable[Group], lrs: Iterable[float]) -> bool:
 def torch_optimizer(optimizer: object) -> Optimizer:
     """Return ``optimizer``, or the torch optimizer inside a wrapper (Lightning's, DeepSpeed's, SAM's, Lookahead's)."""
     groups = getattr(optimizer, "param_groups", None)
-    for name in ("optimizer", "base_optimizer"):
-        inner = getattr(optimizer, name, None)
+    named = [getattr(optimizer, name, None) for name in ("optimizer", "base_optimizer")]
+    for inner in (*named, *getattr(optimizer, "__dict__", {}).values()):
         # An inner optimizer with param groups of its own is not the one that is stepped.
         if isinstance(inner, Optimizer) and (inner.param_groups is groups or not isinstance(optimizer, Optimizer)):
             return inner

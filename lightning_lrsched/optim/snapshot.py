@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
-from argparse import Namespace
-from collections import Counter, OrderedDict, defaultdict, deque
+import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from functools import partial
 from operator import attrgetter
-from types import SimpleNamespace
+from types import MethodType
 from typing import Any, Protocol, runtime_checkable
+from weakref import ProxyTypes
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 MAX_ITEMS = 100
@@ -32,8 +33,14 @@ MAX_BYTES = 2**30
 NOT_OF_THE_USER = {*vars(Module()), "_current_fx_name", "_trainer", "_fabric"}
 """Attributes that torch and Lightning keep up to date themselves."""
 
-OF_PYTHON = ("__dict__", "__weakref__")
+OF_OPTIMIZERS = {*vars(SGD([torch.zeros(1)])), "step", "_opt_called", "_lightning_lrsched_clocks"}
+"""Attributes of optimizers that are put back otherwise, or belong to schedulers."""
+
+NO_ATTRIBUTES = ("__dict__", "__weakref__")
 """Slots that hold no attribute."""
+
+OF_PYTHON = ("argparse", "collections", "queue", "types", "weakref")
+"""Packages of Python whose objects hold others: their attributes are looked at, like those of the user's objects."""
 
 FRAMEWORKS = ("torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_fabric", "numpy", "builtins")
 FRAMEWORK_CLASSES = ("Trainer", "Fabric", "Strategy", "Callback", "Logger", "LightningDataModule")
@@ -58,8 +65,8 @@ STAYING = (
 WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "_FabricModule")
 """Modules around the user's, whose attributes say how far they are set up: that is not undone after a trial."""
 
-CONTAINERS = (list, deque, set, dict, OrderedDict, defaultdict, Counter)
-"""By exact type: a class of the user's own may do more than hold its entries."""
+CONTAINERS = (OrderedDict, dict, list, deque, set, bytearray)
+"""What is of one of these types, or inherits it, gets its entries back by the methods of this type."""
 
 Reset = Callable[[], object]
 
@@ -102,10 +109,10 @@ class ModelSnapshot:
         self._contents = Contents([*optimizers, *parts, *module.parameters(), *module.buffers()], packages)
         owners = [part for part in (*parts, *beside) if not is_one_of(part, *WRAPPERS)]
         self._attributes = [self._contents.attributes_of(owner) for owner in owners]
-        self._optimizers = [
-            (optimizer, copy_of_state(optimizer.state_dict()), _hooks_of(optimizer, OPTIMIZER_HOOKS))
-            for optimizer in optimizers
-        ]
+        tensors = [each for each in (*module.parameters(), *module.buffers()) if _package_of(each) == "torch"]
+        self._attributes += [self._contents.attributes_of(tensor, _is_of_a_framework) for tensor in tensors]
+        self._optimizers = [self._contents.state_of(optimizer) for optimizer in optimizers]
+        self._contents.add(generators_beside([*parts, *beside]))
 
     def restore(self, *, keep: bool = False) -> None:
         """Put everything back.
@@ -119,13 +126,8 @@ class ModelSnapshot:
         self._contents.restore()
         for part in self._parts:
             part.restore()
-        for optimizer, state, restore_hooks in self._optimizers:
-            restore_hooks()
-            if isinstance(optimizer, Optimizer) and "param_groups" in state:
-                del optimizer.param_groups[len(state["param_groups"]) :]  # added during the trial
-                optimizer.state.clear()  # before the device gets the old one: it may not hold both
-            optimizer.load_state_dict(original_of(state, keep=keep))
-        self._module.zero_grad(set_to_none=True)
+        for state in self._optimizers:
+            state.restore(keep=keep)
         if not keep:
             self._parts, self._attributes, self._optimizers, self.copies = [], [], [], {}
             self._contents = Contents()
@@ -142,8 +144,9 @@ class ModuleParts:
 
     def __init__(self, module: Module, copies: dict[int, HostCopy], known: dict[int, HostCopy]) -> None:
         self._module, self._class, self._training = module, type(module), module.training
-        # Also parameters and buffers that are None: they may be filled later.
-        self._held = [(getattr(module, name), copy(getattr(module, name))) for name in PARTS]
+        # Also parameters and buffers that are None: they may be filled later. Those of a compiled script stay.
+        places = [getattr(module, name) for name in PARTS]
+        self._held = [(each, copy(each)) for each in places if isinstance(each, CONTAINERS)]
         held = [*module._parameters.values(), *module._buffers.values()]
         tensors = [tensor for tensor in held if tensor is not None]
         for tensor in tensors:
@@ -163,7 +166,7 @@ class ModuleParts:
             _refill(places, held, keep=_stays)
         for value, tensor, requires_grad, restore_hooks in self._values:
             value.write_into(tensor)
-            tensor.requires_grad_(requires_grad)
+            tensor.requires_grad_(requires_grad).grad = None
             restore_hooks()
 
 
@@ -195,7 +198,7 @@ class HostCopy:
 
     def __init__(self, tensor: Any, earlier: HostCopy | None = None) -> None:
         tensor = tensor.detach()
-        self._value = _own_part(tensor).to("cpu", copy=True)
+        self._value = tensor if tensor.is_meta else _own_part(tensor).to("cpu", copy=True)
         if earlier is not None and _equal(self._value, earlier._value):
             self._value = earlier._value
         self._device = tensor.device
@@ -205,24 +208,22 @@ class HostCopy:
             self._sharding |= {"shape": tensor.shape, "stride": tensor.stride()}
             self._from_local = type(tensor).from_local
 
-    @torch.no_grad()
     def write_into(self, tensor: Tensor) -> None:
         """Give ``tensor`` the copied value, in its own memory where it still has the size."""
-        part = _own_part(tensor)
-        if part.shape == self._value.shape:
-            part.copy_(self._value)
+        part, value = _own_part(tensor), self._value
+        if part.shape == value.shape:
+            if part.layout == torch.strided and 0 in part.stride():  # an expanded tensor has one value for many places
+                once = tuple(slice(None if stride else 1) for stride in part.stride())
+                part, value = part[once], value[once]
+            with torch.inference_mode() if part.is_inference() else torch.no_grad():
+                part.copy_(value)
         else:
-            tensor.data = self._value.to(tensor.device, copy=True)
+            tensor.data = value.to(tensor.device, copy=True)
 
     def original(self, *, keep: bool) -> Any:
-        """Return a tensor with the value: in host memory; a sharded one on its devices.
-
-        With ``keep``, one that may be changed: loading copies what comes from another device, and nothing else.
-        """
-        value = self._value.clone() if keep and self._device.type == "cpu" else self._value
-        if self._sharding is None:
-            return value
-        return self._from_local(value.to(self._device), run_check=False, **self._sharding)
+        """Return a tensor with the value, on its device; with ``keep``, one that may be changed."""
+        value = self._value.to(self._device, copy=keep)
+        return value if self._sharding is None else self._from_local(value, run_check=False, **self._sharding)
 
 
 def _own_part(tensor: Any) -> Any:
@@ -231,20 +232,40 @@ def _own_part(tensor: Any) -> Any:
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
-    return first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
+    comparable = first.layout == torch.strided and not first.is_meta
+    return comparable and first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
+
+
+class State:
+    """The state of an optimizer, or of whatever else has a ``state_dict``.
+
+    An optimizer's is put back in place: others may share its state and its param groups.
+
+    Args:
+        thing: the optimizer.
+    """
+
+    def __init__(self, thing: Any) -> None:
+        self._thing, self._restore_hooks = thing, _hooks_of(thing, OPTIMIZER_HOOKS)
+        self._copy = copy_of_state(thing.state if isinstance(thing, Optimizer) else thing.state_dict())
+
+    def restore(self, *, keep: bool) -> None:
+        """Put it back; with ``keep``, it can be repeated."""
+        self._restore_hooks()
+        if isinstance(self._thing, Optimizer):
+            self._thing.state.clear()  # before the device gets the old one: it may not hold both
+            self._thing.state.update(original_of(self._copy, keep=keep))
+        else:
+            self._thing.load_state_dict(original_of(self._copy, keep=keep))
 
 
 def copy_of_state(state: Any) -> Any:
-    """Return a copy of an optimizer's state with a :class:`HostCopy` in the place of each tensor.
-
-    The param groups are copied as they are: loading moves what belongs to a parameter back to its device, but not a
-    tensor lr.
-    """
+    """Return a copy of an optimizer's state with a :class:`HostCopy` in the place of each tensor."""
     if isinstance(state, Tensor):
         return HostCopy(state)
     if isinstance(state, dict):
         copied = copy(state)  # a module's state also has attributes
-        copied.update({key: deepcopy(of) if key == "param_groups" else copy_of_state(of) for key, of in state.items()})
+        copied.update({key: copy_of_state(value) for key, value in state.items()})
         return copied
     if type(state) in (list, tuple):
         return type(state)(map(copy_of_state, state))
@@ -260,8 +281,7 @@ def original_of(copied: Any, *, keep: bool) -> Any:
         return copied.original(keep=keep)
     if isinstance(copied, dict):
         original = copy(copied)
-        for key, value in copied.items():
-            original[key] = deepcopy(value) if key == "param_groups" else original_of(value, keep=keep)
+        original.update({key: original_of(value, keep=keep) for key, value in copied.items()})
         return original
     if type(copied) in (list, tuple):
         return type(copied)(original_of(value, keep=keep) for value in copied)
@@ -297,8 +317,8 @@ def refuse_lazy_parameters(module: Module) -> None:
 class Contents:
     """What can change inside of the attributes of objects: it is put back into the same containers and tensors.
 
-    Looked into are containers, tensors and arrays, generators, whatever has a ``state_dict`` (an optimizer, an average
-    of the weights), and other objects of the user's own package. What holds data is left alone.
+    Looked into are containers, tensors and arrays, generators, modules, optimizers, whatever else has a ``state_dict``,
+    and other objects of the user's own package. What holds data is left alone.
 
     Args:
         seen: what is put back by somebody else.
@@ -307,61 +327,86 @@ class Contents:
 
     def __init__(self, seen: Iterable[object] = (), packages: Iterable[str] = ()) -> None:
         self._seen = {id(thing): thing for thing in seen}  # held: the id of what is gone may be used again
-        self._packages = {*packages} - {*FRAMEWORKS}
+        self._packages = {*packages, *OF_PYTHON} - {*FRAMEWORKS}
         self._resets: list[Reset] = []
+        self._waiting: list[object] | None = None
 
     def restore(self) -> None:
         """Put everything back; it can be repeated."""
-        for reset in self._resets:
-            reset()
+        _call(*self._resets)
 
-    def attributes_of(self, thing: object) -> Reset:
+    def attributes_of(self, thing: object, but: Callable[[str], bool] = NOT_OF_THE_USER.__contains__) -> Reset:
         """Remember what the attributes of ``thing`` hold; return what sets them again and removes new ones."""
         attributes = vars(thing)
-        held = {name: value for name, value in attributes.items() if name not in NOT_OF_THE_USER}
-        for value in held.values():
-            self.add(value)
-        return partial(_set_attributes, attributes, held)
+        held = {name: value for name, value in attributes.items() if not but(name)}
+        self.add(held.values())
+        return partial(_set_attributes, attributes, held, but)
 
-    def add(self, thing: object) -> None:
-        """Remember what is inside of ``thing``."""
-        plain = thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, type))
-        if not plain and id(thing) not in self._seen and not is_one_of(thing, *FRAMEWORK_CLASSES):
-            self._seen[id(thing)] = thing
-            reset = self._reset_of_container(thing) or _reset_of_values(thing) or self._reset_of_object(thing)
-            if reset is not None and reset is not _nothing:
-                self._resets.append(reset)
+    def state_of(self, thing: Any) -> State:
+        """Remember what is inside of an optimizer, beside its state, which is returned."""
+        if isinstance(thing, Optimizer):
+            groups = thing.param_groups
+            self.add([groups, *groups, *(parameter for group in groups for parameter in group["params"])])
+            if _package_of(thing) not in FRAMEWORKS:
+                self._resets.append(self.attributes_of(thing, OF_OPTIMIZERS.__contains__))
+        return State(thing)
+
+    def add(self, things: Iterable[object]) -> None:
+        """Remember what is inside of ``things``."""
+        if self._waiting is not None:  # not by recursion: a chain of objects may be long
+            self._waiting.extend(things)
+            return
+        self._waiting = [*things]
+        while self._waiting:
+            thing = self._waiting.pop()
+            if type(thing) in ProxyTypes:  # of what is held elsewhere, or no longer exists
+                continue
+            thing = thing.__self__ if isinstance(thing, MethodType) else thing
+            plain = thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, type))
+            if not plain and id(thing) not in self._seen and not is_one_of(thing, *FRAMEWORK_CLASSES):
+                self._seen[id(thing)] = thing
+                reset = self._reset_of_container(thing) or _reset_of_values(thing) or self._reset_of_object(thing)
+                if reset is not None and reset is not _nothing:
+                    self._resets.append(reset)
+        self._waiting = None
 
     def _reset_of_container(self, thing: Any) -> Reset | None:
-        if type(thing) not in (*CONTAINERS, tuple) and not is_one_of(thing, "AttributeDict"):
+        if isinstance(thing, partial):
+            self.add([thing.func, thing.args, thing.keywords])
+        if not isinstance(thing, (*CONTAINERS, tuple)):
             return None
-        if len(thing) <= MAX_ITEMS:
-            for item in thing.values() if isinstance(thing, dict) else thing:
-                self.add(item)
-        return _nothing if isinstance(thing, tuple) else partial(_refill, thing, copy(thing))
+        content = thing if isinstance(thing, tuple) else _content_of(thing)
+        if len(content) <= MAX_ITEMS:
+            self.add(content.values() if isinstance(content, dict) else content)
+        if isinstance(thing, tuple):
+            return _nothing
+        attributes = self.attributes_of(thing) if self._is_of_the_user(thing) else _nothing
+        return partial(_call, partial(_refill, thing, content), attributes)
+
+    def _is_of_the_user(self, thing: object) -> bool:
+        return hasattr(thing, "__dict__") and _package_of(thing) in self._packages
 
     def _reset_of_object(self, thing: Any) -> Reset | None:
         if isinstance(thing, Module):  # one that is no part of the trained module
-            return partial(ModelSnapshot(thing, []).restore, keep=True)
-        if isinstance(thing, Optimizer):  # one of its own; of parameters that may be nowhere else
-            self.add([parameter for group in thing.param_groups for parameter in group["params"]])
-        if callable(getattr(thing, "state_dict", None)) and hasattr(thing, "load_state_dict"):
-            state = copy_of_state(thing.state_dict())
-            return lambda: thing.load_state_dict(original_of(state, keep=True))
-        of_the_user = _package_of(thing) in self._packages
-        slots = self._slots_of(thing) if of_the_user else _nothing
-        if not hasattr(thing, "__dict__") or not (of_the_user or isinstance(thing, (SimpleNamespace, Namespace))):
-            return slots
-        attributes = self.attributes_of(thing)
-        return lambda: (attributes(), slots())
+            self.add(thing.children())
+            parts, attributes = ModuleParts(thing, {}, {}), self.attributes_of(thing)
+            return partial(_call, parts.restore, attributes)
+        if isinstance(thing, Optimizer):  # one of its own
+            return partial(self.state_of(thing).restore, keep=True)
+        slots = self._slots_of(thing) if _package_of(thing) in self._packages else _nothing
+        if self._is_of_the_user(thing):
+            attributes = self.attributes_of(thing)
+            return partial(_call, attributes, slots)
+        if slots is _nothing and hasattr(type(thing), "state_dict") and hasattr(type(thing), "load_state_dict"):
+            return partial(State(thing).restore, keep=True)
+        return slots
 
     def _slots_of(self, thing: object) -> Reset:
         """Remember what an object holds in ``__slots__``; return what sets them again."""
         listed = [vars(cls).get("__slots__", ()) for cls in type(thing).__mro__]
         names = [name for slots in listed for name in ([slots] if isinstance(slots, str) else slots)]
-        held = {name: getattr(thing, name) for name in names if name not in OF_PYTHON and hasattr(thing, name)}
-        for value in held.values():
-            self.add(value)
+        held = {name: getattr(thing, name) for name in names if name not in NO_ATTRIBUTES and hasattr(thing, name)}
+        self.add(held.values())
 
         def reset() -> None:
             for name, value in held.items():
@@ -374,7 +419,8 @@ def _reset_of_values(thing: object) -> Reset | None:
     """Return what restores the values of a tensor, an array or a generator; nothing is done with what holds data."""
     if isinstance(thing, Tensor):
         # One with a history belongs to a graph that may still be used; such a tensor is replaced, not changed.
-        own = thing.grad_fn is None and not is_lazy(thing) and thing.nbytes <= MAX_BYTES
+        own = thing.grad_fn is None and not is_lazy(thing) and not thing.is_nested
+        own = own and thing.numel() * thing.element_size() <= MAX_BYTES
         return partial(_set_tensor, thing, HostCopy(thing), thing.requires_grad, thing.grad) if own else _nothing
     if isinstance(thing, np.ndarray):
         own = thing.flags.writeable and thing.nbytes <= MAX_BYTES
@@ -387,6 +433,16 @@ def _set_tensor(tensor: Tensor, value: HostCopy, requires_grad: bool, grad: Tens
     tensor.requires_grad_(requires_grad).grad = grad
 
 
+def _is_of_a_framework(name: str) -> bool:
+    """Return whether an attribute of a tensor, by its name, is of torch or DeepSpeed."""
+    return name.startswith(("_", "ds_"))
+
+
+def _call(*resets: Reset) -> None:
+    for reset in resets:
+        reset()
+
+
 def _nothing() -> None:
     """Change nothing."""
 
@@ -395,16 +451,28 @@ def _package_of(thing: object) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
+def _content_of(container: Any) -> Any:
+    """Return a copy of what a container holds, as a list or a dictionary."""
+    base: Any = next(base for base in CONTAINERS if isinstance(container, base))
+    return dict(base.items(container)) if issubclass(base, dict) else [*base.__iter__(container)]
+
+
 def _refill(container: Any, content: Any, keep: Callable[[object], bool] | None = None) -> None:
     """Give a container its content again; in a mapping, beside what has come since and is to be kept."""
+    # A class of the user's own may do more with its entries than to hold them.
+    base: Any = next(base for base in CONTAINERS if isinstance(container, base))
     if keep is not None and isinstance(container, dict):
         content = {**content, **{key: value for key, value in container.items() if key not in content and keep(value)}}
-    container.clear()
-    (container.extend if isinstance(container, (list, deque)) else container.update)(content)
+    base.clear(container)
+    if issubclass(base, dict):
+        for key, value in content.items():
+            base.__setitem__(container, key, value)
+    else:
+        (base.update if base is set else base.extend)(container, content)
 
 
-def _set_attributes(attributes: dict[str, object], held: dict[str, object]) -> None:
-    for name in [name for name in attributes if name not in held and name not in NOT_OF_THE_USER]:
+def _set_attributes(attributes: dict[str, object], held: dict[str, object], but: Callable[[str], bool]) -> None:
+    for name in [name for name in attributes if name not in held and not but(name)]:
         del attributes[name]
     attributes.update(held)
 
@@ -430,6 +498,18 @@ STATES = (
 """What has a state that changes with every batch, and its methods to save and to load it."""
 
 
+GENERATORS = (Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def generators_beside(things: Iterable[object]) -> list[object]:
+    """Return the random generators at the top of the files in which the classes of these things are, the user's own."""
+    names = {cls.__module__ for thing in things for cls in type(thing).__mro__}
+    files = [
+        vars(sys.modules[name]) for name in names if name.partition(".")[0] not in FRAMEWORKS and name in sys.modules
+    ]
+    return [value for file in files for value in file.values() if isinstance(value, GENERATORS)]
+
+
 def global_states() -> list[Reset]:
     """Remember the global generators of torch (on every device), numpy and Python; return what restores each."""
     resets: list[Reset] = [
@@ -451,7 +531,9 @@ def generator_states(source: object) -> list[Reset]:
     its old RandomState) and of Python's random, loaders with a ``state_dict``, and what data of the user's own package
     count or shuffle in place.
     """
-    found = [_reset_of(thing) or (_counts_of(thing) if own else None) for thing, own in _walk(source)]
+    parts = [*_walk(source)]
+    found = [_reset_of(thing) or (_counts_of(thing) if own else None) for thing, own in parts]
+    found += map(_reset_of, generators_beside(thing for thing, own in parts if own))
     return [reset for reset in found if reset is not None]
 
 
@@ -475,28 +557,25 @@ def _walk(source: object) -> Iterator[tuple[Any, bool]]:
             within |= is_data
             if is_data or thing is source:
                 packages.update({_package_of(each) for each in (thing, *parts)} - {*FRAMEWORKS})
-            own = within and hasattr(thing, "__dict__") and _package_of(thing) in packages
-            yield thing, own
-            waiting.extend((part, within) for part in (*(vars(thing).values() if own else ()), *parts))
+            of_the_user = hasattr(thing, "__dict__") and _package_of(thing) in packages
+            yield thing, within and (of_the_user or isinstance(thing, (*CONTAINERS, Sampler)))
+            waiting.extend(
+                (part, within) for part in (*(vars(thing).values() if within and of_the_user else ()), *parts)
+            )
 
 
 def _counts_of(data: Any) -> Reset:
     """Return what restores the numbers and containers of data: a sampler may count its passes, or shuffle its list."""
-    attributes, sampler = vars(data), isinstance(data, Sampler)
-    held = {name: value for name, value in attributes.items() if type(value) in (int, float, *CONTAINERS)}
-    contents = [
-        (value, copy(value)) for value in held.values() if type(value) in CONTAINERS and len(value) <= MAX_ENTRIES
-    ]
-    arrays = [_reset_of_values(value) or _nothing for value in attributes.values() if sampler]
-
-    def reset() -> None:
-        attributes.update(held)
-        for container, content in contents:
-            _refill(container, content)
-        for restore in arrays:
-            restore()
-
-    return reset
+    attributes = getattr(data, "__dict__", {})
+    held = {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, (int, float, *CONTAINERS, Tensor, np.ndarray))
+    }
+    resets = [_reset_of_values(value) or _nothing for value in attributes.values() if isinstance(data, Sampler)]
+    if isinstance(data, CONTAINERS) and len(data) <= MAX_ENTRIES:
+        resets.append(partial(_refill, data, _content_of(data)))
+    return partial(_call, partial(attributes.update, held), *resets)
 
 
 def _reset_of(thing: Any) -> Reset | None:
@@ -510,7 +589,7 @@ def _reset_of(thing: Any) -> Reset | None:
     if isinstance(thing, (type, DataLoader, Module)):
         return None
     for kind, save, load in STATES:
-        if isinstance(thing, kind):
+        if issubclass(type(thing), kind):  # not what an object makes up when it is asked for an attribute
             return partial(getattr(thing, load), deepcopy(getattr(thing, save)()))
     return None
 

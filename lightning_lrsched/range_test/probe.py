@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from lightning_lrsched.range_test.report import (
     new_figure,
     scale_lrs,
 )
-from lightning_lrsched.range_test.suggest import ignores_lr, largest_lr, prior_of
+from lightning_lrsched.range_test.suggest import ignores_lr, largest_lr, prior_of, searches_lr
 from lightning_lrsched.schedules.fields import Finding
 
 if TYPE_CHECKING:
@@ -413,7 +413,7 @@ class Probe:
         self.is_over = self.rewinds = False
         self.refused: tuple[float, Exception] | None = None
         self._small: Tensor | None = None
-        self.growth: float | None = None
+        self.growth = 0.0 if searches_lr(optimizer) else None
 
     def before_step(self) -> None:
         """Set the lr of the step that is about to be made, and remember where the parameters are."""
@@ -524,13 +524,23 @@ class Probe:
         return ProbeResult(peak, because, self.prior, lowest, lrs, losses, self._ratios, self._made, self.forwards)
 
 
-def of_the_prior(module: Module, optimizer: Optimizer, why: str) -> ProbeResult | None:
-    """Return the result without a probe: the prior; None for an optimizer without one."""
-    prior = prior_of(optimizer, Weights.of(module).width)
+def of_the_prior(
+    module: Module, optimizer: Optimizer, why: str, others: Iterable[Optimizer] = ()
+) -> ProbeResult | None:
+    """Return the result without a probe: the prior; None for an optimizer without one.
+
+    Of several optimizers none gets more than its prior, and the ratio of their own learning rates stays.
+    """
+    width = Weights.of(module).width
+    prior, (own, ratios) = prior_of(optimizer, width), largest_lr(optimizer)
     if prior is None:
         return None
+    known = [(prior_of(other, width), largest_lr(other)[0]) for other in others]
+    peak = min([prior, *(own * limit / lr for limit, lr in known if limit and lr and own)])
     because = f"the prior of this kind of optimizer, {why}"
-    return ProbeResult(prior, because, prior, group_ratios=largest_lr(optimizer)[1])
+    if peak < prior:
+        because = f"less than {because}: the optimizers keep the ratio of their learning rates"
+    return ProbeResult(peak, because, prior, group_ratios=ratios)
 
 
 def _size(moves: list[Move]) -> Tensor:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from lightning_lrsched.optim.scheduled_lr import ScheduledLR
 from lightning_lrsched.range_test.loss_watch import StopReason
 from lightning_lrsched.range_test.record import RangeTestResult
+from lightning_lrsched.range_test.suggest import searches_lr
 from lightning_lrsched.range_test.sweep import Row, Sweep, SweepSettings
 
 SAMPLED, EVERY, EDGE = 4, 4, 16
@@ -177,6 +178,7 @@ class Updates:
     def __init__(self, optimizer: Optimizer) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         sharded = any(hasattr(parameter, "to_local") for parameter in parameters)
+        self._searches_lr = searches_lr(optimizer)
         self._sample = [] if sharded else sorted(parameters, key=Tensor.numel)[-SAMPLED:]
         self.begin()
 
@@ -208,6 +210,8 @@ class Updates:
         The medians of the first and the last third are compared: where training goes well, gradients fall by less than
         the lr grows, and the first steps may be lost in rounding, which counts as growth.
         """
+        if self._searches_lr:
+            return 0.0
         third = len(self._sizes) // 3
         if third < 2:
             return None

@@ -350,6 +350,11 @@ def prior_of(optimizer: Optimizer, width: float | None = None) -> float | None:
     return PRIORS[name] * (1.0 if width is None or name in ANY_WIDTH else min(1.0, WIDE / width))
 
 
+def searches_lr(optimizer: Optimizer) -> bool:
+    """Return whether the optimizer searches for the size of each update itself, as LBFGS may."""
+    return any(group.get("line_search_fn") for group in optimizer.param_groups)
+
+
 def ignores_lr(growth: float | None) -> bool:
     """Return whether updates do not grow with the lr; ``growth`` is the power with which they do, None: not known."""
     return growth is not None and growth < SURE_GROWTH

@@ -136,7 +136,8 @@ class RangeTestsInFit:
             steps, probes = horizon_of(trainer).total, obstacle(trainer) is None
             if steps is not None and steps < (SHORTEST_RUN if probes else SHORTEST / SHARE_OF_RUN):
                 why = f"in a run of only {steps} steps"
-                known = of_the_prior(trainer.lightning_module, trainer.optimizers[index], why)
+                others = [trainer.optimizers[other] for other in self._tested if other != index]
+                known = of_the_prior(pl_module, trainer.optimizers[index], why, others)
                 if known is not None:
                     log(trainer, f"LR probe{of_optimizer(trainer, index)}: {known}")
                     return known

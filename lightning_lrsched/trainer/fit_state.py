@@ -45,7 +45,7 @@ SILENT = (*OURS, "Checkpoint", "EarlyStopping", "ProgressBar", "LearningRateMoni
 
 LOOP_LIMITS = ("max_epochs", "min_epochs")
 EPOCH_LOOP_LIMITS = ("max_steps", "min_steps")
-TRAINER_LIMITS = ("limit_val_batches", "accumulate_grad_batches")
+TRAINER_LIMITS = ("limit_val_batches",)
 DATA = ("_combined_loader", "_data_fetcher", "max_batches", "_last_train_dl_reload_epoch")
 """Attributes of the fit loop that belong to the data it has loaded."""
 
@@ -182,7 +182,7 @@ class FitState:
         self._random_states = RandomStates()
         self._callbacks = list(trainer.callbacks)
         self._loops = deepcopy(trainer.fit_loop.state_dict())
-        self._limits = _limits_of(trainer)
+        self._limits, self._numbers = _limits_of(trainer), _numbers_of(trainer)
         self._batches_that_stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
         self._data: dict[str, Any] = {}
         self._iterators: list[tuple[DataLoader[object], _BaseDataLoaderIter | None]] = []
@@ -284,6 +284,9 @@ class FitState:
         self._put_back_data()
         loop.epoch_loop._batches_that_stepped = self._batches_that_stepped
         set_limits(trainer, **self._limits)
+        for name in [*_numbers_of(trainer)]:  # hooks may change them, and keep a count of their own there
+            del vars(trainer)[name]
+        vars(trainer).update(self._numbers)
         trainer.should_stop = False
         if self._resume_autolog is not None:
             self._resume_autolog()
@@ -389,6 +392,12 @@ def _does_more_at_the_end(module: Module) -> bool:
 
 def _limits_of(trainer: TrainerLike) -> dict[str, float | None]:
     return {name: getattr(owner, name) for owner, names in _owners(trainer) for name in names}
+
+
+def _numbers_of(trainer: TrainerLike) -> dict[str, object]:
+    return {
+        name: value for name, value in vars(trainer).items() if value is None or isinstance(value, (int, float, str))
+    }
 
 
 def set_limits(trainer: TrainerLike, **limits: float | None) -> None:

@@ -38,7 +38,8 @@ class LRSchedulerCallback(Callback):
     peak up to it, until the run ends. In runs of fewer than 15 steps the peak is the prior, the usual peak for this
     kind of optimizer. Where a loss cannot be computed
     again outside its step (manual optimization, DeepSpeed's engine, FSDPStrategy), an LR range test takes the place of
-    the probe, with at most a third of the run's steps; in runs of fewer than 270 steps the peak is the prior.
+    the probe, with at most a third of the run's steps; in runs of fewer than 270 steps the peak is the prior,
+    and several optimizers keep the ratio of their own.
 
     An LR range test (``range_test=LRRangeTestCallback()``, up to 300 steps) trains between the bounds that it finds.
     Each of several optimizers gets a test and a schedule of its own. Where the test of one shows no learning rate, as

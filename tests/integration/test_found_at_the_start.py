@@ -535,11 +535,16 @@ def test_an_optimizer_that_does_not_follow_the_lr_is_reported(make_trainer, capl
     assert ("LR probe: The updates did not grow with the lr" in caplog.text) == (optimizer is Own)
 
 
+def searching(parameters: Any, lr: float) -> Any:
+    return torch.optim.LBFGS(parameters, lr, line_search_fn="strong_wolfe", max_iter=2)
+
+
 @finders
-def test_such_an_optimizer_keeps_its_own_lr(make_trainer, caplog, finder):
+@pytest.mark.parametrize("optimizer", [Own, searching])
+def test_such_an_optimizer_keeps_its_own_lr(make_trainer, caplog, finder, optimizer):
     callback = finder()
     with caplog.at_level("INFO"):
-        fit(make_trainer, Regression(lambda parameters: Own(parameters, lr=0.02)), callback, max_epochs=30)
+        fit(make_trainer, Regression(lambda parameters: optimizer(parameters, lr=0.02)), callback, max_epochs=30)
     schedule = callback.schedulers[0]
     assert max(schedule.lr_at(step)[0] for step in range(300)) == pytest.approx(0.02)
     assert "updates did not grow with the lr" in caplog.text
@@ -649,6 +654,18 @@ class Opposed(Gan):
 
     def configure_optimizers(self):
         return [torch.optim.Adam(self.critic.parameters(), 4e-4), torch.optim.Adam(self.generator.parameters(), 2e-4)]
+
+
+def test_several_optimizers_keep_their_balance_in_a_run_that_is_too_short_for_tests(make_trainer, caplog, tmp_path):
+    for ckpt_path in (None, tmp_path / "saved.ckpt"):
+        module, callback = Opposed(), LRSchedulerCallback()
+        with caplog.at_level(logging.INFO):
+            trainer = make_trainer(callback, max_epochs=9)
+            trainer.fit(module, data(), ckpt_path=ckpt_path)
+        assert [s.hyperparameters["cycle_max_lr"] for s in callback.schedulers] == pytest.approx([0.006, 0.003])
+        trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    assert "peak 0.006: the prior of this kind of optimizer, in a run of only 90 steps" in caplog.text
+    assert "peak 0.003: less than the prior of this kind of optimizer, in a run of only 90 steps" in caplog.text
 
 
 @pytest.mark.parametrize("finder", [LRSchedulerCallback, with_range_test])

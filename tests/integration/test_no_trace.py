@@ -81,7 +81,7 @@ def fabric_loop(module: Any, optimizer: Any, loader: Any, watch: Watch) -> Any:
 
 class Look(Callback):
     def __init__(self, watch: Watch) -> None:
-        self.look = watch.look
+        self.look = lambda: watch.look()  # noqa: PLW0108 - what a method belongs to would be put back
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.look()
@@ -475,6 +475,80 @@ class ByHand(Kind):
         return {"loss": loss.detach()}
 
 
+class SharpnessAware(torch.optim.Optimizer):
+    """Steps by an optimizer of its own, which has the same param groups, and counts."""
+
+    def __init__(self, parameters: Any, **options: Any) -> None:
+        super().__init__(parameters, options)
+        self.inner, self.steps = torch.optim.SGD(self.param_groups, **options), 0
+        self.param_groups = self.inner.param_groups
+
+    def step(self, closure: Any) -> Any:
+        loss = closure()
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        with torch.no_grad():
+            for parameter in parameters:
+                self.state[parameter]["up"] = 0.01 / (1 + self.steps) * parameter.grad
+                parameter.add_(self.state[parameter]["up"])
+        closure()
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.sub_(self.state[parameter]["up"])
+        self.inner.step()
+        self.steps += 1
+        return loss
+
+
+class StepsSharpnessAware(Kind):
+    def configure_optimizers(self) -> Any:
+        return SharpnessAware(self.parameters(), lr=0.01, momentum=0.9)
+
+
+class ReplacesAParameter(Kind):
+    """Gives the optimizer another parameter for its head, and a mask to another one."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1 and self.current_epoch == 0:
+            optimizer, old = self.optimizers().optimizer, self.net[2].weight
+            self.net[2].weight = nn.Parameter(1.1 * old.detach())
+            for group in optimizer.param_groups:
+                group["params"] = [self.net[2].weight if each is old else each for each in group["params"]]
+            optimizer.state.pop(old, None)
+
+    def on_after_backward(self) -> None:
+        weight = self.net[0].weight
+        weight.mask = 0.99 * getattr(weight, "mask", torch.ones_like(weight))
+        weight.grad.mul_(weight.mask)
+
+
+DRAWS = np.random.default_rng(0)
+
+
+class DrawsFromItsFile(Kind):
+    """Takes random numbers from a generator at the top of its file, and counts its steps in the Trainer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        DRAWS.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+    def loss(self, batch: Any) -> Tensor:
+        self.trainer.steps = getattr(self.trainer, "steps", 0) + 1
+        return super().loss(batch) * (1 + DRAWS.random() + 0.01 * self.trainer.steps)
+
+
+class HasUnusualTensors(Kind):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("graph", torch.eye(4).to_sparse(), persistent=False)
+        self.register_buffer("table", torch.ones(1, 1).expand(8, 4))
+        with torch.inference_mode():  # as after a validation
+            self.last = torch.ones(1)
+
+    def loss(self, batch: Any) -> Tensor:
+        self.graph._values().mul_(1.01)
+        return super().loss((batch[0] @ self.graph.to_dense() * self.table, batch[1]))
+
+
 class MixesUp(Callback):
     """Changes each batch in place, with a state of its own."""
 
@@ -498,7 +572,8 @@ KINDS: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
         Everything, SetsUpInHooks, LogsMetrics, DrawsNoise, AveragesItself, Normalizes, EvaluatesItsNorm,
         CarriesItsState, SpectralNorm, RenormsItsEmbedding, Anneals, Replays, ClipsByItsHistory, Validates, Rarely,
         WithMomentum, TwoGroups, ByHand, HooksIn, Parametrizes, Grows,
-        TakesANewOptimizer, KeepsARecordInSlots,
+        TakesANewOptimizer, KeepsARecordInSlots, StepsSharpnessAware, ReplacesAParameter, DrawsFromItsFile,
+        HasUnusualTensors,
     )},
     "MixUp": (DrawsNoise, [MixesUp], {}),
     "pruned gradients": (Normalizes, [PrunesGradients], {}),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections import UserList
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_lrsched import LRRangeTestCallback, RangeTestResult
 
 
-class Notes(list):
-    """What a module notes for a test: a plain list of numbers is put back after a range test."""
+class Notes(UserList):
+    """What a module notes for a test: a list of its own, out of sight, for others are put back after a range test."""
+
+    data = property(lambda self: self._kept())
+
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        kept = [*items]
+        self._kept = lambda: kept
 
 
 class Regression(LightningModule):
@@ -37,7 +44,7 @@ class Regression(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         group = optimizer.param_groups[0]
-        self.seen.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
+        self.seen.append((group["lr"], group["betas"][0] if "betas" in group else group.get("momentum")))
 
     def configure_optimizers(self) -> Any:
         return self.make_optimizer(self.parameters())

@@ -130,7 +130,7 @@ def plain(thing: Any) -> Any:
     if isinstance(thing, torch.Generator):
         thing = thing.get_state()
     if isinstance(thing, Tensor):
-        return digest(thing.detach().numpy()), thing.requires_grad, thing.grad is None
+        return digest(thing.detach().to_dense().numpy()), thing.requires_grad, thing.grad is None
     if isinstance(thing, torch.optim.Optimizer):
         groups = [{k: v for k, v in group.items() if k not in ("lr", "initial_lr")} for group in thing.param_groups]
         thing = [*thing.state.values(), *groups]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
+from collections import ChainMap, OrderedDict, UserList, defaultdict, deque
+from functools import partial
+from queue import Queue
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, proxy
 
 import numpy as np
 import pytest
@@ -13,7 +16,16 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    Subset,
+    WeightedRandomSampler,
+)
 
 from lightning_lrsched.optim.snapshot import ModelSnapshot, generator_states
 from tests.kit.modules import data
@@ -45,9 +57,88 @@ def test_what_is_kept_is_put_back_twice_and_equal_copies_are_kept_once():
         assert trace(module, optimizer) == expected
 
 
+class OwnLinear(nn.Linear):
+    """A module of the user's package, of which only the objects are looked into."""
+
+
+class OwnList(list):
+    """Counts what is added to it."""
+
+    added = 0
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self.added += 1
+
+    def clear(self) -> None:
+        raise RuntimeError("nothing is removed from this list")
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}, {self.added} added"
+
+
+class OwnDict(dict):
+    """Has its keys as attributes, and no others."""
+
+    __getattr__ = dict.__getitem__
+
+
+class OwnOrder(OrderedDict):
+    def update(self, *_: Any) -> None:
+        raise RuntimeError("this order is fixed")
+
+
+class Own(SimpleNamespace):
+    """Says less of itself in its state than it holds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value = state["value"]
+
+    def count(self) -> None:
+        self.steps += 1
+
+
+class AsksForAPrefix(Own):
+    def state_dict(self, prefix: str) -> dict[str, Any]:
+        return {prefix: self.value}
+
+
+class Pair(NamedTuple):
+    mean: torch.Tensor
+    items: list[int]
+
+
+def inferred() -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.zeros(2)
+
+
+def add_in_inference(tensor: torch.Tensor) -> None:
+    with torch.inference_mode():
+        tensor.add_(1)
+
+
 @pytest.mark.parametrize(
     ("value", "change"),
     [
+        (OwnList([1]), lambda x: x.append(2)),
+        ([OwnDict(a=1, b=[1])], lambda x: x[0].update(a=2, b=[*x[0].b, 2])),
+        (OwnOrder(a=1, b=2), lambda x: x.move_to_end("a")),
+        (UserList([1]), lambda x: x.append(2)),
+        (ChainMap({}, {"a": 1}), lambda x: x.__setitem__("a", 2)),
+        (WeakKeyDictionary({OwnList: 1}), lambda x: x.__setitem__(OwnDict, 2)),
+        (bytearray(b"a"), lambda x: x.append(2)),
+        (Pair(torch.zeros(1), []), lambda x: (x.mean.add_(1), x.items.append(1))),
+        (Own(value=1, steps=0), lambda x: x.count()),
+        (AsksForAPrefix(value=1, steps=0), lambda x: x.count()),
+        (Own(value=1, steps=0).count, lambda x: x()),
+        (partial(Own.count, Own(value=1, steps=0)), lambda x: x()),
+        (torch.eye(2).to_sparse(), lambda x: x._values().add_(1)),
+        (torch.zeros(1).expand(3), lambda x: x[0].add_(1)),
+        (inferred(), add_in_inference),
         ([1, [2]], lambda x: x[1].append(3)),
         (list(range(1000)), lambda x: x.append(1)),
         (deque([1], maxlen=3), lambda x: x.append(2)),
@@ -70,10 +161,12 @@ def test_what_an_attribute_holds_is_put_back_into_the_same_object(value: Any, ch
             return str(thing.getstate())
         if isinstance(thing, np.random.Generator):
             return str(thing.bit_generator.state)
+        if isinstance(thing, WeakKeyDictionary):
+            return str(dict(thing))
         modules = isinstance(thing, list) and isinstance(thing[0], nn.Module)
         return repr([part.state_dict() for part in thing] if modules else thing)
 
-    module = nn.Linear(1, 1)
+    module = OwnLinear(1, 1)
     module.value, before = value, text(value)
     snapshot = ModelSnapshot(module, [])
     change(value)
@@ -84,6 +177,53 @@ def test_what_an_attribute_holds_is_put_back_into_the_same_object(value: Any, ch
     assert text(value) == before
     assert not hasattr(module, "made_later")
     assert not hasattr(module, "_made_later")
+
+
+def test_what_has_no_value_that_could_be_written_is_left_as_it_is():
+    module = OwnLinear(1, 1)
+    module.register_buffer("meta", torch.zeros(2, device="meta"))
+    module.register_buffer("graph", torch.eye(2).to_sparse())
+    module.register_buffer("table", torch.zeros(1).expand(3))
+    module.queue, module.chain, module.gone = Queue(), None, [proxy(OwnLinear(1, 1))]
+    for _ in range(3000):
+        module.chain = Own(value=module.chain)
+    first = ModelSnapshot(module, [])
+    snapshot = ModelSnapshot(module, [], earlier=first)
+    module.graph._values().add_(1)
+    module.queue.put(1)
+    module.chain.value = None
+    snapshot.restore()
+    assert torch.equal(module.graph.to_dense(), torch.eye(2))
+    assert module.queue.empty()
+    assert module.chain.value.value.value
+
+
+def test_what_an_optimizer_trains_beside_the_module_is_put_back():
+    beside = [nn.Parameter(torch.zeros(1)) for _ in range(101)]
+    snapshot = ModelSnapshot(nn.Linear(1, 1), [torch.optim.SGD(beside, 0.1)])
+    for parameter in beside:
+        parameter.data.add_(1)
+    snapshot.restore()
+    assert not any(beside)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_values_of_a_script_are_put_back():
+    module = nn.Sequential(torch.jit.script(nn.BatchNorm1d(1)))
+    snapshot, before = ModelSnapshot(module, []), {name: part.clone() for name, part in module.state_dict().items()}
+    module(torch.randn(4, 1))
+    snapshot.restore()
+    assert all(torch.equal(part, before[name]) for name, part in module.state_dict().items())
+
+
+def test_a_module_that_is_no_part_may_know_the_one_that_is_trained_and_itself():
+    module, teacher = nn.Linear(1, 1), nn.Linear(1, 1)
+    module.teachers, teacher.students, teacher.steps = [teacher], [module, teacher], 0
+    snapshot, weight = ModelSnapshot(module, []), teacher.weight.clone()
+    teacher.steps = 5
+    teacher.weight.data.add_(1)
+    snapshot.restore()
+    assert (teacher.steps, teacher.weight) == (0, weight)
 
 
 def test_data_that_a_module_holds_are_not_copied():
@@ -176,11 +316,20 @@ def distributed() -> tuple[Any, Any, Any]:
     return DataLoader(data().dataset, sampler=sampler), lambda: sampler.set_epoch(5), lambda: sampler.epoch
 
 
+GENERATOR = np.random.default_rng(0)
+
+
+def weighted() -> tuple[Any, Any, Any]:
+    sampler = WeightedRandomSampler(torch.ones(80), 80)
+    return DataLoader(data().dataset, sampler=sampler), lambda: sampler.weights.mul_(2), sampler.weights.sum
+
+
 class Counting:
     """Counts its passes, shuffles a list in place, and remembers what it has drawn."""
 
     def __init__(self, batch: bool = False) -> None:
         self.passes, self.rate, self.order, self.drawn, self.batch = 0, 1.0, list(range(20)), {}, batch
+        self.pools = {"first": [[1, 2, 3]], "second": [[]]}
         self.part = SimpleNamespace(noise=random.Random(1))
         self.handle: Any = None
 
@@ -189,6 +338,8 @@ class Counting:
         random.Random(self.passes).shuffle(self.order)
         self.drawn[self.passes] = random.random()
         self.part.noise.random()
+        self.pools["first"][0].reverse()
+        self.pools["second"][0].append(GENERATOR.integers(100))
         return iter([self.order[:2]] if self.batch else self.order)
 
     def __len__(self) -> int:
@@ -210,6 +361,7 @@ class CountingSampler(Counting, Sampler):
 
     def __iter__(self) -> Any:
         self.array += 1
+        self.array = self.array.copy()
         return super().__iter__()
 
 
@@ -234,7 +386,8 @@ def counting(make: Any, where: str) -> tuple[Any, Any, Any]:
 
 def state_of(thing: Any) -> str:
     inner = state_of(thing.transform) if hasattr(thing, "transform") else ""
-    return str((thing.passes, thing.rate, thing.order, thing.drawn, getattr(thing, "array", None), inner))
+    counts = thing.passes, thing.rate, thing.order, thing.drawn, thing.pools, GENERATOR.bit_generator.state
+    return str((*counts, getattr(thing, "array", None), inner))
 
 
 def test_what_data_have_opened_or_hold_in_large_numbers_stays():
@@ -258,6 +411,7 @@ def test_what_data_have_opened_or_hold_in_large_numbers_stays():
         *(lambda wrap=wrap: in_a_dataset(wrap) for wrap in (lambda noisy: noisy, lambda noisy: Subset(noisy, [0]))),
         *(lambda wrap=wrap: stateful(wrap) for wrap in (lambda it: it, lambda it: [it], lambda it: {"a": it})),
         distributed,
+        weighted,
         lambda: counting(Counting, "loader"),
         lambda: counting(CountingSampler, "sampler"),
         lambda: counting(lambda: Counting(batch=True), "batch_sampler"),
