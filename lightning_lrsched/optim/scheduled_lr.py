@@ -208,6 +208,11 @@ class ScheduledLR(LRScheduler):
         of_groups = self._values.of_groups(count("step", step))
         return {name: of_groups[name] for name in self._written}
 
+    @property
+    def written_lrs(self) -> list[float]:
+        """The learning rates of the present position, of the groups that it was last bound to."""
+        return self._values.of_groups(max(0, self.last_epoch))[LR]
+
     def lr_at(self, step: int) -> list[float]:
         """Return the learning rate of each param group for the optimizer step that follows ``step`` finished ones."""
         return self.values_at(step)[LR]

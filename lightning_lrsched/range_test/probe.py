@@ -87,6 +87,9 @@ MOST_OF_PRETRAINED = 0.5**0.5
 MOST_OF_SGD = 2.0
 """Upper bound of SGD's peak, as a multiple of the lr of the lowest loss: curvature grows during training."""
 
+MOST_OF_PLAIN_SGD = 1.0
+"""The same without momentum: on a quadratic, momentum m makes SGD stable up to an lr 1 + m times as high."""
+
 LEAST_OF_SGD = 1 / 32
 """Lower bound of it, as a fraction of that lr: if the prior is far below, the loss has another scale than usual."""
 
@@ -196,7 +199,9 @@ class ProbeResult:
 
     def __str__(self) -> str:
         cost = f"; {self.steps} steps and {self.forwards} forward passes" if self.steps else ""
-        return f"peak {self.peak:.3g}: {self.because}{cost}"
+        number = self.group_ratios.index(max(self.group_ratios)) + 1
+        whose = f" (of param group {number})" if len(set(self.group_ratios)) > 1 else ""
+        return f"peak {self.peak:.3g}{whose}: {self.because}{cost}"
 
     def _repr_html_(self) -> str:
         """Show the numbers in a notebook."""
@@ -316,7 +321,14 @@ def _has_learnt(part: Module) -> bool:
     return weight.requires_grad and values.dim() == 1 and bool((values != values[:1]).any())
 
 
-def peak_of(lowest: float | None, prior: float | None, weights: Weights, *, is_sgd: bool = False) -> tuple[float, str]:
+def peak_of(
+    lowest: float | None,
+    prior: float | None,
+    weights: Weights,
+    *,
+    is_sgd: bool = False,
+    most_of_sgd: float = MOST_OF_SGD,
+) -> tuple[float, str]:
     """Return the peak of 1Cycle and how it follows.
 
     Args:
@@ -324,6 +336,7 @@ def peak_of(lowest: float | None, prior: float | None, weights: Weights, *, is_s
         prior: the peak that is likely for this kind of optimizer, in a net of this width; None: it has no prior.
         weights: the module's.
         is_sgd: whether steps grow with the gradients.
+        most_of_sgd: upper bound of its peak, as a multiple of ``lowest``.
 
     Raises:
         ValueError: if neither ``lowest`` nor ``prior`` is known.
@@ -341,7 +354,7 @@ def peak_of(lowest: float | None, prior: float | None, weights: Weights, *, is_s
     if prior is None:
         return WITHOUT_PRIOR * lowest, f"{WITHOUT_PRIOR:g} times {where}; this kind of optimizer has no prior"
     if is_sgd:
-        return _peak_of_sgd(lowest, prior, where)
+        return _peak_of_sgd(lowest, prior, where, most_of_sgd)
     peak, cap, why = math.sqrt(prior * lowest), MOST_PRIORS, ""
     if weights.is_whole and MOST_PRIORS * weights.matrices > MOST_BY_DEPTH:
         cap, why = MOST_BY_DEPTH / weights.matrices, f" with {weights.matrices} weight matrices"
@@ -352,9 +365,10 @@ def peak_of(lowest: float | None, prior: float | None, weights: Weights, *, is_s
     return peak, f"between the prior {prior:.3g} and {where}"
 
 
-def _peak_of_sgd(lowest: float, prior: float, where: str) -> tuple[float, str]:
-    if MOST_OF_SGD * lowest < prior:
-        return MOST_OF_SGD * lowest, f"twice {where}, which is less than the prior {prior:.3g}"
+def _peak_of_sgd(lowest: float, prior: float, where: str, most: float) -> tuple[float, str]:
+    if most * lowest < prior:
+        times = "twice " if most == MOST_OF_SGD else ""
+        return most * lowest, f"{times}{where}, which is less than the prior {prior:.3g}"
     if LEAST_OF_SGD * lowest > prior:
         return LEAST_OF_SGD * lowest, f"1/32 of {where}, which is far above the prior {prior:.3g}"
     return prior, (
@@ -514,9 +528,12 @@ class Probe:
         """
         lowest, tried = self._median()
         is_sgd = any(cls.__name__ == "SGD" for cls in type(self._optimizer).__mro__)
-        peak, because = peak_of(lowest, self.prior, self._weights, is_sgd=is_sgd)
+        most = MOST_OF_SGD if is_sgd and self._optimizer.param_groups[0]["momentum"] else MOST_OF_PLAIN_SGD
+        peak, because = peak_of(lowest, self.prior, self._weights, is_sgd=is_sgd, most_of_sgd=most)
         if tried and math.isinf(tried[0.0]):
             because = f"the prior {peak:.3g}, because the loss is not finite; look for the cause in module or data"
+        elif tried and len(set(tried.values())) == 1:
+            because = f"the prior {peak:.3g}, because the loss is constant; does it depend on the trained parameters?"
         if ignores_lr(self.growth):
             peak, because = self._own_lr, KEEPS_OWN
         lrs = sorted(tried)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,7 +247,7 @@ class GroupRatios:
         self._groups = self._schedule.optimizer.param_groups
         self._size, self._last = len(self._groups), self._groups[-1]
         self._scales = [group.get(SCALE) for group in self._groups]
-        self._known = set(map(_identity, self._groups))
+        self._known = list(map(_identity, self._groups))
 
     @property
     def have_changed(self) -> bool:
@@ -255,24 +255,29 @@ class GroupRatios:
         groups = self._schedule.optimizer.param_groups
         return groups is not self._groups or len(groups) != self._size or groups[-1] is not self._last
 
-    def update(self, *, finetuned: bool) -> str | None:
+    def update(self, *, finetuned: bool, rebuild: Callable[[list[int]], bool]) -> str | None:
         """Look at the groups, let the schedule write those that there are now, and return what has changed.
 
         Args:
             finetuned: whether a callback goes on to set the lr of groups that it has added.
+            rebuild: builds the schedule again if it has an lr for each group that a test has found, and returns whether
+                it did; it gets the place that each group had before, 0 for those that are new.
         """
         known, before, scales = self._known, self._groups, self._scales
+        lrs = self._schedule.written_lrs
         self._note()
         groups = self._groups
         added = [group for group in groups[1:] if _identity(group) not in known]
-        gone = len(known - self._known)
+        gone = len(set(known) - set(self._known))
         ratios = [self._keep_ratio(group) for group in added]
         if finetuned:
-            self._follow_callback([group for group in groups[1:] if _identity(group) in known])
+            self._follow_callback(dict(zip(known, lrs, strict=False)))
         now = [group.get(SCALE) for group in groups]
         if added or gone or groups is not before or now != scales:
             self._scales = now
-            self._schedule.rebind()
+            places = [known.index(each) if each in known else 0 for each in self._known]
+            if not ((added or gone) and rebuild(places)):
+                self._schedule.rebind()
         else:
             self._schedule.set_position(self._schedule.last_epoch)
         if not added and not gone:
@@ -294,12 +299,10 @@ class GroupRatios:
             group[SCALE] = scale
         return ratio
 
-    def _follow_callback(self, groups: list[Group]) -> None:
+    def _follow_callback(self, written: Mapping[int, float]) -> None:
         """Take over the ratios of groups whose lr a callback has set since the last step."""
-        lrs = self._schedule.lr_at(self._schedule.last_epoch)
-        written = dict(zip(map(_identity, self._groups), lrs, strict=True))
-        for group in groups:
-            before, now = written[_identity(group)], float(group[LR])
+        for group in self._groups[1:]:
+            before, now = written.get(_identity(group), 0.0), float(group[LR])
             if before > 0 and not math.isclose(before, now, rel_tol=1e-6):
                 group[SCALE] = float(group.get(SCALE, 1.0)) * now / before
 

@@ -10,6 +10,7 @@ import logging
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -160,6 +161,20 @@ class RangeTestsInFit:
         self.rates[index] = sum(len(sweep.steps) for sweep in sweeps) / max(1, test.due)
         return test.result
 
+    def regroup(self, index: int, places: Sequence[int]) -> bool:
+        """Give what a test has found to other param groups; return whether it had found an lr for each.
+
+        Args:
+            index: of the optimizer.
+            places: which of the former groups' lr each group gets.
+        """
+        result = self.results.get(index)
+        if result is None or len(set(result.group_ratios)) == 1:
+            return False
+        ratios = [result.group_ratios[place] for place in places]
+        self.results[index] = replace(result, group_ratios=ratios)
+        return True
+
     def made(self, index: int) -> str | None:
         """Return whether steps of an optimizer were made in a ``"probe"`` or a ``"range test"``; None: in neither."""
         result = self.results.get(index)
@@ -212,6 +227,9 @@ class RangeTestsInFit:
         if self._nothing(trainer):
             self._tell(trainer)
             return None
+        ratios, groups = result.group_ratios, len(trainer.optimizers[index].param_groups)
+        if len(ratios) != groups:  # some had come or gone before the checkpoint was saved
+            result = replace(result, group_ratios=[*ratios, *ratios[:1] * groups][:groups])
         try:
             return result.learning_rates()
         except ValueError as reason:
@@ -290,6 +308,8 @@ class LRProbe(Callback):
         self._state = FitState(trainer, self._start)
         try:
             left_out = self._state.set_aside(self, self._start_batch, self._started)
+            # Others undo at the end of a batch what they have set for it: its loss is computed again before.
+            trainer.callbacks.insert(0, trainer.callbacks.pop())
             if left_out:
                 log(trainer, f"LR probe: {SET_ASIDE}: {', '.join(left_out)}")
             self._state.capture(pl_module)

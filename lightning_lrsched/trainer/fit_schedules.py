@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -329,11 +330,21 @@ class FitSchedules:
         """Look at the param groups, where some may have come or gone."""
         for scheduled in self.scheduled:
             if always or scheduled.groups.have_changed:
-                changes = scheduled.groups.update(finetuned=bool(callbacks_named(trainer, "BaseFinetuning")))
+                changes = scheduled.groups.update(
+                    finetuned=bool(callbacks_named(trainer, "BaseFinetuning")),
+                    rebuild=partial(self._rebuild, trainer, scheduled),
+                )
                 if changes:
                     by = self.tests.made(scheduled.index)
                     unseen = f"; the {by} did not train them" if by else ""
                     log(trainer, f"{self._owner}: optimizer {scheduled.index}: {changes}{unseen}")
+
+    def _rebuild(self, trainer: TrainerLike, scheduled: Scheduled, places: list[int]) -> bool:
+        """Build the schedule again for other param groups if a test has found an lr for each; return whether it did."""
+        if not self.tests.regroup(scheduled.index, places):
+            return False
+        self._build(trainer, scheduled, scheduled.schedule.last_epoch)
+        return True
 
     def check_lrs(self, trainer: TrainerLike, optimizer: Optimizer) -> None:
         """Raise ValueError where a step is about to be made with another lr than its schedule has set."""

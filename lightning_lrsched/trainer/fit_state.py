@@ -60,8 +60,12 @@ def takes_part(callback: Callback) -> bool:
 
 
 def hooks_of(callback: Callback, hooks: Iterable[str]) -> list[str]:
-    """Return those of ``hooks`` that the class of a callback overrides."""
-    return [hook for hook in hooks if getattr(type(callback), hook) is not getattr(Callback, hook)]
+    """Return those of ``hooks`` that a callback overrides: its class, or itself, as LambdaCallback does."""
+    return [
+        hook
+        for hook in hooks
+        if hook in getattr(callback, "__dict__", ()) or getattr(type(callback), hook) is not getattr(Callback, hook)
+    ]
 
 
 class Participant(Callback):

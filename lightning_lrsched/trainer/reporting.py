@@ -154,11 +154,12 @@ class RunReport(Guest):
     def _report_length(self, trainer: TrainerLike, each: Scheduled) -> None:
         name, found = each.config.type, each.schedule.schedule.length
         ends_early = [type(callback).__name__ for callback in callbacks_named(trainer, "EarlyStopping", "Timer")]
-        if ends_early and found is not None:
+        end = None if found is None else end_of(each)
+        if ends_early and end is not None and _falls(each.schedule, end):
             who = "max_time" if ends_early == ["Timer"] else ends_early[0]
             log(
                 trainer,
-                f"{name}: the schedule ends at {each.config.unit} {found[1]}. If {who} ends the run earlier, the lr is"
+                f"{name}: the schedule ends at {each.config.unit} {end}. If {who} ends the run earlier, the lr is"
                 " still above its last value; the log then shows both values",
             )
         # Under manual optimization only the loop knows how often an optimizer steps.
@@ -384,10 +385,13 @@ def length_mismatch(config: SchedulerConfig, schedule: ScheduledLR, run: Horizon
         return None
     end = length if schedule.schedule.ends_low else _low_from(schedule, length)
     if end is not None and end < total * (1 - TOLERANCE):
+        low, last = max(schedule.lr_at(end)), max(schedule.lr_at(total))
+        rest = f"the last {total - end} {unit}s will have an lr of {last:.3g}"
+        if last > low * (1 + TOLERANCE):  # one of torch's that turns
+            rest = f"the lr is {low:.3g} there, and goes on to {last:.3g} at the end of the run"
         return (
             f"{config.type}: the schedule ends at {unit} {end} ({' + '.join(keys)}), the run only at {unit} {total}:"
-            f" the last {total - end} {unit}s will have an lr of {max(schedule.lr_at(total)):.3g}."
-            f" {_remedy(config, keys, length)}"
+            f" {rest}. {_remedy(config, keys, length)}"
         )
     return None
 
@@ -407,6 +411,20 @@ def _low_from(schedule: ScheduledLR, length: int) -> int | None:
     return min((step for step in steps if max(schedule.lr_at(step)) < LOW * peak), default=None)
 
 
+def end_of(scheduled: Scheduled) -> int:
+    """Return where a schedule that has a length ends: with the run, if it goes on after it and was made for the run."""
+    schedule, total = scheduled.schedule.schedule, scheduled.run.total
+    assert schedule.length is not None
+    keys, length = schedule.length
+    goes_on = not schedule.ends_low and bool(set(keys) & set(scheduled.config.needs_run))
+    return max(length, total) if goes_on and total else length
+
+
+def _falls(schedule: ScheduledLR, end: int) -> bool:
+    """Return whether the lr at the end is below the highest before it."""
+    return max(schedule.lr_at(end)) < max(max(schedule.lr_at(round(end * part / 20))) for part in range(20))
+
+
 def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str | None:
     """Return a line for the log if a schedule has not come to its end, or ended at another step than planned.
 
@@ -419,12 +437,14 @@ def line_at_the_end(scheduled: Scheduled, expected: int, *, early: bool) -> str 
     if found is None:
         return None
     (keys, length), position, unit = found, schedule.last_epoch, config.unit
-    named, made = " + ".join(keys), position - scheduled.began_at
-    if early and position < (1 - TOLERANCE) * length:
+    named, made, end = " + ".join(keys), position - scheduled.began_at, end_of(scheduled)
+    # A stream may hold fewer batches than the limits of the Trainer allow.
+    dried_up = position < (scheduled.run.total or 0) and abs(made - expected) <= MANUAL_TOLERANCE * expected
+    if (early or (dried_up and scheduled.counter is None)) and position < (1 - TOLERANCE) * end:
+        now, then = max(schedule.lr_at(max(0, position - 1))), max(schedule.lr_at(end))
         return (
-            f"{config.type}: the run has ended at {unit} {position}, before the schedule, which ends at {unit} {length}"
-            f" ({named}). The last lr was {max(schedule.lr_at(max(0, position - 1))):.3g}; at the end of the schedule"
-            f" it is {max(schedule.lr_at(length)):.3g}"
+            f"{config.type}: the run has ended at {unit} {position}, before the schedule, which ends at {unit} {end}"
+            f" ({named}). The last lr was {now:.3g}; at the end of the schedule it is {then:.3g}"
         )
     # Whatever the steps are, samples and tokens count what each holds.
     near = [end for end in (length, scheduled.run.total) if end and abs(position - end) <= MANUAL_TOLERANCE * end]

@@ -125,6 +125,31 @@ def test_what_the_range_test_or_the_probe_has_not_seen_is_said(tmp_path, caplog)
     assert added(caplog, tmp_path, LRSchedulerCallback(), max_steps=48) == "0.1; the probe did not train them"
 
 
+class UnfreezingOne(Unfreezing):
+    """Gives up the first group an epoch after the backbone has come."""
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        super().finetune_function(pl_module, epoch, optimizer)
+        if epoch == UNFREEZE_AT + 1:
+            del optimizer.param_groups[0]
+
+
+def unequal(module: Any) -> torch.optim.Optimizer:
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(module.head.parameters(), (0.01, 0.02), strict=True)]
+    return torch.optim.SGD(groups, 0.01)
+
+
+@pytest.mark.parametrize("test", [None, LRRangeTestCallback(num_steps=40, max_lr=1.0)], ids=["probe", "range test"])
+def test_lrs_that_a_test_has_found_for_each_group_follow_the_groups(tmp_path, test):
+    module = fit(tmp_path, None, unequal, LRSchedulerCallback(range_test=test), UnfreezingOne())
+    found = lrs(module)[-STEPS:]
+    for step, values in enumerate(found):
+        epoch = step // BATCHES - UNFREEZE_AT
+        ratios = [1, 2] if epoch < 0 else [1, 2, 0.1] if epoch < 1 else [2, 0.1]
+        assert [value / values[0] for value in values] == pytest.approx([ratio / ratios[0] for ratio in ratios])
+    assert len({values[0] for values in found}) > STEPS / 2
+
+
 @pytest.mark.parametrize("key", ["cycle_max_lr", "cycle_min_mom"])
 def test_lists_that_have_no_value_for_the_new_group_are_an_error(tmp_path, key):
     listed = {"type": "OneCycle", "params": {**ONE_CYCLE["params"], key: [0.8]}}

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     GradientAccumulationScheduler,
+    LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
 )
@@ -266,6 +267,62 @@ def test_callbacks_that_change_batches_take_part_and_other_ones_see_only_the_tra
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, inputs[:, :1]), 8)
     callback, _ = fit(make_trainer, Large(adam), LRSchedulerCallback(), Doubles(), loader=loader)
     assert callback.probe_results[0].steps == PROBE_STEPS
+
+
+class Scales(Callback):
+    """Tells the module how to read a batch, and takes it back at its end."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.scale = 0.1
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        pl_module.scale = 100.0
+
+
+class Scaled(Regression):
+    scale = 100.0
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss([batch[0] * self.scale, batch[1]])
+
+
+def test_what_a_callback_sets_for_a_batch_holds_until_its_loss_was_computed_again(make_trainer):
+    class Small(Scaled):
+        scale = 0.1
+
+    def made(module_class: Any) -> Any:
+        torch.manual_seed(1)
+        return module_class(adam)
+
+    lambdas = LambdaCallback(
+        on_train_batch_start=lambda trainer, module, *_: setattr(module, "scale", 0.1),
+        on_train_batch_end=lambda trainer, module, *_: setattr(module, "scale", 100.0),
+    )
+    plain, _ = fit(make_trainer, made(Small), LRSchedulerCallback())
+    for callback in (Scales(), lambdas):
+        found, _ = fit(make_trainer, made(Scaled), LRSchedulerCallback(), callback)
+        assert found.probe_result == plain.probe_result
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sgd_without_momentum_stays_finite_to_the_end(make_trainer, seed):
+    torch.manual_seed(seed)
+    module = Regression(lambda parameters: torch.optim.SGD(parameters, 0.01))
+    module.net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    batch = next(iter(data(60)))
+    start = module.loss(batch).item()
+    callback, _ = fit(make_trainer, module, LRSchedulerCallback(), loader=data(60), max_epochs=20)
+    assert "which is less than the prior 1.5" in callback.probe_result.because
+    assert module.loss(batch).item() < 0.1 * start
+
+
+def test_a_constant_loss_is_named(make_trainer):
+    class Constant(Regression):
+        def loss(self, batch: Any) -> torch.Tensor:
+            return 0.0 * super().loss(batch) + 1.0
+
+    callback, _ = fit(make_trainer, Constant(adam), LRSchedulerCallback())
+    assert "the loss is constant; does it depend on the trained parameters?" in callback.probe_result.because
 
 
 def test_a_callback_of_lightnings_that_changes_weights_is_set_aside_and_named(make_trainer, caplog):

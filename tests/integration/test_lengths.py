@@ -208,6 +208,38 @@ def test_what_may_end_the_run_before_its_schedule_is_said_at_the_start(fit, call
     )
 
 
+class Dry(IterableDataset):
+    """Has fewer batches than the Trainer may take."""
+
+    def __iter__(self) -> Any:
+        return iter(list(data(20).dataset)[: 12 * 8])
+
+
+def test_a_stream_that_dries_up_before_the_schedule_ends_says_so(make_trainer, caplog):
+    trainer = make_trainer(LRSchedulerCallback(DECAY), max_steps=40, max_epochs=1)
+    with caplog.at_level(logging.INFO):
+        trainer.fit(Regression(), DataLoader(Dry(), 8))
+    [line] = [message for message in caplog.messages if "the run has ended" in message]
+    assert "the run has ended at step 12, before the schedule, which ends at step 40" in line
+
+
+def test_1cycle_ends_with_its_decay(make_trainer, caplog):
+    lengths = {"cycle_first_step_size": 0.3, "cycle_second_step_size": 0.6, "decay_step_size": 0.1}
+    with caplog.at_level(logging.INFO):
+        callbacks = LRSchedulerCallback(one_cycle(**lengths, decay_lr_rate=99.0)), Stop(12)
+        make_trainer(*callbacks, max_time="00:01:00:00").fit(Regression(), data())
+    first, last = [message for message in caplog.messages if "the schedule ends" in message or "run has" in message]
+    assert "the schedule ends at step 30." in first
+    assert "which ends at step 30 (" in last
+
+
+def test_of_a_schedule_that_holds_nobody_is_told_that_it_falls(make_trainer, caplog):
+    hold = {"type": "WarmupLR", "params": {"warmup_num_steps": 5, "warmup_max_lr": "auto"}}
+    with caplog.at_level(logging.INFO):
+        make_trainer(LRSchedulerCallback(hold), Stop(12), max_time="00:01:00:00").fit(Regression(), data())
+    assert not any("ends" in message and "lr is" in message for message in caplog.messages)
+
+
 # Lengths that nobody knows --------------------------------------------------------------------------------------------
 
 
