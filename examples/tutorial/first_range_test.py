@@ -81,12 +81,12 @@ test.result.plot()
 # %% [markdown]
 # 1. **Flat.** The thin line is the loss of the coarse sweep. It does not move, because the lr is too small. Nothing is wrong.
 # 2. **Low bound, 0.019.** This is the left edge of the green band, a tenth of the high bound. 1Cycle starts here.
-# 3. **Suggested fixed lr, 0.058.** This is the dashed line, 0.3 of the high bound. It trains fast, and stays well below the lr at
-#    which the loss rises.
-# 4. **High bound, 0.19.** This is the right edge of the green band, and the peak of 1Cycle. The hatched area begins at the lr that
-#    begins to harm. The high bound is half of that lr; the prior may lower it.
-# 5. **The lowest loss, at 0.43.** It looks like the best place, but it is the wrong one. The smaller learning rates before it made
-#    the loss low, and this lr is about to destroy that.
+# 3. **Suggested fixed lr, 0.058.** This is the dashed line, 0.3 of the high bound. It trains fast, and stays well below the lr
+#    at which the loss rises.
+# 4. **High bound, 0.19.** This is the right edge of the green band, and the peak of 1Cycle. The hatched area begins at 0.39,
+#    where the lr begins to harm. The high bound is half of this. With a noisy loss, the prior lowers it.
+# 5. **The lowest loss, at 0.43.** It looks like the best place, but it is the wrong one. The smaller learning rates before it
+#    made the loss low, and this lr is about to destroy that.
 # 6. **The end, at 0.66.** The loss rises, and the test stops.
 #
 # The **prior** is the usual peak for a kind of optimizer, known before any test: 0.15 for SGD with momentum 0.9, 0.006 for Adam.

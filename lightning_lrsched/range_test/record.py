@@ -181,7 +181,7 @@ class RangeTestResult:
         to a hundredth of the low bound in the last 10 %. With several param groups their ratios are kept.
 
         Args:
-            total_num_steps: length of the training [optimizer steps], at least 10; None: as long as the run that
+            total_num_steps: length of the training [optimizer steps], at least 10; None: the length of the run that
                 it is used in. The lengths are then fractions of the run (0.3, 0.6, 0.1), which this package reads and
                 DeepSpeed does not.
             cycle_momentum: cycle momentum between 0.95 and 0.85 too; None: only that of SGD and RMSprop. Cycling the
@@ -198,7 +198,7 @@ class RangeTestResult:
         """Return a ready WarmupDecayLR configuration: to :meth:`suggestion` in a tenth of the steps, then down to 0.
 
         Args:
-            total_num_steps: length of the training [optimizer steps], at least 10; None: as long as the run that
+            total_num_steps: length of the training [optimizer steps], at least 10; None: the length of the run that
                 it is used in (``"auto"`` and 0.1, which this package reads and DeepSpeed does not).
 
         Raises:

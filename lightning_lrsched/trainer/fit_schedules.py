@@ -182,7 +182,7 @@ class FitSchedules:
             scheduled.config.without_range_test().resolve(scheduled.optimizer, scheduled.run)
         elif scheduled.run.total is None:
             why = scheduled.run.why_no_total.replace("write a number", "give it a schedule whose lengths are numbers")
-            raise ValueError(f"{self._owner}: 1Cycle is as long as the run, whose length is not known: {why}")
+            raise ValueError(f"{self._owner}: 1Cycle ends with the run, whose length is not known: {why}")
 
     def _run(self, trainer: TrainerLike, scheduled: Scheduled) -> Horizon:
         """Return the length of the run in the unit of a schedule, if it is needed."""

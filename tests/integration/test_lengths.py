@@ -248,7 +248,7 @@ class Stream(IterableDataset):
         yield from data(10)
 
 
-ONE_LINE = r"LRSchedulerCallback: 1Cycle is as long as the run, whose length is not known: "
+ONE_LINE = r"LRSchedulerCallback: 1Cycle ends with the run, whose length is not known: "
 
 
 @pytest.mark.parametrize(
